@@ -1,0 +1,195 @@
+"""The engines that run a network: what they promise, which one is chosen, which are installed."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from importlib.metadata import entry_points
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol
+
+if TYPE_CHECKING:
+    from .config import Config
+    from .scan.scan import Scan
+
+__all__ = [
+    'BACKEND_VARIABLE',
+    'Backend',
+    'EpochReport',
+    'Reconstruction',
+    'ReconstructRequest',
+    'TrainRequest',
+    'available_backends',
+    'get_backend',
+    'is_backend_available',
+    'resolve_backend',
+]
+
+BACKEND_VARIABLE = 'PTYCHOPINN_BACKEND'
+BACKEND_GROUP = 'ptychodus_pinn_torch.backends'
+DEFAULT_BACKEND = 'pytorch'
+
+_TITLES = {'pytorch': 'PyTorch', 'tensorflow': 'TensorFlow'}
+_MODULES = {'pytorch': ('torch', 'lightning'), 'tensorflow': ('tensorflow',)}
+_INSTALL = {
+    'pytorch': 'pip install ptychodus-pinn-torch',
+    'tensorflow': "pip install 'ptychodus-pinn-torch[tensorflow]'",
+}
+
+
+@dataclass(frozen=True)
+class EpochReport:
+    """What an engine tells while it works.
+
+    Attributes:
+        phase: 'train', 'network', 'refine' or another word for the progress line.
+        step: Steps done. `total` are all of them.
+        loss: Training loss, if known. `floor` is the loss that photon noise alone implies.
+        held_out: Relative amplitude error on patterns that did not take part, if known.
+        remaining_s: Estimated seconds to go, if known.
+        is_epoch_end: Whether `loss` and `held_out` belong into the loss history.
+    """
+
+    phase: str
+    step: int
+    total: int
+    epoch: int = 0
+    loss: float | None = None
+    held_out: float | None = None
+    floor: float | None = None
+    remaining_s: float | None = None
+    is_epoch_end: bool = False
+    message: str = ''
+
+
+Report = Callable[[EpochReport], None]
+"""Receives reports; raising `KeyboardInterrupt` from it stops the work and keeps the best."""
+
+
+@dataclass(frozen=True)
+class TrainRequest:
+    """Train a model on scans.
+
+    Attributes:
+        scans: At least one scan. `validation` scans are only ever judged on.
+        output: The model archive to write (`*.h5.zip`).
+        is_resumed: Continue an interrupted run with the same output.
+    """
+
+    scans: tuple[Scan, ...]
+    config: Config
+    output: Path
+    validation: tuple[Scan, ...] = ()
+    is_resumed: bool = False
+
+
+@dataclass(frozen=True)
+class ReconstructRequest:
+    """Reconstruct one scan with a model archive; None is the shipped model."""
+
+    scan: Scan
+    config: Config
+    model: Path | None = None
+
+
+@dataclass(frozen=True)
+class Reconstruction:
+    """An image on the input object's grid, and how it came about.
+
+    Attributes:
+        object_: (Y, X) complex64 on the grid of `scan.object_`.
+        positions_px: (N, 2) and `probe` (P, H, W): as given, or refined where asked.
+        losses: (epoch, value) of the refinement: relative amplitude error.
+        coverage: (Y, X) float32, probe power that each pixel saw, at most 1.
+        seconds: Time by phase.
+        start: 'network', 'flat' or 'object': where the refinement started.
+        messages: Sentences for the user.
+    """
+
+    object_: Any
+    positions_px: Any
+    probe: Any
+    losses: tuple[tuple[int, float], ...]
+    coverage: Any
+    seconds: dict[str, float] = field(default_factory=dict)
+    start: str = 'network'
+    held_out: float | None = None
+    messages: tuple[str, ...] = ()
+    backend: str = DEFAULT_BACKEND
+
+
+class Backend(Protocol):
+    """An engine. Its module is imported only when it is asked for."""
+
+    name: str
+
+    def train(self, request: TrainRequest, report: Report) -> Path:
+        """Returns the path of the model archive that was written."""
+
+    def reconstruct(self, request: ReconstructRequest, report: Report) -> Reconstruction:
+        """Returns the image of a scan."""
+
+
+def available_backends() -> tuple[str, ...]:
+    """Returns the names of all registered engines, installed or not, the default first."""
+    names = {item.name for item in entry_points(group=BACKEND_GROUP)} | set(_TITLES)
+    return (DEFAULT_BACKEND, *sorted(names - {DEFAULT_BACKEND}))
+
+
+def is_backend_available(name: str) -> bool:
+    """Returns whether what the engine needs is installed, without importing it."""
+    return all(importlib.util.find_spec(module) is not None for module in _MODULES.get(name, ()))
+
+
+def resolve_backend(argument: str | None = None, setting: str | None = None) -> str:
+    """Returns the engine to use: argument, then environment, then setting, then the default.
+
+    Raises:
+        ValueError: unknown name; says where it came from and what there is.
+        RuntimeError: the engine is not installed; gives the command that installs it.
+    """
+    candidates = (
+        ('the argument', argument),
+        (f'the variable {BACKEND_VARIABLE}', os.environ.get(BACKEND_VARIABLE)),
+        ('the settings', setting),
+    )
+    choices = available_backends()
+    name, source = DEFAULT_BACKEND, 'the default'
+    for where, value in candidates:
+        if value is not None and value.strip():
+            name, source = value.strip().lower(), where
+            break
+    if name not in choices:
+        raise ValueError(
+            f'backend {name!r}, from {source}, is unknown: choose one of {", ".join(choices)}.'
+        )
+    if not is_backend_available(name):
+        missing = [m for m in _MODULES[name] if importlib.util.find_spec(m) is None]
+        raise RuntimeError(
+            f'{_TITLES.get(name, name)} backend selected by {source}, but {" and ".join(missing)} '
+            f'is not installed: {_INSTALL[name]}'
+        )
+    return name
+
+
+def get_backend(name: str) -> Backend:
+    """Returns the engine of that name, importing what it needs.
+
+    Raises:
+        ValueError: no engine of that name is registered.
+    """
+    for item in entry_points(group=BACKEND_GROUP):
+        if item.name == name:
+            backend: Backend = item.load()()
+            return backend
+    if name == 'pytorch':
+        from .learning.engine import PyTorchBackend
+
+        return PyTorchBackend()
+    if name == 'tensorflow':
+        from .keras.engine import TensorFlowBackend
+
+        return TensorFlowBackend()
+    raise ValueError(f'backend {name!r} is unknown: choose one of {available_backends()}.')

@@ -1,0 +1,92 @@
+"""The console script `ptychodus-pinn`: finds the subcommand, turns errors into sentences."""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import logging
+import sys
+from collections.abc import Sequence
+
+from . import __version__
+from .config import ConfigError
+
+__all__ = ['main']
+
+EXIT_DONE, EXIT_FAILED, EXIT_USAGE, EXIT_INTERRUPTED = 0, 1, 2, 130
+
+_COMMANDS = {
+    'reconstruct': 'make an image of a scan',
+    'train': 'train a model on one or more scans',
+    'pretrain': 'train a model on random objects under random probes',
+    'demo': 'simulate, train, reconstruct, compare: one picture and its metrics',
+    'simulate': 'write a simulated scan with its truth',
+    'check': 'examine a scan before a long run',
+    'inspect': 'say what is in a scan or a model',
+    'evaluate': 'compare an image with a reference',
+    'convert': 'convert a model or a scan of others',
+    'app': 'start Ptychodus with PINN-Torch attached',
+    'doctor': 'say what is installed and what is missing',
+}
+"""Every subcommand with its summary; the module of that name has `configure` and `run`."""
+
+
+class UsageError(ValueError):
+    """The words of the command line are wrong; exit status 2."""
+
+
+def _find_command(arguments: Sequence[str]) -> str | None:
+    return next((word for word in arguments if not word.startswith('-')), None)
+
+
+def build_parser(command: str | None) -> argparse.ArgumentParser:
+    """Returns the parser, in which only `command` knows its own options (the rest stay unimported)."""
+    parser = argparse.ArgumentParser(
+        prog='ptychodus-pinn', description='Physics-informed neural networks for ptychography.'
+    )
+    parser.add_argument('--version', action='version', version=f'%(prog)s {__version__}')
+    subparsers = parser.add_subparsers(dest='command', metavar='command', required=True)
+    for name, summary in _COMMANDS.items():
+        subparser = subparsers.add_parser(name, help=summary, description=summary.capitalize())
+        subparser.add_argument('--quiet', action='store_true', help='print errors only')
+        if name == command:
+            importlib.import_module(f'.commands.{name}', __package__).configure(subparser)
+    return parser
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Returns the exit status: 0 done, 1 failed, 2 usage, 130 interrupted."""
+    words = list(sys.argv[1:] if arguments is None else arguments)
+    command = _find_command(words)
+    try:
+        parsed = build_parser(command).parse_args(words)
+    except SystemExit as request:
+        return int(request.code or 0)
+    logging.basicConfig(
+        level=logging.ERROR if parsed.quiet else logging.INFO, format='%(message)s', force=True
+    )
+    for noisy in ('lightning', 'pytorch_lightning', 'matplotlib', 'h5py', 'PIL'):
+        logging.getLogger(noisy).setLevel(logging.ERROR)
+    module = importlib.import_module(f'.commands.{parsed.command}', __package__)
+    try:
+        return int(module.run(parsed) or EXIT_DONE)
+    except KeyboardInterrupt:
+        sys.stderr.write('interrupted\n')
+        return EXIT_INTERRUPTED
+    except (ConfigError, UsageError) as error:
+        sys.stderr.write(f'ptychodus-pinn {parsed.command}: {error}\n')
+        return EXIT_USAGE
+    except (ValueError, KeyError, OSError, RuntimeError, MemoryError, ImportError) as error:
+        sys.stderr.write(f'ptychodus-pinn {parsed.command}: {_sentence(error)}\n')
+        return EXIT_FAILED
+
+
+def _sentence(error: BaseException) -> str:
+    if isinstance(error, OSError) and error.strerror and error.filename:
+        return f'{error.filename}: {error.strerror}.'
+    text = str(error.args[0]) if isinstance(error, KeyError) and error.args else str(error)
+    return text or type(error).__name__
+
+
+if __name__ == '__main__':
+    sys.exit(main())

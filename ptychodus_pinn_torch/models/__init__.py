@@ -1,0 +1,1 @@
+"""Model archives that the package ships."""

@@ -1,0 +1,1 @@
+"""Networks that map a group of patterns to a canvas."""

@@ -1,0 +1,1 @@
+"""Physics in torch: canvas, probe, propagation, forward model and refinement."""

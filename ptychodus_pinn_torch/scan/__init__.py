@@ -1,0 +1,1 @@
+"""Scans as numpy sees them: files, groups, checks and simulation."""

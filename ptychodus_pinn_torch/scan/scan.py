@@ -1,0 +1,129 @@
+"""A scan: counts, positions, probe and object on one grid, in the package's conventions."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import numpy
+from numpy.typing import NDArray
+
+__all__ = ['Scan', 'calibrate_probe', 'split_positions']
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Scan:
+    """A measured or simulated ptychographic scan.
+
+    Convention: arrays are (..., H, W), coordinates (y, x). A position is the centre of a
+    pattern's window in object pixels; the window's corner is `position - (N - 1) / 2`
+    (Ptychodus' centred-pixel mapping).
+
+    Attributes:
+        name: What to call the scan in messages.
+        patterns: Counts (N, H, W) in the dtype of the file, zero frequency at [H//2, W//2];
+            read only, often a memory map.
+        positions_px: Probe centres (N, 2) in object pixels, float64.
+        probe: Modes (P, H, W), complex64, brightest first, in the calibration of the file.
+        object_: The object that came with the scan (Y, X), complex64; flat when there was none.
+        good_pixels: (H, W), True where the detector can be trusted.
+        pixel_size_m: Height and width of an object pixel in metres, or None.
+        truth: The object that made the scan (Y, X), if it was simulated.
+        has_object: Whether `object_` came from the file.
+        metadata: Ptychodus' product metadata by name (`photon_energy_eV`, ...), what is known.
+        source: The file or folder it was read from.
+    """
+
+    name: str
+    patterns: NDArray[Any]
+    positions_px: NDArray[numpy.float64]
+    probe: NDArray[numpy.complex64]
+    object_: NDArray[numpy.complex64]
+    good_pixels: NDArray[numpy.bool_]
+    pixel_size_m: tuple[float, float] | None = None
+    object_center_m: tuple[float, float] = (0.0, 0.0)
+    truth: NDArray[numpy.complex64] | None = None
+    has_object: bool = False
+    metadata: Mapping[str, Any] = field(default_factory=dict)
+    source: Path | None = None
+
+    @property
+    def num_patterns(self) -> int:
+        """N, the number of patterns."""
+        return int(self.patterns.shape[0])
+
+    @property
+    def pattern_shape(self) -> tuple[int, int]:
+        """(H, W) of a pattern."""
+        return int(self.patterns.shape[-2]), int(self.patterns.shape[-1])
+
+    @property
+    def num_modes(self) -> int:
+        """P, the number of probe modes."""
+        return int(self.probe.shape[0])
+
+    def select(self, indices: NDArray[Any]) -> Scan:
+        """Returns the scan restricted to some patterns, in the order of `indices`."""
+        return replace(
+            self, patterns=self.patterns[indices], positions_px=self.positions_px[indices]
+        )
+
+    def mean_counts(self, *, max_patterns: int = 256) -> float:
+        """Returns the mean counts per pattern over good pixels, from evenly spread patterns."""
+        step = max(1, self.num_patterns // max_patterns)
+        sample = numpy.asarray(self.patterns[::step])
+        return float(sample[:, self.good_pixels].sum(dtype=numpy.float64) / len(sample))
+
+    def max_counts(self, *, max_patterns: int = 256) -> float:
+        """Returns the highest counts per pattern among evenly spread patterns."""
+        step = max(1, self.num_patterns // max_patterns)
+        sample = numpy.asarray(self.patterns[::step])
+        return float(sample[:, self.good_pixels].sum(axis=-1, dtype=numpy.float64).max())
+
+
+def split_positions(
+    positions_px: NDArray[numpy.float64], pattern_shape: tuple[int, int]
+) -> tuple[NDArray[numpy.int64], NDArray[numpy.float64]]:
+    """Returns integer window corners (N, 2) and the sub-pixel rest (N, 2) in [-0.5, 0.5].
+
+    Convention: (y, x). The window starts at the corner; the rest moves the probe inside it.
+    """
+    exact = positions_px - (numpy.asarray(pattern_shape, dtype=numpy.float64) - 1.0) / 2.0
+    corners = numpy.floor(exact + 0.5)
+    return corners.astype(numpy.int64), exact - corners
+
+
+def calibrate_probe(scan: Scan) -> tuple[NDArray[numpy.complex64], float]:
+    """Returns the probe in counts, brightest mode first, and the factor that was applied.
+
+    `sum |P|**2` of a calibrated probe is the number of photons of a frame without object. A probe
+    counts as calibrated when the brightest frame holds between 5 % and 105 % of that; otherwise it
+    is scaled so that the brightest frame is what an empty frame would be.
+
+    Raises:
+        ValueError: the probe is zero everywhere.
+    """
+    probe = numpy.asarray(scan.probe, dtype=numpy.complex64)
+    powers = numpy.sum(probe.real.astype(float) ** 2 + probe.imag.astype(float) ** 2, axis=(1, 2))
+    power = float(powers.sum())
+    if not power > 0.0 or not numpy.isfinite(power):
+        raise ValueError(f'{scan.name}: the probe is zero or not finite: give another probe.')
+    probe = probe[numpy.argsort(-powers, kind='stable')]
+    brightest = scan.max_counts()
+    if brightest <= 0.0 or 0.05 <= brightest / power <= 1.05:
+        return probe, 1.0
+    factor = float(numpy.sqrt(brightest / power))
+    logger.warning(
+        '%s: the probe holds %.3g photons but the brightest frame %.3g counts: the probe was '
+        'multiplied by %.4g.',
+        scan.name,
+        power,
+        brightest,
+        factor,
+    )
+    return (probe * factor).astype(numpy.complex64), factor
