@@ -1,0 +1,106 @@
+"""Losses as pure functions, in units that do not depend on batch, pattern or photon number."""
+
+from __future__ import annotations
+
+import torch
+from jaxtyping import Bool, Complex, Float
+from torch import Tensor
+
+__all__ = [
+    'amplitude_loss',
+    'amplitude_loss_floor',
+    'object_loss',
+    'poisson_loss',
+    'relative_amplitude_error',
+    'total_variation',
+]
+
+FLOOR = 0.3
+"""Counts added before the root, so that the gradient stays finite in the dark."""
+
+
+def _mean(values: Tensor, good_pixels: Tensor | None) -> Tensor:
+    if good_pixels is None:
+        return values.mean()
+    number = good_pixels.sum() * (values.numel() // good_pixels.numel())
+    return (values * good_pixels).sum() / number
+
+
+def amplitude_loss(
+    expected: Float[Tensor, 'pattern height width'],
+    counts: Float[Tensor, 'pattern height width'],
+    good_pixels: Bool[Tensor, 'height width'] | None = None,
+) -> Float[Tensor, '']:
+    """Returns the mean of `(sqrt(I + 0.3) - sqrt(D + 0.3))**2` over good pixels.
+
+    The root makes Poisson noise nearly uniform: 1/4 per bright pixel (Anscombe, 1948).
+    """
+    return _mean((torch.sqrt(expected + FLOOR) - torch.sqrt(counts + FLOOR)).square(), good_pixels)
+
+
+def amplitude_loss_floor(
+    expected: Float[Tensor, 'pattern height width'],
+    good_pixels: Bool[Tensor, 'height width'] | None = None,
+) -> float:
+    """Returns the amplitude loss that photon noise alone implies.
+
+    The variance of `sqrt(D + 0.3)` is 1/4 for many counts and about `I` for few.
+    """
+    variance = expected * (1.0 + expected) / (1.0 + 2.0 * expected) ** 2
+    return float(_mean(torch.minimum(variance, torch.full_like(variance, 0.25)), good_pixels))
+
+
+def poisson_loss(
+    expected: Float[Tensor, 'pattern height width'],
+    counts: Float[Tensor, 'pattern height width'],
+    good_pixels: Bool[Tensor, 'height width'] | None = None,
+) -> Float[Tensor, '']:
+    """Returns the Poisson deviance per good pixel, halved: zero where prediction meets counts.
+
+    The negative log-likelihood less that of a perfect prediction, so that the value has the same
+    scale at any dose; gradients are those of the likelihood. Counts need not be integers.
+    """
+    rate = expected + FLOOR
+    seen = counts + FLOOR
+    return _mean(rate - seen + seen * torch.log(seen / rate), good_pixels)
+
+
+def relative_amplitude_error(
+    expected: Float[Tensor, 'pattern height width'],
+    counts: Float[Tensor, 'pattern height width'],
+    good_pixels: Bool[Tensor, 'height width'] | None = None,
+) -> Float[Tensor, '']:
+    """Returns `sum (sqrt I - sqrt D)**2 / sum D` over good pixels."""
+    difference = (torch.sqrt(expected.clamp(min=0.0)) - torch.sqrt(counts)).square()
+    if good_pixels is not None:
+        return (difference * good_pixels).sum() / (counts * good_pixels).sum().clamp(min=1e-9)
+    return difference.sum() / counts.sum().clamp(min=1e-9)
+
+
+def object_loss(
+    object_: Complex[Tensor, 'group y x'],
+    truth: Complex[Tensor, 'group y x'],
+    coverage: Float[Tensor, 'group y x'],
+) -> Float[Tensor, '']:
+    """Returns the squared error of the object where it is covered, its global phase removed.
+
+    `(sum w (|O|**2 + |T|**2) - 2 |sum w conj(O) T|) / sum w`, averaged over groups.
+    """
+    peak = coverage.amax(dim=(-2, -1), keepdim=True)
+    weight = coverage / (coverage + 0.05 * peak)
+    power = torch.view_as_real(object_).square().sum(-1) + torch.view_as_real(truth).square().sum(
+        -1
+    )
+    overlap = (weight * object_.conj() * truth).sum(dim=(-2, -1))
+    size = torch.sqrt(overlap.real.square() + overlap.imag.square() + 1e-12)
+    error = (weight * power).sum(dim=(-2, -1)) - 2.0 * size
+    return (error / weight.sum(dim=(-2, -1))).mean()
+
+
+def total_variation(
+    field: Float[Tensor, 'group y x'], weight: Float[Tensor, 'group y x']
+) -> Float[Tensor, '']:
+    """Returns the mean absolute difference of neighbours (anisotropic), weighted."""
+    down = (field[..., 1:, :] - field[..., :-1, :]).abs() * weight[..., 1:, :]
+    right = (field[..., :, 1:] - field[..., :, :-1]).abs() * weight[..., :, 1:]
+    return (down.sum() + right.sum()) / weight.sum().clamp(min=1e-12)

@@ -1,0 +1,91 @@
+"""Building blocks that networks share."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float
+from torch import Tensor, nn
+
+__all__ = ['CanvasUNet', 'ConvPair', 'total_parameters']
+
+HALO_PX = 32
+"""No output pixel of `CanvasUNet` depends on an input pixel farther away than this."""
+
+
+class ConvPair(nn.Module):
+    """Two 3x3 convolutions, each followed by a rectifier."""
+
+    def __init__(self, num_inputs: int, num_outputs: int) -> None:
+        super().__init__()
+        self.conv1 = nn.Conv2d(num_inputs, num_outputs, 3, padding=1)
+        self.conv2 = nn.Conv2d(num_outputs, num_outputs, 3, padding=1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Returns features at the same resolution."""
+        return F.relu(self.conv2(F.relu(self.conv1(x))))
+
+
+class CanvasUNet(nn.Module):
+    """A three-level U-Net (Ronneberger et al., 2015) for canvases of any size.
+
+    Average pooling, nearest upsampling and zero-initialised biases; the last layer starts at a
+    tenth of its usual size, so that the network begins as a small correction.
+    """
+
+    def __init__(self, num_inputs: int, num_outputs: int, width: int) -> None:
+        super().__init__()
+        self.down0 = ConvPair(num_inputs, width)
+        self.down1 = ConvPair(width, 2 * width)
+        self.bottom = ConvPair(2 * width, 2 * width)
+        self.up1 = ConvPair(4 * width, 2 * width)
+        self.up0 = ConvPair(3 * width, width)
+        self.last = nn.Conv2d(width, num_outputs, 3, padding=1)
+        for module in self.modules():
+            if isinstance(module, nn.Conv2d):
+                nn.init.kaiming_normal_(module.weight, nonlinearity='relu')
+                assert module.bias is not None
+                nn.init.zeros_(module.bias)
+        with torch.no_grad():
+            self.last.weight.mul_(0.05)
+
+    def forward(
+        self, x: Float[Tensor, 'batch channel height width']
+    ) -> Float[Tensor, 'batch output height width']:
+        """Returns the correction, of the same height and width."""
+        height, width = x.shape[-2:]
+        x = F.pad(x, (0, -width % 4, 0, -height % 4))
+        level0 = self.down0(x)
+        level1 = self.down1(F.avg_pool2d(level0, 2))
+        level2 = self.bottom(F.avg_pool2d(level1, 2))
+        level1 = self.up1(torch.cat([F.interpolate(level2, scale_factor=2.0), level1], dim=1))
+        level0 = self.up0(torch.cat([F.interpolate(level1, scale_factor=2.0), level0], dim=1))
+        return self.last(level0)[..., :height, :width]
+
+    def forward_tiled(self, x: Tensor, tile: int = 256) -> Tensor:
+        """Returns the same as `forward`, tile by tile, in bounded memory."""
+        height, width = x.shape[-2:]
+        if max(height, width) <= tile + 2 * HALO_PX:
+            return self(x)
+        rows = []
+        for y in range(0, height, tile):
+            row = []
+            for x0 in range(0, width, tile):
+                top, left = max(0, y - HALO_PX), max(0, x0 - HALO_PX)
+                bottom = min(height, y + tile + HALO_PX)
+                right = min(width, x0 + tile + HALO_PX)
+                piece = self(x[..., top:bottom, left:right])
+                row.append(
+                    piece[
+                        ...,
+                        y - top : min(y + tile, height) - top,
+                        x0 - left : min(x0 + tile, width) - left,
+                    ]
+                )
+            rows.append(torch.cat(row, dim=-1))
+        return torch.cat(rows, dim=-2)
+
+
+def total_parameters(module: nn.Module) -> int:
+    """Returns the number of trainable values."""
+    return sum(parameter.numel() for parameter in module.parameters() if parameter.requires_grad)

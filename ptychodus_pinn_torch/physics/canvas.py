@@ -1,0 +1,141 @@
+"""The canvas: a piece of the object grid, and the only two ways between it and patches."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from jaxtyping import Complex, Float, Int
+from torch import Tensor
+
+__all__ = ['Canvas', 'put_patches', 'take_patches']
+
+
+@dataclass(frozen=True)
+class Canvas:
+    """What a network answers: pieces of the object, and how well the probe covered them.
+
+    Attributes:
+        object_: (B, Y, X) complex.
+        coverage: (B, Y, X) photons that all patterns sent through each pixel.
+        earlier: The object after each earlier stage, for deep supervision.
+    """
+
+    object_: Complex[Tensor, 'group y x']
+    coverage: Float[Tensor, 'group y x']
+    earlier: tuple[Complex[Tensor, 'group y x'], ...] = ()
+
+
+def take_patches(
+    canvas: Complex[Tensor, 'batch height width'],
+    rows: Int[Tensor, ' patch'],
+    corners: Int[Tensor, 'patch 2'],
+    shape: tuple[int, int],
+) -> Complex[Tensor, 'patch window_height window_width']:
+    """Returns the windows of the canvases, one per patch.
+
+    The exact adjoint of `put_patches`, differentiable to any order.
+
+    Args:
+        canvas: Real or complex canvases.
+        rows: Which canvas of the batch a patch looks at.
+        corners: First pixel (y, x) of the window.
+        shape: Size of the window.
+
+    Raises:
+        IndexError: a window leaves its canvas.
+    """
+    _check_inside(corners, shape, canvas.shape[-2:])
+    return _TakePatches.apply(canvas, rows, corners, shape)
+
+
+def put_patches(
+    patches: Complex[Tensor, 'patch window_height window_width'],
+    rows: Int[Tensor, ' patch'],
+    corners: Int[Tensor, 'patch 2'],
+    shape: tuple[int, int, int],
+) -> Complex[Tensor, 'batch height width']:
+    """Returns canvases of `shape` onto which the patches were added.
+
+    The exact adjoint of `take_patches`, differentiable to any order.
+
+    Raises:
+        IndexError: a window leaves its canvas.
+    """
+    _check_inside(corners, patches.shape[-2:], shape[-2:])
+    return _PutPatches.apply(patches, rows, corners, shape)
+
+
+def _check_inside(corners: Tensor, window: Any, canvas: Any) -> None:
+    if corners.device.type != 'cpu' or corners.numel() == 0:
+        return  # a device is not made to wait; its kernels check indices themselves
+    last = corners.max(dim=0).values + torch.tensor(window)
+    if int(corners.min()) < 0 or bool((last > torch.tensor(canvas)).any()):
+        raise IndexError(
+            f'a window of {tuple(window)} at {corners.min(dim=0).values.tolist()} to '
+            f'{last.tolist()} leaves the canvas of {tuple(canvas)}: '
+            'make the canvas larger or drop the position.'
+        )
+
+
+def _gather(canvas: Tensor, rows: Tensor, corners: Tensor, shape: tuple[int, int]) -> Tensor:
+    if canvas.device.type != 'cpu':
+        return canvas.reshape(-1)[_flat_indices(canvas.shape, rows, corners, shape)]
+    patches = torch.empty((len(rows), *shape), dtype=canvas.dtype)
+    source, target = canvas.detach().resolve_conj().resolve_neg().numpy(), patches.numpy()
+    height, width = shape
+    for index, (row, (y, x)) in enumerate(zip(rows.tolist(), corners.tolist())):
+        target[index] = source[row, y : y + height, x : x + width]
+    return patches
+
+
+def _scatter(patches: Tensor, rows: Tensor, corners: Tensor, shape: Any) -> Tensor:
+    canvas = torch.zeros(tuple(shape), dtype=patches.dtype, device=patches.device)
+    height, width = patches.shape[-2:]
+    if patches.device.type != 'cpu':
+        indices = _flat_indices(canvas.shape, rows, corners, (height, width))
+        canvas.view(-1).index_add_(0, indices.reshape(-1), patches.reshape(-1))
+        return canvas
+    source, target = patches.detach().resolve_conj().resolve_neg().numpy(), canvas.numpy()
+    for index, (row, (y, x)) in enumerate(zip(rows.tolist(), corners.tolist())):
+        target[row, y : y + height, x : x + width] += source[index]
+    return canvas
+
+
+def _flat_indices(
+    canvas_shape: Any, rows: Tensor, corners: Tensor, shape: tuple[int, int]
+) -> Tensor:
+    height, width = canvas_shape[-2:]
+    first = (rows * height + corners[:, 0]) * width + corners[:, 1]
+    inside = (
+        torch.arange(shape[0], device=rows.device)[:, None] * width
+        + torch.arange(shape[1], device=rows.device)[None, :]
+    )
+    return first[:, None, None] + inside
+
+
+class _TakePatches(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, canvas: Tensor, rows: Tensor, corners: Tensor, shape: Any) -> Tensor:
+        ctx.save_for_backward(rows, corners)
+        ctx.canvas_shape = tuple(canvas.shape)
+        return _gather(canvas, rows, corners, shape)
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> Any:  # type: ignore[override]
+        rows, corners = ctx.saved_tensors
+        return _PutPatches.apply(gradient, rows, corners, ctx.canvas_shape), None, None, None
+
+
+class _PutPatches(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, patches: Tensor, rows: Tensor, corners: Tensor, shape: Any) -> Tensor:
+        ctx.save_for_backward(rows, corners)
+        ctx.window = tuple(patches.shape[-2:])
+        return _scatter(patches, rows, corners, shape)
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> Any:  # type: ignore[override]
+        rows, corners = ctx.saved_tensors
+        return _TakePatches.apply(gradient, rows, corners, ctx.window), None, None, None

@@ -1,0 +1,64 @@
+"""The probe under sub-pixel shifts."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from jaxtyping import Complex, Float
+from torch import Tensor
+
+__all__ = ['probe_spectrum', 'shift_probe', 'shift_spectrum', 'unshift_probe']
+
+
+def _ramp(size: int, shifts: Tensor, dtype: torch.dtype) -> Tensor:
+    frequencies = torch.fft.fftfreq(size, dtype=torch.float64, device=shifts.device)
+    angle = (-2.0 * math.pi * shifts.to(torch.float64)[:, None] * frequencies).to(
+        torch.float64 if dtype == torch.complex128 else torch.float32
+    )
+    return torch.polar(torch.ones_like(angle), angle)
+
+
+def probe_spectrum(
+    probe: Complex[Tensor, '*batch mode height width'],
+) -> Complex[Tensor, '*batch mode height width']:
+    """Returns what `shift_spectrum` takes; made once for a probe that is shifted often."""
+    return torch.fft.fft2(probe)
+
+
+def shift_spectrum(
+    spectrum: Complex[Tensor, '*pattern mode height width'],
+    shifts: Float[Tensor, 'pattern 2'],
+) -> Complex[Tensor, 'pattern mode height width']:
+    """Returns the probe modes whose spectrum is given, moved by `shifts` (y, x) pixels.
+
+    `spectrum` is (P, H, W), the same for all patterns, or (J, P, H, W).
+    """
+    height, width = spectrum.shape[-2:]
+    ramp_y = _ramp(height, shifts[:, 0], spectrum.dtype)[:, :, None]
+    ramp_x = _ramp(width, shifts[:, 1], spectrum.dtype)[:, None, :]
+    ramp = (ramp_y * ramp_x)[:, None]
+    if spectrum.ndim == 3:
+        spectrum = spectrum[None]
+    return torch.fft.ifft2(spectrum * ramp)
+
+
+def shift_probe(
+    probe: Complex[Tensor, '*pattern mode height width'],
+    shifts: Float[Tensor, 'pattern 2'],
+) -> Complex[Tensor, 'pattern mode height width']:
+    """Returns the probe modes moved by `shifts` (y, x) pixels, once per pattern.
+
+    `probe` is (P, H, W), the same for all patterns, or (J, P, H, W).
+
+    Exact for band-limited periodic modes (Fourier shift theorem); power is conserved.
+    """
+    return shift_spectrum(probe_spectrum(probe), shifts)
+
+
+def unshift_probe(
+    modes: Complex[Tensor, 'pattern mode height width'],
+    shifts: Float[Tensor, 'pattern 2'],
+) -> Complex[Tensor, 'pattern mode height width']:
+    """Returns modes moved back by `shifts`; the adjoint of `shift_probe` for each pattern."""
+    return shift_spectrum(probe_spectrum(modes), -shifts)
