@@ -1,0 +1,94 @@
+"""Reading scans from files and folders, and writing scans and images."""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+from typing import Literal
+
+from .hdf5_layouts import find_pair, read_hdf5_layout
+from .npz_layouts import read_npz_layout
+from .output import write_product, write_reconstruction_npz, write_scan_npz
+from .resampling import bin_scan, crop_scan
+from .scan import Scan
+from .scan_checks import build_scan
+
+__all__ = [
+    'DiffractionKind',
+    'read_scan',
+    'write_product',
+    'write_reconstruction_npz',
+    'write_scan_npz',
+]
+
+logger = logging.getLogger(__name__)
+
+DiffractionKind = Literal['auto', 'counts', 'amplitude']
+
+_ZIP_MAGIC, _HDF5_MAGIC = b'PK\x03\x04', b'\x89HDF\r\n\x1a\n'
+_MIN_SIZE, _MAX_SIZE = 32, 512
+
+
+def read_scan(
+    path: Path | str,
+    *,
+    product: Path | str | None = None,
+    crop: int | None = None,
+    bin: int | None = None,
+    diffraction_kind: DiffractionKind = 'auto',
+) -> Scan:
+    """Returns the scan in a file or folder, in the package's conventions.
+
+    Read are Ptychodus' training NPZ, PtychoPINN's NPZ, an NPZ with positions in metres, the NPZ
+    of `ptychodus-pinn simulate`, and Ptychodus' `diffraction.h5` with `product.h5`. Patterns keep
+    the dtype of the file and stay on disk.
+
+    Args:
+        path: An NPZ, a folder with `diffraction.h5` and `product.h5`, or one of the two.
+        product: The product that goes with the patterns, where it is not next to them.
+        crop: Detector pixels to keep in the middle, per side; applied before `bin`.
+        bin: Detector pixels to add up, per side.
+        diffraction_kind: What the patterns of an NPZ are, where the file does not tell.
+
+    Raises:
+        ValueError: the file is no scan, or one that cannot be used; says why and what to do.
+        OSError: the file cannot be opened.
+    """
+    path = Path(path)
+    if path.is_dir() or _read_magic(path).startswith(_HDF5_MAGIC):
+        diffraction, found = find_pair(path, None if product is None else Path(product))
+        raw, source = read_hdf5_layout(diffraction, found), diffraction
+    elif _read_magic(path).startswith(_ZIP_MAGIC):
+        raw, source = read_npz_layout(path, diffraction_kind), path
+    else:
+        raise ValueError(
+            f'{path} is neither an NPZ nor an HDF5 file: name a training NPZ, or a folder with '
+            'diffraction.h5 and product.h5.'
+        )
+    scan = build_scan(source, raw)
+    if crop is not None:
+        scan = crop_scan(scan, crop)
+    if bin is not None:
+        scan = bin_scan(scan, bin)
+    size = scan.pattern_shape[0]
+    if size % 2 or not _MIN_SIZE <= size <= _MAX_SIZE:
+        raise ValueError(
+            f'{path}: patterns of {size} pixels cannot be used, an even number from {_MIN_SIZE} '
+            f'to {_MAX_SIZE} is needed: say --crop or --bin.'
+        )
+    logger.info(
+        '%s: %d patterns of %d x %d (%s), %d probe modes, object %d x %d',
+        scan.name,
+        scan.num_patterns,
+        size,
+        size,
+        scan.patterns.dtype,
+        scan.num_modes,
+        *scan.object_.shape,
+    )
+    return scan
+
+
+def _read_magic(path: Path) -> bytes:
+    with path.open('rb') as file:
+        return file.read(8)

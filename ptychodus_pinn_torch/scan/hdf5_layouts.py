@@ -1,0 +1,203 @@
+"""Scans in Ptychodus' HDF5 files: `diffraction.h5` and `product.h5`."""
+
+from __future__ import annotations
+
+import dataclasses
+import logging
+from pathlib import Path
+from typing import Any
+
+import h5py
+import numpy
+from numpy.typing import NDArray
+
+from .npz_layouts import RawScan
+from .pattern_store import map_hdf5_dataset, stage_blocks
+
+__all__ = ['find_pair', 'load_host_product', 'read_hdf5_layout']
+
+logger = logging.getLogger(__name__)
+
+_DIFFRACTION, _PRODUCT = 'diffraction.h5', 'product.h5'
+
+
+def find_pair(path: Path, product: Path | None) -> tuple[Path, Path]:
+    """Returns the diffraction and the product file meant by a folder or by one of the two.
+
+    Raises:
+        ValueError: one of the two cannot be found.
+    """
+    if path.is_dir():
+        diffraction = path / _DIFFRACTION
+        if not diffraction.exists():
+            raise ValueError(
+                f'{path} is a folder without {_DIFFRACTION}: name a folder that holds '
+                f'{_DIFFRACTION} and {_PRODUCT}, or name a file.'
+            )
+    else:
+        with _open(path) as file:
+            keys = set(file)
+        if 'patterns' in keys:
+            diffraction = path
+        elif 'probe_position_x_m' in keys:
+            product, diffraction = product or path, path.parent / _DIFFRACTION
+        else:
+            raise ValueError(
+                f'{path} is neither a diffraction file (no patterns) nor a product (no '
+                f'probe_position_x_m); it holds {", ".join(sorted(keys)) or "nothing"}.'
+            )
+    product = diffraction.parent / _PRODUCT if product is None else product
+    for needed, what in ((diffraction, 'patterns'), (product, 'positions and probe')):
+        if not needed.exists():
+            raise ValueError(
+                f'{needed} with the {what} is missing: put {_DIFFRACTION} and {_PRODUCT} into '
+                'one folder, or name the product with --product.'
+            )
+    return diffraction, product
+
+
+def read_hdf5_layout(diffraction: Path, product: Path) -> RawScan:
+    """Returns the scan of a diffraction and a product file, paired by index as Ptychodus does."""
+    host_product = load_host_product(product)
+    patterns, indexes, bad_pixels, pixel_m = _read_diffraction(diffraction)
+    rows, positions = _pair_by_index(diffraction, indexes, host_product)
+    if len(rows) != len(patterns):
+        logger.info(
+            '%s: %d of %d patterns have a position; the others are left out.',
+            diffraction,
+            len(rows),
+            len(patterns),
+        )
+        patterns = _pick(patterns, rows)
+    object_ = host_product.object_
+    geometry = object_.get_geometry()
+    if object_.num_layers > 1:
+        logger.info(
+            '%s: the object has %d layers; the first one is used.', product, object_.num_layers
+        )
+    probes = host_product.probes
+    if probes.num_coherent_modes > 1:
+        logger.info(
+            '%s: the probe varies over the scan (%d coherent modes); the first set is used.',
+            product,
+            probes.num_coherent_modes,
+        )
+    x_px = geometry.map_probe_positions_to_object_x_px(positions)
+    y_px = geometry.map_probe_positions_to_object_y_px(positions)
+    metadata = _describe(host_product, positions)
+    if pixel_m is not None:
+        metadata['detector_pixel_m'] = pixel_m
+    return RawScan(
+        patterns=patterns,
+        positions_px=numpy.stack([y_px, x_px], axis=-1),
+        probe=probes.get_probe_no_opr().get_array(),
+        object_=object_.get_layer(0),
+        bad_pixels=bad_pixels,
+        pixel_size_m=(geometry.pixel_height_m, geometry.pixel_width_m),
+        object_center_m=(geometry.center_y_m, geometry.center_x_m),
+        metadata=metadata,
+    )
+
+
+def load_host_product(path: Path) -> Any:
+    """Returns Ptychodus' `Product` of a file.
+
+    Raises:
+        ValueError: the file is no product; names what is missing.
+    """
+    from ptychodus.api.io import load_product
+
+    with _open(path) as file:
+        keys = sorted(file)
+    try:
+        return load_product(path)
+    except KeyError as error:
+        raise ValueError(
+            f'{path} is no complete product ({str(error.args[0]).rstrip(".")}); it holds '
+            f'{", ".join(keys) or "nothing"}: save it again from Ptychodus.'
+        ) from error
+    except (ValueError, TypeError, OSError) as error:
+        raise ValueError(f'{path} cannot be read as a product: {error}') from error
+
+
+def _open(path: Path) -> h5py.File:
+    if not path.is_file():
+        raise FileNotFoundError(2, 'No such file or directory', str(path))
+    with path.open('rb'):
+        pass
+    try:
+        return h5py.File(path, 'r')
+    except OSError as error:
+        raise ValueError(
+            f'{path} is no HDF5 file, or is damaged or cut short: copy or export it again.'
+        ) from error
+
+
+def _read_diffraction(
+    path: Path,
+) -> tuple[NDArray[Any], NDArray[Any], NDArray[Any] | None, float | None]:
+    with _open(path) as file:
+        dataset = file.get('patterns')
+        if not isinstance(dataset, h5py.Dataset):
+            raise ValueError(
+                f'{path} has no dataset patterns; it holds {", ".join(sorted(file)) or "nothing"}.'
+            )
+        if dataset.ndim != 3:
+            raise ValueError(
+                f'{path}: patterns has shape {dataset.shape} but (patterns, height, width) is '
+                'needed: export it again.'
+            )
+        mapped = map_hdf5_dataset(path, dataset)
+        try:
+            patterns = (
+                stage_blocks(dataset.shape, dataset.dtype, lambda rows: dataset[rows])
+                if mapped is None
+                else mapped
+            )
+            indexes = file['indexes'][()] if 'indexes' in file else numpy.arange(len(patterns))
+            bad_pixels = file['bad_pixels'][()] if 'bad_pixels' in file else None
+        except OSError as error:
+            if error.errno is not None:
+                raise
+            raise ValueError(f'{path} is damaged or cut short: copy or export it again.') from error
+        pixel_m = dataset.attrs.get('detector_pixel_width_m')
+    if len(indexes) != len(patterns):
+        raise ValueError(
+            f'{path} holds {len(patterns)} patterns but {len(indexes)} indexes: export it again.'
+        )
+    return patterns, indexes, bad_pixels, None if pixel_m is None else float(pixel_m)
+
+
+def _pair_by_index(
+    path: Path, indexes: NDArray[Any], product: Any
+) -> tuple[NDArray[numpy.int64], Any]:
+    """Returns the rows of the patterns that have a position, and those positions."""
+    from ptychodus.api.assemble import AssembledDiffractionData
+    from ptychodus.api.geometry import PixelGeometry
+    from ptychodus.api.reconstruct import prepare_reconstruct_input
+
+    # Row numbers stand for the patterns, so that the host's own rule decides without a copy.
+    rows = numpy.arange(len(indexes), dtype=numpy.int64).reshape(-1, 1, 1)
+    stand_in = AssembledDiffractionData(
+        numpy.asarray(indexes), rows, PixelGeometry(1.0, 1.0), numpy.zeros((1, 1), dtype=bool)
+    )
+    try:
+        prepared = prepare_reconstruct_input(stand_in, product)
+    except ValueError as error:
+        raise ValueError(f'{path}: {error}') from error
+    kept = numpy.asarray(prepared.diffraction_patterns)[:, 0, 0].astype(numpy.int64)
+    return kept, prepared.product.probe_positions
+
+
+def _pick(patterns: NDArray[Any], rows: NDArray[numpy.int64]) -> NDArray[Any]:
+    shape = (len(rows), *patterns.shape[1:])
+    return stage_blocks(shape, patterns.dtype, lambda block: patterns[rows[block]])
+
+
+def _describe(product: Any, positions: Any) -> dict[str, Any]:
+    metadata = {
+        item.name: getattr(product.metadata, item.name)
+        for item in dataclasses.fields(product.metadata)
+    }
+    metadata['position_indexes'] = numpy.asarray(positions.get_indexes())
+    return metadata

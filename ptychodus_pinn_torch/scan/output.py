@@ -1,0 +1,198 @@
+"""Writing scans and images: to a temporary file first, so that nothing is ever half written."""
+
+from __future__ import annotations
+
+import logging
+import os
+import tempfile
+from collections.abc import Callable, Sequence
+from dataclasses import fields
+from pathlib import Path
+from typing import Any
+
+import numpy
+from numpy.typing import ArrayLike, NDArray
+
+from .scan import Scan
+
+__all__ = ['write_atomically', 'write_product', 'write_reconstruction_npz', 'write_scan_npz']
+
+logger = logging.getLogger(__name__)
+
+_NOMINAL_PIXEL_M, _NOMINAL_ENERGY_EV, _NOMINAL_DISTANCE_M = 1e-8, 1e4, 1.0
+_SCALAR_METADATA = ('photon_energy_eV', 'detector_distance_m', 'detector_pixel_m')
+
+
+def write_atomically(path: Path | str, write: Callable[[Path], None]) -> Path:
+    """Returns the path, after `write` filled a temporary file beside it that then took its name.
+
+    When `write` fails, nothing is left behind and what was there before stays.
+    """
+    path = Path(path)
+    if path.is_dir():
+        raise IsADirectoryError(21, 'Is a directory', str(path))
+    if not path.parent.is_dir():
+        raise FileNotFoundError(2, 'No such folder', str(path.parent))
+    handle, name = tempfile.mkstemp(dir=path.parent, prefix='.', suffix=path.suffix)
+    os.close(handle)
+    temporary = Path(name)
+    try:
+        write(temporary)
+        umask = os.umask(0)
+        os.umask(umask)
+        temporary.chmod(0o666 & ~umask)
+        temporary.replace(path)
+    except OSError as error:
+        if error.errno is None:
+            raise
+        raise OSError(error.errno, os.strerror(error.errno), str(path)) from error
+    finally:
+        temporary.unlink(missing_ok=True)
+    return path
+
+
+def _write_npz(path: Path | str, arrays: dict[str, Any]) -> Path:
+    def write(temporary: Path) -> None:
+        with temporary.open('wb') as file:
+            numpy.savez(file, **arrays)
+
+    return write_atomically(path, write)
+
+
+def write_scan_npz(path: Path | str, scan: Scan) -> Path:
+    """Returns the path of the NPZ that now holds the scan.
+
+    It has the keys of Ptychodus' training data, `diff3d_kind='counts'`, the truth where there is
+    one, and what is known of pixel size, energy and distance. It is not compressed, so that it
+    can be memory-mapped.
+    """
+    y_px, x_px = scan.positions_px.T
+    arrays: dict[str, Any] = {
+        'xcoords': x_px,
+        'ycoords': y_px,
+        'xcoords_start': x_px,
+        'ycoords_start': y_px,
+        'diff3d': scan.patterns,
+        'diff3d_kind': numpy.asarray('counts'),
+        'bad_pixels': ~scan.good_pixels,
+        'probeGuess': scan.probe,
+        'scan_index': numpy.zeros(scan.num_patterns, dtype=numpy.int64),
+        'object_center_m': numpy.asarray(scan.object_center_m),
+        'name': numpy.asarray(str(scan.metadata.get('name', scan.name))),
+    }
+    arrays['objectGuess'] = scan.object_
+    if scan.truth is not None:
+        arrays['truth'] = scan.truth
+    if scan.pixel_size_m is not None:
+        arrays['pixel_size_m'] = numpy.asarray(scan.pixel_size_m)
+    for key in _SCALAR_METADATA:
+        if key in scan.metadata:
+            arrays[key] = numpy.asarray(float(scan.metadata[key]))
+    return _write_npz(path, arrays)
+
+
+def _loss_table(losses: ArrayLike | Sequence[tuple[int, float]]) -> NDArray[numpy.float64]:
+    return numpy.asarray(losses, dtype=numpy.float64).reshape(-1, 2)
+
+
+def write_reconstruction_npz(
+    path: Path | str,
+    *,
+    object_: NDArray[Any],
+    positions_px: NDArray[Any],
+    probe: NDArray[Any],
+    losses: ArrayLike | Sequence[tuple[int, float]],
+) -> Path:
+    """Returns the path of the NPZ that now holds an image.
+
+    Keys: `object` (Y, X) and `probe` (P, H, W) complex64, `positions_px` (N, 2) float64,
+    `losses` (n, 2) with epoch and value.
+    """
+    return _write_npz(
+        path,
+        {
+            'object': numpy.asarray(object_, dtype=numpy.complex64),
+            'positions_px': numpy.asarray(positions_px, dtype=numpy.float64),
+            'probe': numpy.asarray(probe, dtype=numpy.complex64),
+            'losses': _loss_table(losses),
+        },
+    )
+
+
+def write_product(
+    path: Path | str,
+    scan: Scan,
+    object_: NDArray[Any],
+    positions_px: NDArray[Any],
+    probe: NDArray[Any],
+    losses: ArrayLike | Sequence[tuple[int, float]],
+) -> Path:
+    """Returns the path of the Ptychodus product that now holds an image of the scan.
+
+    Pixel size, centre and metadata are those of the scan; where it does not know them, nominal
+    values are written and said.
+    """
+    from ptychodus.api.io import save_product
+
+    product = make_host_product(scan, object_, positions_px, probe, losses)
+    return write_atomically(path, lambda temporary: save_product(temporary, product))
+
+
+def make_host_product(
+    scan: Scan,
+    object_: NDArray[Any],
+    positions_px: NDArray[Any],
+    probe: NDArray[Any],
+    losses: ArrayLike | Sequence[tuple[int, float]],
+) -> Any:
+    """Returns Ptychodus' `Product` of an image of the scan."""
+    from ptychodus.api.geometry import PixelGeometry
+    from ptychodus.api.object import Object, ObjectCenter
+    from ptychodus.api.probe import ProbeSequence
+    from ptychodus.api.probe_positions import ProbePosition, ProbePositionSequence
+    from ptychodus.api.product import LossValue, Product
+
+    if scan.pixel_size_m is None:
+        logger.info('%s: the pixel size is not known; the product says 10 nm.', scan.name)
+    pixel_m = numpy.asarray(scan.pixel_size_m or (_NOMINAL_PIXEL_M, _NOMINAL_PIXEL_M))
+    geometry = PixelGeometry(width_m=float(pixel_m[1]), height_m=float(pixel_m[0]))
+    middle_px = (numpy.asarray(object_.shape) - 1.0) / 2.0
+    positions_m = (positions_px - middle_px) * pixel_m + numpy.asarray(scan.object_center_m)
+    indexes = scan.metadata.get('position_indexes', range(len(positions_m)))
+    if len(indexes) != len(positions_m):
+        indexes = range(len(positions_m))
+    points = [
+        ProbePosition(int(index), float(x_m), float(y_m))
+        for index, (y_m, x_m) in zip(indexes, positions_m, strict=True)
+    ]
+    return Product(
+        metadata=_make_metadata(scan, probe),
+        probe_positions=ProbePositionSequence(points),
+        probes=ProbeSequence(numpy.asarray(probe, dtype=numpy.complex64), None, geometry),
+        object_=Object(
+            numpy.asarray(object_, dtype=numpy.complex64),
+            geometry,
+            ObjectCenter(x_m=scan.object_center_m[1], y_m=scan.object_center_m[0]),
+        ),
+        losses=[LossValue(int(epoch), float(value)) for epoch, value in _loss_table(losses)],
+    )
+
+
+def _make_metadata(scan: Scan, probe: NDArray[Any]) -> Any:
+    from ptychodus.api.product import ProductMetadata
+
+    nominal = {
+        'name': scan.name,
+        'comments': '',
+        'detector_distance_m': _NOMINAL_DISTANCE_M,
+        'photon_energy_eV': _NOMINAL_ENERGY_EV,
+        'probe_photon_count': float(numpy.sum(numpy.abs(probe) ** 2)),
+        'exposure_time_s': 0.0,
+        'mass_attenuation_m2_per_kg': 0.0,
+        'tomography_angle_deg': 0.0,
+    }
+    if 'photon_energy_eV' not in scan.metadata:
+        logger.info('%s: the photon energy is not known; the product says 10 keV.', scan.name)
+    names = {item.name for item in fields(ProductMetadata)}
+    known = {name: value for name, value in scan.metadata.items() if name in names}
+    return ProductMetadata(**{**nominal, **known})

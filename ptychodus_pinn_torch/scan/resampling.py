@@ -1,0 +1,155 @@
+"""Patterns of another size: cropping the detector, or binning it, with all that follows from it.
+
+Convention: FFTs are unitary, the zero frequency of a pattern is at `[N // 2, N // 2]`, and the
+window of a pattern is centred on its position. Both operations keep this, so a probe in counts
+stays a probe in counts.
+"""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import replace
+from typing import Any
+
+import numpy
+from numpy.typing import NDArray
+from scipy import ndimage
+
+from .pattern_store import stage_blocks
+from .scan import Scan
+
+__all__ = ['bin_scan', 'crop_scan']
+
+logger = logging.getLogger(__name__)
+
+
+def crop_scan(scan: Scan, size: int) -> Scan:
+    """Returns the scan with only the central `size` x `size` pixels of the detector.
+
+    Fewer detector pixels mean larger object pixels, by N / size: positions and object are put on
+    the coarser grid about the same centre, and the probe loses its high frequencies.
+
+    Raises:
+        ValueError: the size is odd or larger than the patterns.
+    """
+    old = scan.pattern_shape[0]
+    if size > old or size < 2 or size % 2:
+        raise ValueError(
+            f'{scan.name}: cannot crop patterns of {old} pixels to {size}: give an even number '
+            f'up to {old}.'
+        )
+    if size == old:
+        return scan
+    start = old // 2 - size // 2
+    window = slice(start, start + size)
+    ratio = old / size
+    shape = tuple(int(numpy.ceil(length / ratio)) for length in scan.object_.shape)
+    old_center = (numpy.asarray(scan.object_.shape) - 1.0) / 2.0
+    new_center = (numpy.asarray(shape) - 1.0) / 2.0
+    pixel = scan.pixel_size_m
+    return replace(
+        scan,
+        patterns=scan.patterns[:, window, window],
+        good_pixels=scan.good_pixels[window, window],
+        positions_px=(scan.positions_px - old_center) / ratio + new_center,
+        probe=_crop_spectrum(scan.probe, size),
+        object_=_resample(scan.object_, ratio, shape),
+        truth=None if scan.truth is None else _resample(scan.truth, ratio, shape),
+        pixel_size_m=None if pixel is None else (pixel[0] * ratio, pixel[1] * ratio),
+    )
+
+
+def bin_scan(scan: Scan, factor: int) -> Scan:
+    """Returns the scan with the counts of `factor` x `factor` detector pixels added.
+
+    Larger detector pixels mean a smaller window: the object's pixels stay, the probe is cut in
+    real space. A bin's centre lies between pixels, which is a phase ramp on the probe. A bin is
+    good where all its pixels are.
+
+    Raises:
+        ValueError: the factor does not divide the patterns into an even number of bins.
+    """
+    old = scan.pattern_shape[0]
+    if factor < 1 or old % (2 * factor):
+        raise ValueError(
+            f'{scan.name}: cannot bin patterns of {old} pixels by {factor}: the number of bins '
+            'must be whole and even.'
+        )
+    if factor == 1:
+        return scan
+    size = old // factor
+    good = scan.good_pixels
+    source = scan.patterns
+    dtype = _sum_dtype(source.dtype)
+
+    def read_block(rows: slice) -> NDArray[Any]:
+        block = numpy.where(good, source[rows], 0)
+        bins = block.reshape(len(block), size, factor, size, factor)
+        return bins.sum(axis=(2, 4), dtype=dtype)
+
+    metadata = dict(scan.metadata)
+    if 'detector_pixel_m' in metadata:
+        metadata['detector_pixel_m'] = metadata['detector_pixel_m'] * factor
+    return replace(
+        scan,
+        patterns=stage_blocks((scan.num_patterns, size, size), dtype, read_block),
+        good_pixels=good.reshape(size, factor, size, factor).all(axis=(1, 3)),
+        probe=_cut_window(scan, size, factor),
+        metadata=metadata,
+    )
+
+
+def _sum_dtype(dtype: numpy.dtype[Any]) -> numpy.dtype[Any]:
+    if dtype.kind == 'u':
+        return numpy.dtype(numpy.uint32 if dtype.itemsize <= 2 else numpy.uint64)
+    if dtype.kind == 'i':
+        return numpy.dtype(numpy.int32 if dtype.itemsize <= 2 else numpy.int64)
+    return numpy.dtype(numpy.float32 if dtype.itemsize <= 4 else numpy.float64)
+
+
+def _crop_spectrum(probe: NDArray[Any], size: int) -> NDArray[numpy.complex64]:
+    old = probe.shape[-1]
+    start = old // 2 - size // 2
+    window = slice(start, start + size)
+    spectrum = numpy.fft.fftshift(numpy.fft.fft2(probe, norm='ortho'), axes=(-2, -1))
+    # The middle of the window, (N - 1) / 2, stays where it is.
+    offset_px = (old / size - 1.0) / 2.0
+    ramp = numpy.exp(2j * numpy.pi * (numpy.arange(size) - size // 2) * offset_px / old)
+    cropped = spectrum[..., window, window] * ramp[:, None] * ramp
+    shifted = numpy.fft.ifftshift(cropped, axes=(-2, -1))
+    return numpy.fft.ifft2(shifted, norm='ortho').astype(numpy.complex64)
+
+
+def _resample(
+    object_: NDArray[numpy.complex64], ratio: float, shape: tuple[int, ...]
+) -> NDArray[numpy.complex64]:
+    sigma = 0.5 * numpy.sqrt(ratio**2 - 1.0)
+    axes = [
+        (numpy.arange(new) - (new - 1.0) / 2.0) * ratio + (old - 1.0) / 2.0
+        for new, old in zip(shape, object_.shape, strict=True)
+    ]
+    grid = numpy.meshgrid(*axes, indexing='ij')
+
+    def resample(part: NDArray[Any]) -> NDArray[Any]:
+        smooth = ndimage.gaussian_filter(part, sigma, mode='nearest')
+        return ndimage.map_coordinates(smooth, grid, order=3, mode='nearest')
+
+    values = resample(object_.real) + 1j * resample(object_.imag)
+    return values.astype(numpy.complex64)
+
+
+def _cut_window(scan: Scan, size: int, factor: int) -> NDArray[numpy.complex64]:
+    start = (scan.pattern_shape[0] - size) // 2
+    window = slice(start, start + size)
+    cut = scan.probe[:, window, window]
+    kept = float(numpy.sum(numpy.abs(cut) ** 2) / numpy.sum(numpy.abs(scan.probe) ** 2))
+    if kept < 0.99:
+        logger.warning(
+            '%s: binning by %d leaves a window that holds only %.1f %% of the probe: crop instead.',
+            scan.name,
+            factor,
+            100.0 * kept,
+        )
+    offset = (factor - 1.0) / (2.0 * factor)
+    ramp = numpy.exp(-2j * numpy.pi * offset * numpy.arange(size) / size)
+    return (cut * ramp[:, None] * ramp).astype(numpy.complex64)

@@ -1,0 +1,261 @@
+"""Turns what a file holds into a `Scan`, or says in one sentence why it cannot be one."""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+from typing import Any
+
+import numpy
+from numpy.typing import NDArray
+
+from .npz_layouts import RawScan
+from .pattern_store import block_slices, stage_blocks
+from .scan import Scan, split_positions
+
+__all__ = ['build_scan']
+
+logger = logging.getLogger(__name__)
+
+_BORDER_PX = 4
+_MAX_OBJECT_PIXELS = 2**28
+
+
+def build_scan(path: Path, raw: RawScan) -> Scan:
+    """Returns the scan, after every check that needs no physics.
+
+    Raises:
+        ValueError: something is missing, of the wrong shape, not finite, negative or outside.
+    """
+    patterns = _check_patterns(path, raw.patterns)
+    height, width = patterns.shape[1:]
+    positions_px = _check_positions(path, raw.positions_px, len(patterns))
+    probe = _check_probe(path, raw.probe, (height, width))
+    good_pixels = _check_mask(path, raw.bad_pixels, (height, width))
+    patterns = _check_values(path, patterns, good_pixels)
+    center_m = raw.object_center_m
+    if raw.object_ is None:
+        positions_px, shape, shift = _fit_object(path, positions_px, (height, width))
+        object_ = numpy.ones(shape, dtype=numpy.complex64)
+        if raw.pixel_size_m is not None:
+            center_m = _move_center(center_m, shape, shift, raw)
+    else:
+        object_ = _check_object(path, 'object', raw.object_)
+    _check_inside(path, positions_px, (height, width), object_.shape)
+    truth = None if raw.truth is None else _check_object(path, 'truth', raw.truth)
+    if truth is not None and truth.shape != object_.shape:
+        raise ValueError(
+            f'{path}: truth has shape {truth.shape} but the object {object_.shape}: '
+            'both must lie on one grid.'
+        )
+    return Scan(
+        name=path.name,
+        patterns=patterns,
+        positions_px=positions_px,
+        probe=probe,
+        object_=object_,
+        good_pixels=good_pixels,
+        pixel_size_m=raw.pixel_size_m,
+        object_center_m=center_m,
+        truth=truth,
+        has_object=raw.object_ is not None,
+        metadata=raw.metadata,
+        source=path,
+    )
+
+
+def _check_patterns(path: Path, patterns: NDArray[Any]) -> NDArray[Any]:
+    if patterns.ndim != 3:
+        raise ValueError(
+            f'{path}: the patterns have shape {patterns.shape} but (patterns, height, width) is '
+            'needed: export the scan again.'
+        )
+    if patterns.dtype.kind not in 'iuf':
+        raise ValueError(
+            f'{path}: the patterns are of type {patterns.dtype} but counts are real numbers: '
+            'export the scan again.'
+        )
+    if 0 in patterns.shape:
+        raise ValueError(
+            f'{path} holds no patterns (shape {patterns.shape}): export the scan again.'
+        )
+    height, width = patterns.shape[1:]
+    if height != width:
+        raise ValueError(
+            f'{path}: the patterns are {height} x {width} pixels but must be square: crop them '
+            'before they are exported.'
+        )
+    return patterns
+
+
+def _check_positions(path: Path, positions_px: NDArray[Any], num_patterns: int) -> NDArray[Any]:
+    if positions_px.ndim != 2 or positions_px.shape[1] != 2:
+        raise ValueError(
+            f'{path}: the positions have shape {positions_px.shape} but (positions, 2) is needed: '
+            'export the scan again.'
+        )
+    if len(positions_px) != num_patterns:
+        raise ValueError(
+            f'{path} holds {num_patterns} patterns but {len(positions_px)} positions: '
+            'export the scan again.'
+        )
+    positions_px = positions_px.astype(numpy.float64)
+    bad = numpy.flatnonzero(~numpy.isfinite(positions_px).all(axis=1))
+    if bad.size:
+        raise ValueError(
+            f'{path}: {bad.size} positions are not finite, the first is number {bad[0]}: '
+            'remove them with their patterns.'
+        )
+    return positions_px
+
+
+def _check_probe(
+    path: Path, probe: NDArray[Any], pattern_shape: tuple[int, int]
+) -> NDArray[numpy.complex64]:
+    if probe.ndim == 4:
+        if probe.shape[0] > 1:
+            logger.info(
+                '%s: the probe varies over the scan (%d coherent modes); the first set is used.',
+                path,
+                probe.shape[0],
+            )
+        probe = probe[0]
+    if probe.ndim == 3 and probe.shape[-1] == 1 and probe.shape[:2] == pattern_shape:
+        probe = numpy.moveaxis(probe, -1, 0)
+    if probe.ndim == 2:
+        probe = probe[numpy.newaxis]
+    if probe.ndim != 3 or probe.shape[1:] != pattern_shape or len(probe) == 0:
+        raise ValueError(
+            f'{path}: the probe has shape {probe.shape} but the patterns are {pattern_shape}: '
+            'give a probe of the same size.'
+        )
+    if probe.dtype.kind not in 'cfiu' or not numpy.isfinite(probe).all():
+        raise ValueError(f'{path}: the probe is not finite: give another probe.')
+    if not numpy.any(probe):
+        raise ValueError(f'{path}: the probe is zero everywhere: give another probe.')
+    return probe.astype(numpy.complex64)
+
+
+def _check_mask(
+    path: Path, bad_pixels: NDArray[Any] | None, pattern_shape: tuple[int, int]
+) -> NDArray[numpy.bool_]:
+    if bad_pixels is None:
+        return numpy.ones(pattern_shape, dtype=bool)
+    if bad_pixels.shape != pattern_shape:
+        raise ValueError(
+            f'{path}: the bad-pixel mask has shape {bad_pixels.shape} but the patterns are '
+            f'{pattern_shape}: give a mask of the same size.'
+        )
+    good_pixels: NDArray[numpy.bool_] = ~bad_pixels.astype(bool)
+    if not good_pixels.any():
+        raise ValueError(
+            f'{path}: the mask says that every detector pixel is bad: True must mean bad.'
+        )
+    return good_pixels
+
+
+def _check_values(
+    path: Path, patterns: NDArray[Any], good_pixels: NDArray[numpy.bool_]
+) -> NDArray[Any]:
+    """Returns the patterns; where only bad pixels hold nonsense, a copy with zeros there."""
+    is_clean, has_counts = True, False
+    for rows in block_slices(len(patterns), patterns[0].nbytes):
+        block = numpy.asarray(patterns[rows])
+        if not has_counts:
+            has_counts = bool(numpy.any(block[:, good_pixels] > 0))
+        if block.dtype.kind == 'u':
+            if has_counts:
+                return patterns
+            continue
+        wrong = ~(block >= 0) | (block == numpy.inf if block.dtype.kind == 'f' else False)
+        if not wrong.any():
+            continue
+        is_clean = False
+        wrong &= good_pixels
+        if wrong.any():
+            index, y, x = (int(axis[0]) for axis in numpy.nonzero(wrong))
+            value = block[index, y, x]
+            what = 'negative' if value < 0 else 'not finite'
+            raise ValueError(
+                f'{path}: pattern {rows.start + index} holds {value} at pixel (y {y}, x {x}), '
+                f'which is {what}: mark the pixel as bad or repair the counts.'
+            )
+    if not has_counts:
+        raise ValueError(
+            f'{path}: all patterns are zero at the good pixels: check the shutter and the mask.'
+        )
+    if is_clean:
+        return patterns
+    logger.info('%s: bad pixels hold negative or undefined counts; they are read as zero.', path)
+    return stage_blocks(
+        patterns.shape,
+        patterns.dtype,
+        lambda rows: numpy.where(good_pixels, patterns[rows], 0).astype(patterns.dtype),
+    )
+
+
+def _check_object(path: Path, what: str, object_: NDArray[Any]) -> NDArray[numpy.complex64]:
+    if object_.ndim == 3 and len(object_) > 0:
+        if len(object_) > 1:
+            logger.info(
+                '%s: the %s has %d layers; the first one is used.', path, what, len(object_)
+            )
+        object_ = object_[0]
+    if object_.ndim != 2 or 0 in object_.shape:
+        raise ValueError(
+            f'{path}: the {what} has shape {object_.shape} but (height, width) is needed: '
+            'export the scan again.'
+        )
+    if object_.dtype.kind not in 'cfiu' or not numpy.isfinite(object_).all():
+        raise ValueError(f'{path}: the {what} is not finite: replace it by ones and try again.')
+    return object_.astype(numpy.complex64)
+
+
+def _check_inside(
+    path: Path,
+    positions_px: NDArray[numpy.float64],
+    pattern_shape: tuple[int, int],
+    object_shape: tuple[int, ...],
+) -> None:
+    corners, _ = split_positions(positions_px, pattern_shape)
+    limit = numpy.asarray(object_shape) - numpy.asarray(pattern_shape)
+    outside = numpy.flatnonzero(((corners < 0) | (corners > limit)).any(axis=1))
+    if outside.size:
+        y, x = positions_px[outside[0]]
+        raise ValueError(
+            f'{path}: {outside.size} of {len(positions_px)} positions lie outside the object of '
+            f'{object_shape[0]} x {object_shape[1]} pixels, the first is number {outside[0]} at '
+            f'(y {y:.1f}, x {x:.1f}): a window of {pattern_shape[0]} x {pattern_shape[1]} must '
+            'fit around each; enlarge the object or check the pixel size.'
+        )
+
+
+def _fit_object(
+    path: Path, positions_px: NDArray[numpy.float64], pattern_shape: tuple[int, int]
+) -> tuple[NDArray[numpy.float64], tuple[int, int], NDArray[numpy.float64]]:
+    """Returns positions moved onto an object that just covers them, its shape, and the move."""
+    half = (numpy.asarray(pattern_shape) - 1.0) / 2.0
+    shift = numpy.floor(positions_px.min(axis=0) - half) - _BORDER_PX
+    moved = positions_px - shift
+    size = numpy.ceil(moved.max(axis=0) + half).astype(int) + 1 + _BORDER_PX
+    if numpy.prod(size.astype(float)) > _MAX_OBJECT_PIXELS:
+        raise ValueError(
+            f'{path}: the positions span {size[0]} x {size[1]} object pixels: check their unit, '
+            'pixels of the object are needed.'
+        )
+    return moved, (int(size[0]), int(size[1])), shift
+
+
+def _move_center(
+    center_m: tuple[float, float],
+    shape: tuple[int, int],
+    shift_px: NDArray[numpy.float64],
+    raw: RawScan,
+) -> tuple[float, float]:
+    # Positions of a file without object are metres / pixel size, that is, pixels about zero.
+    assert raw.pixel_size_m is not None
+    moved = (numpy.asarray(shape) - 1.0) / 2.0 + shift_px
+    return (
+        center_m[0] + float(moved[0]) * raw.pixel_size_m[0],
+        center_m[1] + float(moved[1]) * raw.pixel_size_m[1],
+    )
