@@ -12,5 +12,5 @@ def register_plugins(registry: Any) -> None:
         from ptychodus_pinn_torch.host.attach import attach
 
         attach()
-    except Exception:  # noqa: BLE001 - whatever is wrong here must not stop Ptychodus
+    except (Exception, SystemExit):
         logging.getLogger('ptychodus_pinn_torch').exception('PINN-Torch could not be attached.')

@@ -1,0 +1,259 @@
+"""What crosses from Ptychodus to the worker process: paths and options, never the patterns."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import mmap
+import shutil
+import tempfile
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import IO, TYPE_CHECKING, Any
+
+import numpy
+from numpy.typing import NDArray
+
+from ..config import Config
+
+if TYPE_CHECKING:
+    from ptychodus.api.reconstruct import ReconstructInput
+
+    from ..scan.scan import Scan
+
+__all__ = [
+    'PatternFile',
+    'ReconstructPayload',
+    'ScanFiles',
+    'TrainPayload',
+    'read_scan_files',
+    'working_folder',
+    'write_scan_files',
+]
+
+logger = logging.getLogger(__name__)
+
+FOLDER_PREFIX = 'ptychodus-pinn-'
+_LOCK_NAME = 'lock'
+_ARRAYS = ('positions_px', 'probe', 'object_', 'good_pixels')
+
+
+@dataclass(frozen=True)
+class PatternFile:
+    """Where the patterns lie: raw numbers of one dtype and shape from an offset of a file."""
+
+    path: Path
+    dtype: str
+    shape: tuple[int, ...]
+    offset: int
+
+    def open(self) -> NDArray[Any]:
+        """Returns the patterns as a read-only memory map."""
+        return numpy.memmap(
+            self.path, dtype=self.dtype, mode='r', offset=self.offset, shape=self.shape
+        )
+
+
+@dataclass(frozen=True)
+class ScanFiles:
+    """A scan on disk: the patterns' file, and a folder with the small arrays."""
+
+    name: str
+    patterns: PatternFile
+    folder: Path
+    pixel_size_m: tuple[float, float]
+    object_center_m: tuple[float, float]
+    metadata: Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class TrainPayload:
+    """A training run. `engine` is 'module:attribute', or empty for the registered backend."""
+
+    backend: str
+    config: Config
+    folder: Path
+    inputs: tuple[Path, ...]
+    validation: tuple[Path, ...]
+    output: Path
+    engine: str = ''
+
+
+@dataclass(frozen=True)
+class ReconstructPayload:
+    """A reconstruction. No model means the shipped one."""
+
+    backend: str
+    config: Config
+    folder: Path
+    scan: ScanFiles
+    model: Path | None = None
+    engine: str = ''
+
+
+@contextlib.contextmanager
+def working_folder() -> Iterator[Path]:
+    """Yields a temporary folder that is gone afterwards; removes those of dead processes too.
+
+    A lock tells living from dead: the kernel drops it with the process, however that ended.
+    """
+    _remove_abandoned_folders(Path(tempfile.gettempdir()))
+    folder = Path(tempfile.mkdtemp(prefix=FOLDER_PREFIX))
+    lock = (folder / _LOCK_NAME).open('w')
+    try:
+        _try_lock(lock)
+        yield folder
+    finally:
+        lock.close()
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def _try_lock(file: IO[str]) -> bool:
+    try:
+        import fcntl
+    except ImportError:  # Windows refuses to remove the open file, which does as well
+        return False
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        return False
+    return True
+
+
+def _remove_abandoned_folders(parent: Path) -> None:
+    for lock_file in parent.glob(f'{FOLDER_PREFIX}*/{_LOCK_NAME}'):
+        try:
+            with lock_file.open('r') as lock:
+                is_abandoned = _try_lock(lock)
+        except OSError:
+            continue
+        if is_abandoned:
+            logger.info('Removing %s, left behind by a process that was killed.', lock_file.parent)
+            shutil.rmtree(lock_file.parent, ignore_errors=True)
+
+
+def _find_file_of(patterns: NDArray[Any]) -> PatternFile | None:
+    """Returns where an array lies on disk, if it is a contiguous piece of a memory map."""
+    if not patterns.flags.c_contiguous or patterns.dtype.hasobject:
+        return None
+    top: Any = patterns
+    while isinstance(top.base, numpy.ndarray):
+        top = top.base
+    if not isinstance(top, numpy.memmap) or not isinstance(top.base, mmap.mmap):
+        return None
+    if top.filename is None or top.mode == 'c':
+        return None
+    distance = patterns.__array_interface__['data'][0] - top.__array_interface__['data'][0]
+    path = Path(str(top.filename))
+    if not path.is_file() or path.stat().st_size < top.offset + distance + patterns.nbytes:
+        return None
+    return PatternFile(path, patterns.dtype.str, patterns.shape, int(top.offset + distance))
+
+
+def _write_patterns(patterns: NDArray[Any], folder: Path) -> PatternFile:
+    free = shutil.disk_usage(folder).free
+    if patterns.nbytes > free:
+        raise RuntimeError(
+            f'The diffraction patterns need {patterns.nbytes / 1e9:.1f} GB in {folder.parent}, '
+            f'where {free / 1e9:.1f} GB are free: set the variable TMPDIR to a larger disk.'
+        )
+    path = folder / 'patterns.raw'
+    with path.open('wb') as file:
+        for frame in patterns:
+            file.write(numpy.ascontiguousarray(frame).data)
+    return PatternFile(path, patterns.dtype.str, patterns.shape, 0)
+
+
+def _check_input(parameters: ReconstructInput) -> None:
+    product = parameters.product
+    name = product.metadata.name
+    num_patterns, num_positions = len(parameters.diffraction_patterns), len(product.probe_positions)
+    if num_patterns == 0:
+        raise ValueError(f'{name}: the scan has no diffraction patterns: load some.')
+    if num_patterns != num_positions:
+        raise ValueError(
+            f'{name}: there are {num_patterns} patterns but {num_positions} positions: bind the '
+            'product to the dataset that it was made for.'
+        )
+    if product.object_.get_array().size == 0:
+        raise ValueError(f'{name}: the product has no object: initialize it in the Object panel.')
+    if product.probes.get_array().size == 0:
+        raise ValueError(f'{name}: the product has no probe: initialize it in the Probe panel.')
+    pattern_shape = tuple(parameters.diffraction_patterns.shape[-2:])
+    probe_shape = (product.probes.height_px, product.probes.width_px)
+    if pattern_shape != probe_shape:
+        raise ValueError(
+            f'{name}: the patterns are {pattern_shape[0]} x {pattern_shape[1]} pixels but the '
+            f'probe is {probe_shape[0]} x {probe_shape[1]}: initialize the probe again.'
+        )
+
+
+def write_scan_files(parameters: ReconstructInput, folder: Path) -> ScanFiles:
+    """Returns a scan that was written into a folder for the worker process.
+
+    Patterns that already are a memory map on a file stay where they are. Of an object with
+    several layers the first is used, of an orthogonally relaxed probe the mean modes.
+
+    Raises:
+        ValueError: nothing to reconstruct, or arrays that do not belong together.
+        RuntimeError: the disk is full.
+    """
+    _check_input(parameters)
+    product = parameters.product
+    if product.object_.num_layers > 1:
+        logger.info(
+            '%s: the object has %d layers; PINN-Torch reconstructs one, starting from layer 0.',
+            product.metadata.name,
+            product.object_.num_layers,
+        )
+    geometry = product.object_.get_geometry()
+    positions = product.probe_positions
+    patterns = numpy.asanyarray(parameters.diffraction_patterns)
+    arrays: dict[str, NDArray[Any]] = {
+        'positions_px': numpy.stack(
+            [
+                geometry.map_probe_positions_to_object_y_px(positions),
+                geometry.map_probe_positions_to_object_x_px(positions),
+            ],
+            axis=-1,
+        ).astype(numpy.float64),
+        'probe': product.probes.get_probe_no_opr().get_array().astype(numpy.complex64),
+        'object_': product.object_.get_layer(0).astype(numpy.complex64),
+        'good_pixels': find_good_pixels(parameters),
+    }
+    for name, array in arrays.items():
+        numpy.save(folder / f'{name}.npy', array, allow_pickle=False)
+    return ScanFiles(
+        name=product.metadata.name or 'scan',
+        patterns=_find_file_of(patterns) or _write_patterns(patterns, folder),
+        folder=folder,
+        pixel_size_m=(geometry.pixel_height_m, geometry.pixel_width_m),
+        object_center_m=(geometry.center_y_m, geometry.center_x_m),
+        metadata=asdict(product.metadata),
+    )
+
+
+def find_good_pixels(parameters: ReconstructInput) -> NDArray[numpy.bool_]:
+    """Returns (H, W), True where the detector can be trusted."""
+    if parameters.bad_pixels is None:
+        return numpy.ones(parameters.diffraction_patterns.shape[-2:], dtype=bool)
+    return numpy.logical_not(parameters.bad_pixels)
+
+
+def read_scan_files(files: ScanFiles) -> Scan:
+    """Returns the scan, with its patterns as a memory map."""
+    from ..scan.scan import Scan
+
+    arrays = {
+        name: numpy.load(files.folder / f'{name}.npy', allow_pickle=False) for name in _ARRAYS
+    }
+    return Scan(
+        name=files.name,
+        patterns=files.patterns.open(),
+        pixel_size_m=files.pixel_size_m,
+        object_center_m=files.object_center_m,
+        has_object=True,
+        metadata=files.metadata,
+        **arrays,
+    )

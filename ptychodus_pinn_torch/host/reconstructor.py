@@ -1,0 +1,296 @@
+"""A reconstructor of Ptychodus that trains and reconstructs in a worker process."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Protocol
+
+from ptychodus.api.reconstruct import (
+    ReconstructInput,
+    ReconstructOutput,
+    TrainableReconstructor,
+    TrainOutput,
+)
+
+from ..backend import EpochReport, resolve_backend
+from ..config import Config
+from .model_file import MODEL_EXTENSION, MODEL_NAME, ModelFile
+from .products import TrainingCurve, join_losses, make_product
+from .settings import PINNTorchSettings
+
+if TYPE_CHECKING:
+    from .runner import Message, Worker
+
+__all__ = ['HostTask', 'PINNTorchReconstructor']
+
+logger = logging.getLogger(__name__)
+
+YIELD_PERIOD_S = 0.5
+LOG_PERIOD_S = 5.0
+
+
+class HostTask(Protocol):
+    """The task of Ptychodus in which a reconstructor runs."""
+
+    def is_stopping(self) -> bool:
+        """Returns whether the user pressed Stop or is closing Ptychodus."""
+
+    def update_progress(self, progress: int, progress_goal: int) -> None:
+        """Moves the progress bar."""
+
+
+class DetachedTask:
+    """Stands in where nobody has connected a task: never stops, shows nothing."""
+
+    def is_stopping(self) -> bool:
+        """Returns False."""
+        return False
+
+    def update_progress(self, progress: int, progress_goal: int) -> None:
+        """Does nothing."""
+
+
+class PINNTorchReconstructor(TrainableReconstructor):
+    """One of the two modes. Settings are read when the work begins, and only then.
+
+    Attributes:
+        task: Where to ask for Stop and to show progress.
+        engine: 'module:attribute' of an engine to use in place of the registered backend.
+        remaining_s: Estimated seconds to go, None when idle or not known.
+    """
+
+    def __init__(self, mode: str, settings: PINNTorchSettings) -> None:
+        super().__init__()
+        self._mode = mode
+        self._settings = settings
+        self._curve = TrainingCurve()
+        self._progress_goal = 1
+        self._logged_s = 0.0
+        self.model = ModelFile()
+        self.task: HostTask = DetachedTask()
+        self.engine = ''
+        self.remaining_s: float | None = None
+
+    @property
+    def name(self) -> str:
+        """The name after the underscore of the algorithm's key."""
+        return self._mode.title()
+
+    def get_progress_goal(self) -> int:
+        """Returns a goal above 0, without which Ptychodus shows neither progress nor Stop."""
+        return self._progress_goal
+
+    def is_model_loaded(self) -> bool:
+        """Returns whether Infer can work: the shipped model counts, a file that is gone does not."""
+        return self.model.is_present
+
+    def get_model_file_filter(self) -> str:
+        """Returns the filter of the file dialog."""
+        return f'PINN-Torch Models (*{MODEL_EXTENSION})'
+
+    def get_model_file_extension(self) -> str:
+        """Returns the extension, with its leading dot."""
+        return MODEL_EXTENSION
+
+    def load_model_from_file(self, file_path: Path) -> None:
+        """Uses a model from now on.
+
+        Raises:
+            ValueError: not a model of ours.
+            FileNotFoundError: no such file.
+        """
+        self.model.use(file_path)
+        self._curve = TrainingCurve()
+        logger.info('%s', self.model.describe())
+
+    def save_model(self, file_path: Path) -> None:
+        """Copies the model in use, which is the shipped one until another is trained or loaded."""
+        self.model.copy_to(file_path)
+
+    def get_training_data_file_filter(self) -> str:
+        """Returns the filter of the file dialog."""
+        return 'NumPy Zipped Archive (*.npz)'
+
+    def export_training_data(self, file_path: Path, parameters: ReconstructInput) -> None:
+        """Writes a scan as training data."""
+        from .training_data import export_training_data
+
+        written = export_training_data(file_path, parameters)
+        logger.info('%d patterns exported to %s.', len(parameters.diffraction_patterns), written)
+
+    def train(self, input_path: Path, output_path: Path) -> Iterator[TrainOutput]:
+        """Yields about twice a second while a worker trains; leaves the model in the output folder.
+
+        Raises:
+            ConfigError: an option that cannot be used.
+            FileNotFoundError: no training data.
+            WorkerError: the worker failed.
+        """
+        from .payload import TrainPayload, working_folder
+        from .runner import Worker
+        from .training_data import find_training_scans
+
+        with self._activity('Training'), working_folder() as folder:
+            config, backend = self._read_settings()
+            inputs, validation = find_training_scans(input_path)
+            output_path.mkdir(parents=True, exist_ok=True)
+            logger.info(
+                'Training on %d scan(s) of %s with the %s backend.',
+                len(inputs), input_path, backend,
+            )  # fmt: skip
+            payload = TrainPayload(
+                backend, config, folder, inputs, validation,
+                output_path / MODEL_NAME, self.engine,
+            )  # fmt: skip
+            self._curve = TrainingCurve()
+            with Worker(payload) as worker:
+                yield from self._follow_training(worker)
+
+    def reconstruct(self, parameters: ReconstructInput) -> Iterator[ReconstructOutput]:
+        """Yields one product, on the grid of the object that was given.
+
+        Raises:
+            ConfigError: an option that cannot be used.
+            ValueError: a scan that cannot be reconstructed.
+            WorkerError: the worker failed.
+        """
+        from .payload import ReconstructPayload, working_folder, write_scan_files
+        from .runner import Worker
+
+        output: ReconstructOutput | None = None
+        with self._activity('Reconstruction'), working_folder() as folder:
+            config, backend = self._read_settings()
+            payload = ReconstructPayload(
+                backend, config, folder, write_scan_files(parameters, folder),
+                self.model.require(), self.engine,
+            )  # fmt: skip
+            logger.info('Reconstructing with the %s backend. %s', backend, self.model.describe())
+            with Worker(payload) as worker:
+                refinement = self._follow_reconstruction(worker)
+            if refinement is not None:
+                losses = join_losses(self._curve, refinement)
+                product = make_product(parameters.product, folder, losses, config.reconstruction)
+                output = ReconstructOutput(product, progress=1)
+        if output is not None:
+            yield output
+
+    def _read_settings(self) -> tuple[Config, str]:
+        """Returns options and engine as they are now; later changes are for the next action."""
+        config = self._settings.read(self._mode)
+        return config, resolve_backend(setting=self._settings.backend.get_value())
+
+    @contextlib.contextmanager
+    def _activity(self, title: str) -> Iterator[None]:
+        """Logs a failure, which Ptychodus shows in its log pane and nowhere else."""
+        self._progress_goal = 1
+        self._logged_s = 0.0
+        try:
+            yield
+        except Exception as error:
+            logger.error('%s failed: %s', title, error)
+            raise
+        finally:
+            self._progress_goal = 1
+            self.remaining_s = None
+
+    def _follow_training(self, worker: Worker) -> Iterator[TrainOutput]:
+        step, yielded_s = 0, 0.0
+        try:
+            for message in worker.messages():
+                if message is not None and message['tag'] == 'report':
+                    step = self._receive_report(EpochReport(**message['report']))
+                elif message is not None:
+                    self._accept_model(message)
+                if self.task.is_stopping():
+                    self._stop_training(worker)
+                    return
+                if time.monotonic() - yielded_s >= YIELD_PERIOD_S:
+                    yield self._make_train_output(step)
+                    yielded_s = time.monotonic()
+        except GeneratorExit:
+            self._stop_training(worker)
+            raise
+        yield self._make_train_output(self._progress_goal)
+
+    def _stop_training(self, worker: Worker) -> None:
+        for message in worker.stop():
+            if message['tag'] == 'trained':
+                self._accept_model(message)
+                logger.info('Training was stopped; its best model so far is in use.')
+                return
+        logger.info('Training was stopped before it had a model.')
+
+    def _accept_model(self, message: Message) -> None:
+        if message['tag'] == 'trained':
+            self.model.use(Path(message['path']))
+            logger.info('The model is in %s, and in use.', message['path'])
+
+    def _make_train_output(self, step: int) -> TrainOutput:
+        return TrainOutput(self._curve.training, self._curve.validation, progress=step)
+
+    def _receive_report(self, report: EpochReport) -> int:
+        """Returns the step to show."""
+        self._progress_goal = max(report.total, 1)
+        self.remaining_s = report.remaining_s
+        if report.is_epoch_end and report.phase == 'train':
+            self._curve = self._curve.append(report.epoch, report.loss, report.held_out)
+        is_due = time.monotonic() - self._logged_s >= LOG_PERIOD_S
+        if is_due or report.message or report.is_epoch_end:
+            self._logged_s = time.monotonic()
+            logger.info('%s', describe_report(report))
+        return min(report.step, self._progress_goal)
+
+    def _follow_reconstruction(self, worker: Worker) -> list[tuple[int, float]] | None:
+        """Returns the losses of the refinement, or None when the user stopped it."""
+        refinement: list[tuple[int, float]] | None = None
+        for message in worker.messages():
+            if self.task.is_stopping():
+                logger.info('Reconstruction was stopped; the product keeps its object.')
+                return None
+            if message is None:
+                continue
+            if message['tag'] == 'report':
+                step = self._receive_report(EpochReport(**message['report']))
+                self.task.update_progress(step, self._progress_goal)
+            elif message['tag'] == 'reconstructed':
+                refinement = [(int(epoch), float(value)) for epoch, value in message['losses']]
+                _log_reconstruction(message)
+        return refinement
+
+
+def _log_reconstruction(message: Message) -> None:
+    for sentence in message['messages']:
+        logger.info('%s', sentence)
+    seconds = ', '.join(f'{name} {value:.1f} s' for name, value in message['seconds'].items())
+    logger.info(
+        'Reconstructed with %s, starting from the %s. %s',
+        message['backend'], message['start'], seconds,
+    )  # fmt: skip
+
+
+def describe_report(report: EpochReport) -> str:
+    """Returns a report as one line of the log pane."""
+    parts = [f'{report.phase}: {report.step} of {report.total}']
+    if report.loss is not None:
+        floor = '' if report.floor is None else f' (photon noise alone: {report.floor:.4g})'
+        parts.append(f'loss {report.loss:.4g}{floor}')
+    if report.held_out is not None:
+        parts.append(f'held-out error {report.held_out:.4g}')
+    if report.remaining_s is not None:
+        parts.append(f'{format_duration(report.remaining_s)} left')
+    if report.message:
+        parts.append(report.message)
+    return ', '.join(parts)
+
+
+def format_duration(seconds: float) -> str:
+    """Returns seconds as a person says them."""
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    if hours:
+        return f'{hours} h {minutes} min'
+    return f'{minutes} min {rest} s' if minutes else f'{rest} s'

@@ -1,0 +1,139 @@
+"""The options of the package as parameters of Ptychodus: INI groups, read once per action."""
+
+from __future__ import annotations
+
+import configparser
+from collections.abc import Iterator
+from pathlib import Path
+
+from ptychodus.api.parameters import StringParameter
+from ptychodus.api.settings import SettingsRegistry
+
+from ..backend import DEFAULT_BACKEND, available_backends
+from ..config import Config, ConfigError, Option, iter_options, override_config
+
+__all__ = ['PINNTorchSettings', 'find_ini_faults', 'group_name', 'iter_host_options']
+
+GROUP_PREFIX = 'PINNTorch'
+BACKEND_KEY = 'backend'
+
+_REMEDY = 'Correct it in the settings of PINN-Torch, or in the INI file in a group [PINNTorch...].'
+
+
+def group_name(section: str) -> str:
+    """Returns the name of the INI group that holds a section of the configuration."""
+    return GROUP_PREFIX + section.title().replace('_', '')
+
+
+def iter_host_options() -> Iterator[Option]:
+    """Yields the options that Ptychodus shows: all but the mode, which the reconstructor is."""
+    return (option for option in iter_options() if option.path != 'mode')
+
+
+class PINNTorchSettings:
+    """Every option as a string parameter, so that no text in an INI can stop Ptychodus.
+
+    The integer and real parameters of Ptychodus raise out of `open_settings` on bad text, and
+    clamp what is out of bounds without a word. Strings keep what the user wrote until `read`
+    says what is wrong with it.
+    """
+
+    def __init__(self, registry: SettingsRegistry) -> None:
+        self.backend = registry.create_group(GROUP_PREFIX).create_string_parameter(
+            BACKEND_KEY, DEFAULT_BACKEND
+        )
+        self._parameters: dict[str, StringParameter] = {}
+        sections: dict[str, list[Option]] = {}
+        for option in iter_host_options():
+            sections.setdefault(option.section, []).append(option)
+        for section, options in sections.items():
+            group = registry.create_group(group_name(section))
+            for option in options:
+                self._parameters[option.path] = group.create_string_parameter(
+                    option.name, str(option.default)
+                )
+
+    def get_parameter(self, path: str) -> StringParameter:
+        """Returns the parameter of the option `section.name`."""
+        return self._parameters[path]
+
+    def read(self, mode: str) -> Config:
+        """Returns the configuration as it is now, for one of the two modes.
+
+        Raises:
+            ConfigError: a value that cannot be used; names every one of them.
+        """
+        values: dict[str, str] = {
+            path: parameter.get_value().strip() for path, parameter in self._parameters.items()
+        }
+        try:
+            return override_config(Config(), {'mode': mode, **values}, source='PINN-Torch settings')
+        except ConfigError as error:
+            raise ConfigError(f'{error} {_REMEDY}') from error
+
+    @staticmethod
+    def find_fault(path: str, text: str) -> str:
+        """Returns what is wrong with the text of an option; empty when nothing is."""
+        try:
+            override_config(Config(), {path: text.strip()}, source='PINN-Torch settings')
+        except ConfigError as error:
+            return str(error)
+        return ''
+
+
+def find_ini_faults(ini_file: Path, reconstructors: tuple[str, ...]) -> list[str]:
+    """Returns a sentence for everything in an INI file that PINN-Torch could not use.
+
+    Args:
+        ini_file: A settings file of Ptychodus.
+        reconstructors: The keys that Ptychodus lists.
+    """
+    parser = configparser.ConfigParser(interpolation=None)
+    try:
+        if not parser.read(ini_file, encoding='utf-8'):
+            return [f'{ini_file} cannot be read: give the path of an INI file.']
+    except (configparser.Error, UnicodeDecodeError) as error:
+        return [f'{ini_file} is not an INI file: {str(error).splitlines()[0]}.']
+    faults = _find_algorithm_faults(parser, reconstructors)
+    options = {(group_name(o.section), o.name.lower()): o for o in iter_host_options()}
+    groups = {group for group, _ in options} | {GROUP_PREFIX}
+    for group in parser.sections():
+        if not group.startswith(GROUP_PREFIX):
+            continue
+        if group not in groups:
+            faults.append(f'[{group}] is no group: there are {", ".join(sorted(groups))}.')
+            continue
+        for key, text in parser[group].items():
+            if group == GROUP_PREFIX:
+                faults += _find_backend_faults(key, text)
+            elif (group, key) not in options:
+                known = ', '.join(name for name, _ in _keys_of(options, group))
+                faults.append(f'[{group}] {key} is no option: there are {known}.')
+            elif fault := PINNTorchSettings.find_fault(options[group, key].path, text):
+                faults.append(f'[{group}] {fault}')
+    return faults
+
+
+def _keys_of(options: dict[tuple[str, str], Option], group: str) -> list[tuple[str, Option]]:
+    return [(option.name, option) for (name, _), option in options.items() if name == group]
+
+
+def _find_algorithm_faults(
+    parser: configparser.ConfigParser, reconstructors: tuple[str, ...]
+) -> list[str]:
+    algorithm = parser.get('Processing', 'Algorithm', fallback='').strip().casefold()
+    if not algorithm or algorithm in reconstructors:
+        return []
+    return [
+        f'[Processing] Algorithm = {algorithm} is not in Ptychodus, which would do nothing and '
+        f'report success: choose one of {", ".join(reconstructors)}.'
+    ]
+
+
+def _find_backend_faults(key: str, text: str) -> list[str]:
+    if key != BACKEND_KEY:
+        return [f'[{GROUP_PREFIX}] {key} is no option: there is {BACKEND_KEY}.']
+    if text.strip().lower() not in ('', *available_backends()):
+        choices = ', '.join(available_backends())
+        return [f'[{GROUP_PREFIX}] backend = {text} is unknown: choose one of {choices}.']
+    return []

@@ -1,0 +1,80 @@
+"""Training data: what Ptychodus exports, and what training finds in a folder."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy
+
+if TYPE_CHECKING:
+    from ptychodus.api.reconstruct import ReconstructInput
+
+__all__ = ['VALIDATION_NAME', 'export_training_data', 'find_training_scans']
+
+VALIDATION_NAME = 'test_data.npz'
+_STAGED = ('diffraction.h5', 'product.h5')
+
+
+def export_training_data(file_path: Path, parameters: ReconstructInput) -> Path:
+    """Returns the NPZ that was written: the keys of Ptychodus, and what the counts are.
+
+    Unlike Ptychodus' own writer it does not paint over bad pixels: they keep what was measured
+    and `bad_pixels` says where they are, so that a loss can leave them out.
+    """
+    from .payload import find_good_pixels
+
+    product = parameters.product
+    geometry = product.object_.get_geometry()
+    x_px = geometry.map_probe_positions_to_object_x_px(product.probe_positions)
+    y_px = geometry.map_probe_positions_to_object_y_px(product.probe_positions)
+    if file_path.suffix != '.npz':
+        file_path = file_path.with_name(file_path.name + '.npz')
+    handle, partial = tempfile.mkstemp(prefix='.export-', dir=file_path.parent)
+    try:
+        with os.fdopen(handle, 'wb') as file:
+            numpy.savez(
+                file,
+                xcoords=x_px,
+                ycoords=y_px,
+                xcoords_start=x_px,
+                ycoords_start=y_px,
+                diff3d=parameters.diffraction_patterns,
+                diff3d_kind='counts',
+                bad_pixels=~find_good_pixels(parameters),
+                probeGuess=product.probes.get_probe_no_opr().get_array(),
+                objectGuess=product.object_.get_layer(0),
+                scan_index=numpy.zeros(len(product.probe_positions), dtype=int),
+            )
+        os.chmod(partial, 0o644)
+        os.replace(partial, file_path)
+    except BaseException:
+        os.unlink(partial)
+        raise
+    return file_path
+
+
+def find_training_scans(folder: Path) -> tuple[tuple[Path, ...], tuple[Path, ...]]:
+    """Returns the scans to train on, and those to judge on.
+
+    All exported `*.npz` of the folder, of which `test_data.npz` is only judged on; where there
+    are none, the folder itself with its `diffraction.h5` and `product.h5`.
+
+    Raises:
+        FileNotFoundError: nothing to train on; says what is there instead.
+    """
+    if not folder.is_dir():
+        raise FileNotFoundError(f'{folder} is not a folder: choose the one with the exported data.')
+    archives = sorted(path for path in folder.glob('*.npz') if not path.name.startswith('.'))
+    training = tuple(path for path in archives if path.name != VALIDATION_NAME)
+    if training:
+        return training, tuple(path for path in archives if path.name == VALIDATION_NAME)
+    if all((folder / name).is_file() for name in _STAGED):
+        return (folder,), tuple(archives)
+    present = ', '.join(sorted(path.name for path in folder.iterdir())[:8]) or 'nothing'
+    raise FileNotFoundError(
+        f'{folder} holds no training data (there is: {present}): export some *.npz into it, or '
+        f'put {" and ".join(_STAGED)} there.'
+    )

@@ -1,0 +1,336 @@
+"""The settings of PINN-Torch in the window of Ptychodus; the only module that needs PyQt5."""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Iterable
+from typing import TYPE_CHECKING, Any
+
+from ptychodus.api.observer import Observable, Observer
+from ptychodus.api.parameters import StringParameter
+from ptychodus.api.reconstruct import NullReconstructor, TrainableReconstructor
+from ptychodus.controller.parameters import ParameterViewBuilder, ParameterViewController
+from ptychodus.controller.processing.core import ReconstructorViewControllerFactory
+from ptychodus.view.widgets import CheckableGroupBox
+from PyQt5.QtCore import QTimer
+from PyQt5.QtWidgets import (
+    QCheckBox,
+    QComboBox,
+    QFormLayout,
+    QGroupBox,
+    QHBoxLayout,
+    QLabel,
+    QLineEdit,
+    QPushButton,
+    QSizePolicy,
+    QVBoxLayout,
+    QWidget,
+)
+
+from ..backend import BACKEND_VARIABLE, available_backends
+from ..config import Option
+from .reconstructor import PINNTorchReconstructor, format_duration
+from .settings import PINNTorchSettings, iter_host_options
+
+if TYPE_CHECKING:
+    from .library import PtychoPINNTorchReconstructorLibrary
+
+__all__ = ['PINNTorchViewControllerFactory', 'compose_processing_controller']
+
+logger = logging.getLogger(__name__)
+
+REFRESH_MS = 1000
+_TITLES = {'execution': 'Computing', 'loss': 'Loss'}
+
+
+def make_label(option: Option) -> str:
+    """Returns an option's name as a person reads it, with its unit."""
+    words = option.name.removesuffix(f'_{option.unit}').replace('_', ' ')
+    unit = f' [{option.unit}]' if option.unit else ''
+    return f'{words[0].upper()}{words[1:]}{unit}:'
+
+
+def make_tool_tip(option: Option) -> str:
+    """Returns the description of an option with its bounds and its default."""
+    bounds = ''
+    if option.minimum is not None and option.maximum is not None:
+        bounds = f' From {option.minimum:g} to {option.maximum:g}.'
+    elif option.minimum is not None:
+        bounds = f' At least {option.minimum:g}.'
+    return f'<p>{option.description}{bounds} Default: {option.default}.</p>'
+
+
+class OptionViewController(ParameterViewController, Observer):
+    """A widget for one option; text that cannot be used is marked and explained, not changed."""
+
+    def __init__(self, option: Option, parameter: StringParameter) -> None:
+        super().__init__()
+        self._option = option
+        self._parameter = parameter
+        self._widget = self._make_widget()
+        self._show()
+        parameter.add_observer(self)
+
+    def get_widget(self) -> QWidget:
+        """Returns the widget."""
+        return self._widget
+
+    def _make_widget(self) -> QWidget:
+        if self._option.kind is bool:
+            check_box = QCheckBox()
+            check_box.clicked.connect(lambda on: self._parameter.set_value(str(bool(on))))
+            return check_box
+        if self._option.choices:
+            combo_box = QComboBox()
+            combo_box.addItems(self._option.choices)
+            combo_box.textActivated.connect(self._parameter.set_value)
+            return combo_box
+        line_edit = QLineEdit()
+        line_edit.editingFinished.connect(lambda: self._parameter.set_value(line_edit.text()))
+        return line_edit
+
+    def _show(self) -> None:
+        text = self._parameter.get_value()
+        if isinstance(self._widget, QCheckBox):
+            self._widget.setChecked(text.strip().lower() in {'1', 'true', 't', 'yes', 'y', 'on'})
+        elif isinstance(self._widget, QComboBox):
+            if self._widget.findText(text) < 0:
+                self._widget.addItem(text)
+            self._widget.setCurrentText(text)
+        elif isinstance(self._widget, QLineEdit):
+            self._widget.setText(text)
+        fault = PINNTorchSettings.find_fault(self._option.path, text)
+        self._widget.setStyleSheet('color: #c00000;' if fault else '')
+        self._widget.setToolTip(f'<p>{fault}</p>' if fault else make_tool_tip(self._option))
+
+    def _update(self, observable: Observable) -> None:
+        if observable is self._parameter:
+            self._show()
+
+
+class ModelViewController(ParameterViewController):
+    """Says which model is in use, and offers the shipped one."""
+
+    def __init__(self, reconstructor: PINNTorchReconstructor) -> None:
+        self._reconstructor = reconstructor
+        self._label = QLabel()
+        self._label.setWordWrap(True)
+        self._label.setSizePolicy(QSizePolicy.Policy.Expanding, QSizePolicy.Policy.Preferred)
+        self._button = QPushButton('Use Shipped Model')
+        self._button.setToolTip('Infer with the model that comes with PINN-Torch.')
+        self._button.clicked.connect(self._use_shipped)
+        self._widget = QGroupBox('Model')
+        layout = QVBoxLayout(self._widget)
+        layout.addWidget(self._label)
+        row = QHBoxLayout()
+        row.addWidget(self._button)
+        row.addStretch()
+        layout.addLayout(row)
+        # Training ends in another thread, which must not touch a widget.
+        self._timer = QTimer(self._widget)
+        self._timer.timeout.connect(self._show)
+        self._timer.start(REFRESH_MS)
+        self._show()
+
+    def get_widget(self) -> QWidget:
+        """Returns the widget."""
+        return self._widget
+
+    def _use_shipped(self) -> None:
+        self._reconstructor.model.use_shipped()
+        self._show()
+
+    def _show(self) -> None:
+        text = self._reconstructor.model.describe()
+        if text != self._label.text():
+            self._label.setText(text)
+        self._button.setVisible(self._reconstructor.model.path is not None)
+
+
+class BackendViewController(ParameterViewController, Observer):
+    """Chooses the backend, and shows when the environment has the last word."""
+
+    def __init__(self, parameter: StringParameter) -> None:
+        super().__init__()
+        self._parameter = parameter
+        self._combo_box = QComboBox()
+        self._combo_box.addItems(available_backends())
+        self._combo_box.setToolTip('<p>The engine that runs the network.</p>')
+        self._combo_box.textActivated.connect(parameter.set_value)
+        self._widget = QWidget()
+        layout = QVBoxLayout(self._widget)
+        layout.setContentsMargins(0, 0, 0, 0)
+        layout.addWidget(self._combo_box)
+        override = os.environ.get(BACKEND_VARIABLE, '').strip().lower()
+        if override:
+            note = QLabel(f'{BACKEND_VARIABLE}={override} in the environment overrides this.')
+            note.setWordWrap(True)
+            layout.addWidget(note)
+        self._combo_box.setEnabled(not override)
+        self._show()
+        parameter.add_observer(self)
+
+    def get_widget(self) -> QWidget:
+        """Returns the widget."""
+        return self._widget
+
+    def _show(self) -> None:
+        text = self._parameter.get_value().strip().lower()
+        if self._combo_box.findText(text) < 0:
+            self._combo_box.addItem(text)
+        self._combo_box.setCurrentText(text)
+
+    def _update(self, observable: Observable) -> None:
+        if observable is self._parameter:
+            self._show()
+
+
+class AdvancedViewController(ParameterViewController):
+    """The options that few people change, group by group, folded away."""
+
+    def __init__(self, view_controllers: Iterable[tuple[Option, OptionViewController]]) -> None:
+        self._view_controllers = []
+        self._widget = CheckableGroupBox('Advanced', collapse_when_unchecked=True)
+        self._widget.setChecked(False)
+        layout = QVBoxLayout()
+        forms: dict[str, QFormLayout] = {}
+        for option, view_controller in view_controllers:
+            if option.section not in forms:
+                box = QGroupBox(make_title(option))
+                forms[option.section] = QFormLayout(box)
+                layout.addWidget(box)
+            forms[option.section].addRow(make_label(option), view_controller.get_widget())
+            self._view_controllers.append(view_controller)
+        self._widget.set_contents_layout(layout)
+
+    def get_widget(self) -> QWidget:
+        """Returns the widget."""
+        return self._widget
+
+
+def make_title(option: Option) -> str:
+    """Returns the title of an option's group."""
+    return _TITLES.get(option.section, option.section.title())
+
+
+class PINNTorchViewControllerFactory(ReconstructorViewControllerFactory):
+    """Makes the settings view of each of the two reconstructors from the declared options."""
+
+    def __init__(self, library: PtychoPINNTorchReconstructorLibrary) -> None:
+        super().__init__()
+        self._library = library
+
+    @property
+    def name(self) -> str:
+        """The name of the library."""
+        return self._library.name
+
+    def create_view_controller(self, reconstructor_name: str) -> QWidget:
+        """Returns the view of a reconstructor, whose name arrives in lower case."""
+        settings = self._library.settings
+        reconstructor = next(
+            item
+            for item in self._library.reconstructors
+            if item.name.casefold() == reconstructor_name.casefold()
+        )
+        builder = ParameterViewBuilder()
+        builder.add_view_controller_to_top(ModelViewController(reconstructor))
+        builder.add_view_controller(BackendViewController(settings.backend), 'Backend:')
+        advanced = []
+        for option in iter_host_options():
+            controller = OptionViewController(option, settings.get_parameter(option.path))
+            if option.is_basic:
+                builder.add_view_controller(
+                    controller, make_label(option), group=make_title(option)
+                )
+            else:
+                advanced.append((option, controller))
+        builder.add_view_controller_to_bottom(AdvancedViewController(advanced))
+        return builder.build_widget()
+
+
+def compose_processing_controller(base: type) -> type:
+    """Returns a subclass of Ptychodus' controller that knows the attached libraries."""
+
+    class AttachingProcessingController(base):
+        """Processing controller with the views of attached libraries."""
+
+        def __init__(self, algorithm_parameter: Any, processing_api: Any, *arguments: Any) -> None:
+            *others, status_view, file_dialog_factory, factories = arguments
+            libraries = getattr(algorithm_parameter, 'attached_libraries', ())
+            self._attached_monitor: Any = processing_api.task_monitor
+            self._attached_progress_bar = status_view.progress_bar
+            self._was_processing = False
+            select_some_algorithm(algorithm_parameter)
+            super().__init__(
+                algorithm_parameter,
+                processing_api,
+                *others,
+                status_view,
+                file_dialog_factory,
+                [*factories, *make_factories(libraries, file_dialog_factory)],
+            )
+            self._attached_monitor.add_observer(self)
+
+        def _sync_model_to_view(self) -> None:
+            super()._sync_model_to_view()
+            reconstructor = self._algorithm_parameter.get_current_reconstructor()
+            if isinstance(reconstructor, PINNTorchReconstructor):
+                self._sync_action_buttons_to_selection()
+
+        def _sync_action_buttons_to_selection(self) -> None:
+            """Enables Infer where there is something to infer from and a model to do it with."""
+            super()._sync_action_buttons_to_selection()
+            reconstructor = self._algorithm_parameter.get_current_reconstructor()
+            if isinstance(reconstructor, PINNTorchReconstructor):
+                button = self._actions_view.reconstruct_button
+                button.setEnabled(button.isEnabled() and reconstructor.is_model_loaded())
+
+        def _update(self, observable: Observable) -> None:
+            super()._update(observable)
+            if observable is not self._attached_monitor:
+                return
+            is_processing = self._attached_monitor.is_processing
+            if self._was_processing and not is_processing:
+                self._sync_model_to_view()
+            self._was_processing = is_processing
+            self._show_remaining_time()
+
+        def _show_remaining_time(self) -> None:
+            reconstructor = self._algorithm_parameter.get_current_reconstructor()
+            remaining_s = getattr(reconstructor, 'remaining_s', None)
+            left = '' if remaining_s is None else f', {format_duration(remaining_s)} left'
+            self._attached_progress_bar.setFormat(f'%p%{left}')
+
+    return AttachingProcessingController
+
+
+def select_some_algorithm(algorithm_parameter: Any) -> None:
+    """Selects what the combo box shows, where Ptychodus has selected nothing.
+
+    With an algorithm in the settings that is not installed, Ptychodus shows the first one, but
+    the active one does nothing at all.
+    """
+    if not isinstance(algorithm_parameter.get_current_reconstructor(), NullReconstructor):
+        return
+    for key in list(algorithm_parameter.available_reconstructors()):
+        algorithm_parameter.set_value(key)
+        reconstructor = algorithm_parameter.get_current_reconstructor()
+        if isinstance(reconstructor, TrainableReconstructor) and not isinstance(
+            reconstructor, NullReconstructor
+        ):
+            return
+
+
+def make_factories(libraries: Iterable[Any], file_dialog_factory: Any) -> list[Any]:
+    """Returns the view factories of the libraries that offer one; a broken one is left out."""
+    factories = []
+    for library in libraries:
+        if not hasattr(library, 'create_view_controller_factory'):
+            continue
+        try:
+            factories.append(library.create_view_controller_factory(file_dialog_factory))
+        except Exception as error:  # noqa: BLE001 - one library must not harm the window
+            logger.error('%s has no settings view: %s', library.name, error)
+    return factories

@@ -1,0 +1,209 @@
+"""The worker process: runs an engine, tells its parent how it goes, dies with its parent."""
+
+from __future__ import annotations
+
+import contextlib
+import faulthandler
+import importlib
+import json
+import logging
+import os
+import pickle
+import shutil
+import signal
+import sys
+import threading
+import time
+import traceback
+from dataclasses import asdict
+from pathlib import Path
+from typing import IO, Any
+
+import numpy
+
+from ..backend import (
+    Backend,
+    EpochReport,
+    Reconstruction,
+    ReconstructRequest,
+    TrainRequest,
+    get_backend,
+)
+from .payload import ReconstructPayload, TrainPayload, read_scan_files
+
+__all__ = ['Channel', 'main']
+
+HEARTBEAT_S = 1.0
+REPORT_PERIOD_S = 0.2
+STOP_WORD = b'stop\n'
+
+_PACKAGE = __name__.partition('.')[0]
+
+
+class Channel:
+    """Sends messages to the parent, one line of JSON each, from any thread."""
+
+    def __init__(self, stream: IO[bytes]) -> None:
+        self._stream = stream
+        self._lock = threading.Lock()
+
+    def send(self, tag: str, **content: Any) -> None:
+        """Sends one message; a parent that is gone is noticed elsewhere."""
+        line = json.dumps({'tag': tag, **content}, default=_to_json).encode() + b'\n'
+        with self._lock, contextlib.suppress(OSError):
+            self._stream.write(line)
+            self._stream.flush()
+
+
+def _to_json(value: Any) -> Any:
+    if isinstance(value, numpy.generic):
+        return value.item()
+    if isinstance(value, Path):
+        return str(value)
+    raise TypeError(f'a {type(value).__name__} cannot be sent to Ptychodus')
+
+
+class ChannelHandler(logging.Handler):
+    """Sends log records to the parent: ours as they are, those of others from WARNING on."""
+
+    def __init__(self, channel: Channel) -> None:
+        super().__init__()
+        self._channel = channel
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Sends one record."""
+        is_ours = record.name.partition('.')[0] == _PACKAGE
+        if not is_ours and record.levelno < logging.WARNING:
+            return
+        message = self.format(record) if is_ours else f'{record.name}: {self.format(record)}'
+        name = record.name if is_ours else __name__
+        self._channel.send('log', level=record.levelno, name=name, message=message)
+
+
+def _die_with_parent(folder: Path) -> None:
+    shutil.rmtree(folder, ignore_errors=True)
+    if hasattr(os, 'killpg') and os.getpgid(0) == os.getpid():
+        os.killpg(os.getpid(), signal.SIGKILL)
+    os._exit(1)
+
+
+def _listen(control: IO[bytes], is_stopping: threading.Event, folder: Path) -> None:
+    """Waits for the word to stop, and for the end of the parent, which closes the pipe."""
+    for line in control:
+        if line == STOP_WORD:
+            is_stopping.set()
+    _die_with_parent(folder)
+
+
+def _beat(channel: Channel) -> None:
+    while True:
+        channel.send('beat')
+        time.sleep(HEARTBEAT_S)
+
+
+class Reporter:
+    """Passes on the reports of the engine, not more of them than a person can follow."""
+
+    def __init__(self, channel: Channel, is_stopping: threading.Event) -> None:
+        self._channel = channel
+        self._is_stopping = is_stopping
+        self._last_s = 0.0
+
+    def __call__(self, report: EpochReport) -> None:
+        """Sends a report.
+
+        Raises:
+            KeyboardInterrupt: the user pressed Stop.
+        """
+        now_s = time.monotonic()
+        is_due = now_s - self._last_s >= REPORT_PERIOD_S
+        if is_due or report.is_epoch_end or report.message or report.step >= report.total:
+            self._last_s = now_s
+            self._channel.send('report', report=asdict(report))
+        if self._is_stopping.is_set():
+            raise KeyboardInterrupt
+
+
+def load_engine(payload: TrainPayload | ReconstructPayload) -> Backend:
+    """Returns the engine of a payload."""
+    if not payload.engine:
+        return get_backend(payload.backend)
+    module, _, attribute = payload.engine.partition(':')
+    engine: Backend = getattr(importlib.import_module(module), attribute)()
+    return engine
+
+
+def _train(payload: TrainPayload, channel: Channel, report: Reporter) -> None:
+    from ..scan.files import read_scan
+
+    engine = load_engine(payload)
+    request = TrainRequest(
+        scans=tuple(read_scan(path) for path in payload.inputs),
+        validation=tuple(read_scan(path) for path in payload.validation),
+        config=payload.config,
+        output=payload.output,
+    )
+    channel.send('trained', path=str(engine.train(request, report)))
+
+
+def _reconstruct(payload: ReconstructPayload, channel: Channel, report: Reporter) -> None:
+    scan = read_scan_files(payload.scan)
+    engine = load_engine(payload)
+    request = ReconstructRequest(scan=scan, config=payload.config, model=payload.model)
+    send_reconstruction(engine.reconstruct(request, report), payload.folder, channel)
+
+
+def send_reconstruction(result: Reconstruction, folder: Path, channel: Channel) -> None:
+    """Writes the arrays into the folder and sends the rest."""
+    for name in ('object_', 'positions_px', 'probe'):
+        numpy.save(folder / f'result_{name}.npy', getattr(result, name), allow_pickle=False)
+    channel.send(
+        'reconstructed',
+        losses=[[int(epoch), float(value)] for epoch, value in result.losses],
+        seconds={name: float(value) for name, value in result.seconds.items()},
+        start=result.start,
+        held_out=None if result.held_out is None else float(result.held_out),
+        messages=[str(message) for message in result.messages],
+        backend=result.backend,
+    )
+
+
+def _send_error(error: BaseException, channel: Channel) -> None:
+    channel.send(
+        'error',
+        kind=type(error).__name__,
+        message=str(error.args[0]) if isinstance(error, KeyError) and error.args else str(error),
+        traceback=''.join(traceback.format_exception(error)),
+    )
+
+
+def _separate_output() -> IO[bytes]:
+    """Returns a stream to the parent; whatever is printed from now on goes to standard error."""
+    stream = os.fdopen(os.dup(1), 'wb')
+    os.dup2(2, 1)
+    return stream
+
+
+def main(control: IO[bytes]) -> int:
+    """Returns the exit status of a run whose payload is read from `control`."""
+    channel = Channel(_separate_output())
+    faulthandler.enable()
+    threading.Thread(target=_beat, args=(channel,), daemon=True).start()
+    level, payload = pickle.load(control)  # written by our own parent, through a private pipe
+    is_stopping = threading.Event()
+    threading.Thread(
+        target=_listen, args=(control, is_stopping, payload.folder), daemon=True
+    ).start()
+    logging.basicConfig(level=logging.WARNING, handlers=[ChannelHandler(channel)])
+    logging.getLogger(_PACKAGE).setLevel(level)
+    work = _train if isinstance(payload, TrainPayload) else _reconstruct
+    try:
+        work(payload, channel, Reporter(channel, is_stopping))
+    except KeyboardInterrupt:
+        channel.send('stopped')
+    except BaseException as error:  # noqa: BLE001 - the parent raises it
+        _send_error(error, channel)
+        return 1
+    finally:
+        sys.stderr.flush()
+    return 0
