@@ -93,7 +93,7 @@ def bin_scan(scan: Scan, factor: int) -> Scan:
     return replace(
         scan,
         patterns=stage_blocks((scan.num_patterns, size, size), dtype, read_block),
-        good_pixels=good.reshape(size, factor, size, factor).all(axis=(1, 3)),
+        good_pixels=numpy.all(good.reshape(size, factor, size, factor), axis=(1, 3)),
         probe=_cut_window(scan, size, factor),
         metadata=metadata,
     )
