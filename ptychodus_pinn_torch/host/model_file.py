@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import logging
-import os
 import shutil
-import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -75,6 +73,8 @@ class ModelFile:
         Raises:
             FileNotFoundError: the model is gone.
         """
+        from ..scan.output import write_atomically
+
         source = self.require() or shipped_model_file()
         if not source.is_file():
             raise FileNotFoundError(
@@ -83,15 +83,11 @@ class ModelFile:
             )
         if path.exists() and path.samefile(source):
             return
-        handle, partial = tempfile.mkstemp(prefix='.model-', dir=path.parent)
-        os.close(handle)
-        try:
-            shutil.copyfile(source, partial)
-            os.chmod(partial, 0o644)
-            os.replace(partial, path)
-        except OSError:
-            os.unlink(partial)
-            raise
+
+        def write(temporary: Path) -> None:
+            shutil.copyfile(source, temporary)
+
+        write_atomically(path, write)
 
     def describe(self) -> str:
         """Returns one or two lines on which model is in use, and for what it was made."""

@@ -8,7 +8,7 @@ import mmap
 import shutil
 import tempfile
 from collections.abc import Iterator, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
@@ -36,7 +36,7 @@ logger = logging.getLogger(__name__)
 
 FOLDER_PREFIX = 'ptychodus-pinn-'
 _LOCK_NAME = 'lock'
-_ARRAYS = ('positions_px', 'probe', 'object_', 'good_pixels')
+_ARRAYS = ('positions_px', 'probe', 'object_', 'bad_pixels')
 
 
 @dataclass(frozen=True)
@@ -220,7 +220,7 @@ def write_scan_files(parameters: ReconstructInput, folder: Path) -> ScanFiles:
         ).astype(numpy.float64),
         'probe': product.probes.get_probe_no_opr().get_array().astype(numpy.complex64),
         'object_': product.object_.get_layer(0).astype(numpy.complex64),
-        'good_pixels': find_good_pixels(parameters),
+        'bad_pixels': find_bad_pixels(parameters),
     }
     for name, array in arrays.items():
         numpy.save(folder / f'{name}.npy', array, allow_pickle=False)
@@ -234,26 +234,30 @@ def write_scan_files(parameters: ReconstructInput, folder: Path) -> ScanFiles:
     )
 
 
-def find_good_pixels(parameters: ReconstructInput) -> NDArray[numpy.bool_]:
-    """Returns (H, W), True where the detector can be trusted."""
+def find_bad_pixels(parameters: ReconstructInput) -> NDArray[numpy.bool_]:
+    """Returns (H, W), True where the detector cannot be trusted."""
     if parameters.bad_pixels is None:
-        return numpy.ones(parameters.diffraction_patterns.shape[-2:], dtype=bool)
-    return numpy.logical_not(parameters.bad_pixels)
+        return numpy.zeros(parameters.diffraction_patterns.shape[-2:], dtype=bool)
+    return numpy.asarray(parameters.bad_pixels, dtype=bool)
 
 
 def read_scan_files(files: ScanFiles) -> Scan:
-    """Returns the scan, with its patterns as a memory map."""
-    from ..scan.scan import Scan
+    """Returns the scan, checked, with its patterns as a memory map.
+
+    Raises:
+        ValueError: a scan that cannot be used; says why and what to do.
+    """
+    from ..scan.npz_layouts import RawScan
+    from ..scan.scan_checks import build_scan
 
     arrays = {
         name: numpy.load(files.folder / f'{name}.npy', allow_pickle=False) for name in _ARRAYS
     }
-    return Scan(
-        name=files.name,
+    raw = RawScan(
         patterns=files.patterns.open(),
         pixel_size_m=files.pixel_size_m,
         object_center_m=files.object_center_m,
-        has_object=True,
-        metadata=files.metadata,
+        metadata=dict(files.metadata),
         **arrays,
     )
+    return replace(build_scan(Path(files.name), raw), source=None)

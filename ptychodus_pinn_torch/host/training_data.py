@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -24,7 +22,8 @@ def export_training_data(file_path: Path, parameters: ReconstructInput) -> Path:
     Unlike Ptychodus' own writer it does not paint over bad pixels: they keep what was measured
     and `bad_pixels` says where they are, so that a loss can leave them out.
     """
-    from .payload import find_good_pixels
+    from ..scan.output import write_atomically
+    from .payload import find_bad_pixels
 
     product = parameters.product
     geometry = product.object_.get_geometry()
@@ -32,9 +31,9 @@ def export_training_data(file_path: Path, parameters: ReconstructInput) -> Path:
     y_px = geometry.map_probe_positions_to_object_y_px(product.probe_positions)
     if file_path.suffix != '.npz':
         file_path = file_path.with_name(file_path.name + '.npz')
-    handle, partial = tempfile.mkstemp(prefix='.export-', dir=file_path.parent)
-    try:
-        with os.fdopen(handle, 'wb') as file:
+
+    def write(temporary: Path) -> None:
+        with temporary.open('wb') as file:
             numpy.savez(
                 file,
                 xcoords=x_px,
@@ -43,17 +42,13 @@ def export_training_data(file_path: Path, parameters: ReconstructInput) -> Path:
                 ycoords_start=y_px,
                 diff3d=parameters.diffraction_patterns,
                 diff3d_kind='counts',
-                bad_pixels=~find_good_pixels(parameters),
+                bad_pixels=find_bad_pixels(parameters),
                 probeGuess=product.probes.get_probe_no_opr().get_array(),
                 objectGuess=product.object_.get_layer(0),
                 scan_index=numpy.zeros(len(product.probe_positions), dtype=int),
             )
-        os.chmod(partial, 0o644)
-        os.replace(partial, file_path)
-    except BaseException:
-        os.unlink(partial)
-        raise
-    return file_path
+
+    return write_atomically(file_path, write)
 
 
 def find_training_scans(folder: Path) -> tuple[tuple[Path, ...], tuple[Path, ...]]:

@@ -287,11 +287,12 @@ def compose_processing_controller(base: type) -> type:
                 button = self._actions_view.reconstruct_button
                 button.setEnabled(button.isEnabled() and reconstructor.is_model_loaded())
 
-        def _update(self, observable: Observable) -> None:
+        def _update(self, observable: Any) -> None:
             super()._update(observable)
-            if observable is not self._attached_monitor:
+            monitor = self._attached_monitor
+            if observable is not monitor:
                 return
-            is_processing = self._attached_monitor.is_processing
+            is_processing = monitor.is_processing
             if self._was_processing and not is_processing:
                 self._sync_model_to_view()
             self._was_processing = is_processing

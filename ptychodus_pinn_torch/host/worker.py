@@ -12,6 +12,7 @@ import pickle
 import shutil
 import signal
 import sys
+import tempfile
 import threading
 import time
 import traceback
@@ -194,6 +195,7 @@ def main(control: IO[bytes]) -> int:
     threading.Thread(
         target=_listen, args=(control, is_stopping, payload.folder), daemon=True
     ).start()
+    tempfile.tempdir = str(payload.folder)  # the parent removes it, however this ends
     logging.basicConfig(level=logging.WARNING, handlers=[ChannelHandler(channel)])
     logging.getLogger(_PACKAGE).setLevel(level)
     work = _train if isinstance(payload, TrainPayload) else _reconstruct
