@@ -49,7 +49,7 @@ def _paint_leaves(rng: Generator, shape: tuple[int, int]) -> Field:
     """Returns a dead-leaves field: discs of power-law radii, each hiding what is below."""
     field = numpy.full(shape, 0.5)
     largest_px = max(6.0, min(shape) / 7.0)
-    count = int(2.5 * shape[0] * shape[1] / largest_px**2) + 40
+    count = int(10.0 * shape[0] * shape[1] / largest_px**2) + 40
     radii = 2.0 * (1.0 - rng.random(count) * (1.0 - (2.0 / largest_px) ** 1.2)) ** (-1.0 / 1.2)
     centers = rng.random((count, 2)) * (numpy.asarray(shape) + 8.0) - 4.0
     for radius, (y, x), value in zip(radii, centers, rng.random(count), strict=True):

@@ -11,9 +11,13 @@ from typing import Any
 import numpy
 from numpy.typing import NDArray
 
-__all__ = ['Scan', 'calibrate_probe', 'split_positions']
+__all__ = ['CALIBRATED_RATIO', 'Scan', 'calibrate_probe', 'split_positions']
 
 logger = logging.getLogger(__name__)
+
+CALIBRATED_RATIO = (0.05, 1.25)
+"""Counts of the brightest frame over photons of the probe, if the probe is calibrated: less than
+one behind an absorbing object, a little more where the probe was scaled to the mean frame."""
 
 
 @dataclass(frozen=True)
@@ -102,8 +106,8 @@ def calibrate_probe(scan: Scan) -> tuple[NDArray[numpy.complex64], float]:
     """Returns the probe in counts, brightest mode first, and the factor that was applied.
 
     `sum |P|**2` of a calibrated probe is the number of photons of a frame without object. A probe
-    counts as calibrated when the brightest frame holds between 5 % and 105 % of that; otherwise it
-    is scaled so that the brightest frame is what an empty frame would be.
+    counts as calibrated when the brightest frame holds a part of that within `CALIBRATED_RATIO`;
+    otherwise it is scaled so that the brightest frame is what an empty frame would be.
 
     Raises:
         ValueError: the probe is zero everywhere.
@@ -115,7 +119,7 @@ def calibrate_probe(scan: Scan) -> tuple[NDArray[numpy.complex64], float]:
         raise ValueError(f'{scan.name}: the probe is zero or not finite: give another probe.')
     probe = probe[numpy.argsort(-powers, kind='stable')]
     brightest = scan.max_counts()
-    if brightest <= 0.0 or 0.05 <= brightest / power <= 1.05:
+    if brightest <= 0.0 or CALIBRATED_RATIO[0] <= brightest / power <= CALIBRATED_RATIO[1]:
         return probe, 1.0
     factor = float(numpy.sqrt(brightest / power))
     logger.warning(
