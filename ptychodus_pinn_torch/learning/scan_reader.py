@@ -78,6 +78,10 @@ class ScanReader:
         counts = torch.from_numpy(values).to(self.device)
         return counts if self.good_pixels is None else counts * self.good_pixels
 
+    def counts_of(self, indices: Tensor) -> Float[Tensor, 'pattern height width']:
+        """Returns counts in corner order by a tensor of indices."""
+        return self.counts(indices.numpy())
+
     def split(self, indices: NDArray[numpy.int64]) -> Iterator[NDArray[numpy.int64]]:
         """Yields `indices` in parts that fit the memory budget."""
         for first in range(0, len(indices), self.piece_size):

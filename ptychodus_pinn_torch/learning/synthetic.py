@@ -16,7 +16,7 @@ __all__ = ['random_batch', 'with_random_objects']
 
 
 def random_batch(
-    seed: int, *, num_groups: int, num_patterns: int, pattern_size: int, canvas_size: int
+    seed: int | list[int], *, num_groups: int, num_patterns: int, pattern_size: int, canvas_size: int
 ) -> GroupBatch:
     """Returns groups of random objects under random probes, with Poisson noise and the truth.
 

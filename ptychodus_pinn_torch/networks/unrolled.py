@@ -146,6 +146,7 @@ class UnrolledNetwork(nn.Module):
     def __init__(self, config: NetworkConfig) -> None:
         super().__init__()
         self.num_subsets = config.num_subsets
+        self.num_passes = config.num_stages
         self.num_memory = config.num_memory
         self.log_gain = nn.Parameter(torch.zeros(config.num_stages))
         self.log_beta = nn.Parameter(torch.full((config.num_stages,), -3.0))
@@ -160,7 +161,9 @@ class UnrolledNetwork(nn.Module):
 
     def run(self, source: PatternSource, *, use_cnn: bool = True) -> Canvas:
         """Returns the canvases of a source. Without the CNN: the bare physics, for comparison."""
-        with torch.autocast(device_type=self.log_gain.device.type, enabled=False):
+        device = self.log_gain.device.type
+        is_mixed = torch.is_autocast_enabled(device)
+        with torch.autocast(device_type=device, enabled=False):
             canvas = torch.ones(
                 source.canvas_shape, dtype=torch.complex64, device=self.log_gain.device
             )
@@ -177,7 +180,9 @@ class UnrolledNetwork(nn.Module):
                 if stage == 0:
                     coverage = torch.stack(covers).sum(dim=0)
                 if use_cnn:
-                    canvas, memory = self._correct(stage, canvas, before, coverage, memory)
+                    canvas, memory = self._correct(
+                        stage, canvas, canvas - before, coverage, memory, is_mixed
+                    )
                 if stage + 1 < len(self.stages) and self.training:
                     earlier.append(canvas * scale)
         return Canvas(canvas * scale, coverage / scale.square(), tuple(earlier))
@@ -211,9 +216,14 @@ class UnrolledNetwork(nn.Module):
         return (torch.exp(self.log_gain[stage]) / (covered + floor)) * numerator
 
     def _correct(
-        self, stage: int, canvas: Tensor, before: Tensor, coverage: Tensor, memory: Tensor
+        self,
+        stage: int,
+        canvas: Tensor,
+        change: Tensor,
+        coverage: Tensor,
+        memory: Tensor,
+        is_mixed: bool,
     ) -> tuple[Tensor, Tensor]:
-        change = canvas - before
         peak = coverage.amax(dim=(-2, -1), keepdim=True)
         channels = [
             canvas.real - 1.0,
@@ -230,8 +240,7 @@ class UnrolledNetwork(nn.Module):
             x = torch.cat([x, memory], dim=1)
         network = self.stages[stage]
         assert isinstance(network, CanvasUNet)
-        device = x.device.type
-        with torch.autocast(device, enabled=torch.is_autocast_enabled(device)):
+        with torch.autocast(x.device.type, dtype=torch.bfloat16, enabled=is_mixed):
             y = (network(x) if self.training else network.forward_tiled(x)).to(torch.float32)
         trust = coverage / (coverage + 0.003 * peak)
         correction = torch.complex(y[:, 0] * trust, y[:, 1] * trust)

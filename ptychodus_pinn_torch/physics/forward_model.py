@@ -8,11 +8,11 @@ import torch
 from jaxtyping import Bool, Complex, Float, Int
 from torch import Tensor, nn
 
-from .canvas import put_patches, take_patches
+from .canvas import take_patches
 from .probe import probe_spectrum, shift_probe, shift_spectrum
 from .propagation import corner_frequencies, intensity, to_detector
 
-__all__ = ['ForwardModel', 'GroupBatch', 'coverage_of', 'expected_counts']
+__all__ = ['ForwardModel', 'GroupBatch', 'coverage_of_windows', 'expected_counts']
 
 
 @dataclass(frozen=True)
@@ -110,9 +110,18 @@ def expected_counts(
     return intensity(to_detector(probe * patches[:, None]))
 
 
-def coverage_of(batch: GroupBatch, probe: Tensor) -> Float[Tensor, 'group y x']:
-    """Returns the photons per pixel that all patterns together send through each canvas."""
-    return put_patches(intensity(probe), batch.rows, batch.corners, batch.canvas_shape)
+def coverage_of_windows(
+    probe: Complex[Tensor, 'mode height width'],
+    corners: Int[Tensor, 'pattern 2'],
+    canvas_shape: tuple[int, int, int],
+) -> Float[Tensor, '1 y x']:
+    """Returns the photons per pixel that the unshifted probe sends through a canvas."""
+    power = intensity(probe)
+    height, width = power.shape
+    coverage = torch.zeros(canvas_shape, device=power.device)
+    for y, x in corners.tolist():
+        coverage[0, y : y + height, x : x + width] += power
+    return coverage
 
 
 class ForwardModel(nn.Module):

@@ -1,0 +1,98 @@
+"""`ptychodus-pinn reconstruct`: make an image of a scan."""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import sys
+import time
+from pathlib import Path
+
+from ..backend import Reconstruction, ReconstructRequest, get_backend, resolve_backend
+from ..scan.scan import Scan
+from ._config_options import add_config_options, config_from
+from ._outputs import add_overwrite_option, check_output
+from ._progress import ProgressLine
+from ._scan_options import add_scan_options, read_scan_from
+
+logger = logging.getLogger(__name__)
+
+
+def configure(parser: argparse.ArgumentParser) -> None:
+    """Adds the options of the command."""
+    parser.add_argument('scan', type=Path, help='file or folder of the scan')
+    parser.add_argument('--model', type=Path, help='model archive (default: the shipped model)')
+    parser.add_argument(
+        '--output', type=Path, required=True, help='image to write: .npz, or .h5 for Ptychodus'
+    )
+    parser.add_argument(
+        '--picture', type=Path, help='PNG to write (default: beside the output)', metavar='PNG'
+    )
+    parser.add_argument('--no-picture', action='store_true', help='write no PNG')
+    parser.add_argument('--backend', help='pytorch or tensorflow')
+    add_overwrite_option(parser)
+    add_scan_options(parser)
+    add_config_options(parser, 'physics', 'reconstruction', 'execution', 'training')
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Reads, reconstructs, writes."""
+    config = config_from(arguments)
+    backend = resolve_backend(arguments.backend)
+    output: Path = arguments.output
+    check_output(output, arguments, suffixes=('.npz', '.h5', '.hdf5'))
+    started = time.monotonic()
+    scan = read_scan_from(arguments, arguments.scan)
+    read_s = time.monotonic() - started
+    progress = ProgressLine(is_quiet=arguments.quiet)
+    try:
+        result = get_backend(backend).reconstruct(
+            ReconstructRequest(scan, config, arguments.model), progress
+        )
+    finally:
+        progress.close()
+    started = time.monotonic()
+    write_image(output, scan, result)
+    write_s = time.monotonic() - started
+    if not arguments.quiet:
+        sys.stdout.write(_summary(scan, result, output, read_s, write_s))
+    if not arguments.no_picture:
+        from ..pictures import draw_reconstruction
+
+        picture = arguments.picture or output.with_suffix('.png')
+        draw_reconstruction(picture, scan, result)
+    return 0
+
+
+def write_image(output: Path, scan: Scan, result: Reconstruction) -> None:
+    """Writes an image as NPZ or as a product of Ptychodus, by its ending."""
+    from ..scan.files import write_product, write_reconstruction_npz
+
+    contents = {
+        'object_': result.object_,
+        'positions_px': result.positions_px,
+        'probe': result.probe,
+        'losses': result.losses,
+    }
+    if output.suffix == '.npz':
+        write_reconstruction_npz(output, **contents)
+    else:
+        write_product(output, scan, **contents)
+
+
+def _summary(
+    scan: Scan, result: Reconstruction, output: Path, read_s: float, write_s: float
+) -> str:
+    phases = {'read': read_s, **result.seconds, 'write': write_s}
+    total = sum(phases.values())
+    times = ', '.join(f'{name} {seconds:.2f} s' for name, seconds in phases.items())
+    lines = [
+        f'{output}: {scan.num_patterns} patterns, started from the {result.start}, '
+        f'{len(result.losses)} epochs of refinement'
+    ]
+    if result.losses:
+        lines.append(f'relative amplitude error {result.losses[-1][1]:.5f}')
+    if result.held_out is not None:
+        lines.append(f'on held-out patterns {result.held_out:.5f}')
+    lines.append(f'{times}; {scan.num_patterns / total:.0f} patterns/s')
+    return '\n'.join(lines) + '\n'

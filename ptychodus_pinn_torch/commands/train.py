@@ -1,0 +1,100 @@
+"""`ptychodus-pinn train`: train a model on one or more scans."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+from ..archive import EXTENSION
+from ..backend import TrainRequest, get_backend, resolve_backend
+from ._config_options import add_config_options, config_from
+from ._outputs import add_overwrite_option, check_output
+from ._progress import ProgressLine
+from ._scan_options import add_scan_options, read_scan_from
+
+
+def configure(parser: argparse.ArgumentParser) -> None:
+    """Adds the options of the command."""
+    parser.add_argument('scans', type=Path, nargs='+', metavar='SCAN', help='scans to train on')
+    parser.add_argument('--output', type=Path, required=True, help=f'model to write, *{EXTENSION}')
+    parser.add_argument(
+        '--validation', type=Path, nargs='*', default=[], metavar='SCAN', help='scans to judge on'
+    )
+    parser.add_argument('--resume', action='store_true', help='go on with an interrupted run')
+    parser.add_argument('--no-check', action='store_true', help='skip the examination of the scans')
+    parser.add_argument(
+        '--labels', type=Path, nargs='*', default=[], metavar='FILE',
+        help='supervised: one image per scan to learn from (reconstruction or product)',
+    )
+    parser.add_argument('--backend', help='pytorch or tensorflow')
+    add_overwrite_option(parser)
+    add_scan_options(parser)
+    add_config_options(parser, 'grouping', 'network', 'physics', 'loss', 'training', 'execution')
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Reads, examines, trains, writes."""
+    config = config_from(arguments)
+    backend = resolve_backend(arguments.backend)
+    if arguments.resume:
+        arguments.overwrite = True
+    check_output(arguments.output, arguments, suffixes=(EXTENSION,))
+    scans = [read_scan_from(arguments, path) for path in arguments.scans]
+    if arguments.labels:
+        scans = _with_labels(scans, arguments.labels)
+    validation = [read_scan_from(arguments, path) for path in arguments.validation]
+    if not arguments.no_check:
+        _examine(scans, config, is_quiet=arguments.quiet)
+    progress = ProgressLine(is_quiet=arguments.quiet)
+    request = TrainRequest(
+        tuple(scans), config, arguments.output, tuple(validation), arguments.resume
+    )
+    try:
+        path = get_backend(backend).train(request, progress)
+    except KeyboardInterrupt:
+        progress.close()
+        if arguments.output.is_file():
+            sys.stderr.write(
+                f'{arguments.output}: holds the best model so far; go on with --resume\n'
+            )
+        raise
+    finally:
+        progress.close()
+    if not arguments.quiet:
+        from ..archive import describe_archive
+
+        sys.stdout.write(describe_archive(path) + '\n')
+    return 0
+
+
+def _with_labels(scans: list, paths: list[Path]) -> list:
+    from ..cli import UsageError
+    from ..scan.files import read_object
+
+    if len(paths) != len(scans):
+        raise UsageError(f'{len(scans)} scans but {len(paths)} labels: give one label per scan.')
+    labelled = []
+    for scan, path in zip(scans, paths):
+        label = read_object(path)
+        if label.shape != scan.object_.shape:
+            raise ValueError(
+                f'{path}: is {label.shape[0]} x {label.shape[1]} px, the object of {scan.name} '
+                f'{scan.object_.shape[0]} x {scan.object_.shape[1]} px: use the label on its grid.'
+            )
+        labelled.append(replace(scan, truth=label))
+    return labelled
+
+
+def _examine(scans: list, config: object, *, is_quiet: bool) -> None:
+    from ..scan.preflight import examine_scan
+
+    for scan in scans:
+        findings = examine_scan(scan)
+        errors = [item.message for item in findings if item.level == 'error']
+        if errors:
+            raise ValueError(f'{scan.name}: {" ".join(errors)} (--no-check trains all the same)')
+        for item in findings:
+            if item.level == 'warning' and not is_quiet:
+                sys.stderr.write(f'{scan.name}: {item.message}\n')

@@ -1,0 +1,54 @@
+"""Devices and threads."""
+
+from __future__ import annotations
+
+import logging
+import os
+
+import torch
+
+__all__ = ['choose_accelerator', 'choose_device', 'set_threads']
+
+logger = logging.getLogger(__name__)
+
+
+def choose_accelerator(name: str) -> str:
+    """Returns Lightning's name of the device to use.
+
+    Raises:
+        RuntimeError: the device that was asked for is not there.
+    """
+    if name == 'auto':
+        if torch.cuda.is_available():
+            return 'cuda'
+        return 'mps' if torch.backends.mps.is_available() else 'cpu'
+    if name == 'cuda' and not torch.cuda.is_available():
+        raise RuntimeError('no CUDA device is available: choose --execution.accelerator cpu.')
+    if name == 'mps' and not torch.backends.mps.is_available():
+        raise RuntimeError('no Apple GPU is available: choose --execution.accelerator cpu.')
+    return name
+
+
+def choose_device(name: str) -> torch.device:
+    """Returns the device to use (see `choose_accelerator`)."""
+    return torch.device(choose_accelerator(name))
+
+
+def set_threads(number: int) -> int:
+    """Sets and returns the number of CPU threads; 0 takes as many as there are idle cores.
+
+    More threads than idle cores make small kernels many times slower, because they wait for each
+    other by spinning.
+    """
+    if number == 0:
+        given = os.environ.get('OMP_NUM_THREADS', '')
+        if given.isdigit() and int(given) > 0:
+            number = int(given)
+        else:
+            cores = len(os.sched_getaffinity(0)) if hasattr(os, 'sched_getaffinity') else (
+                os.cpu_count() or 1
+            )
+            busy = os.getloadavg()[0] if hasattr(os, 'getloadavg') else 0.0
+            number = max(1, min(16, int(cores - busy + 0.5)))
+    torch.set_num_threads(number)
+    return number

@@ -1,0 +1,213 @@
+"""The course of a refinement: batches, dose, held-out patterns, when to stop."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+import numpy
+import torch
+from torch import Tensor
+
+from ..config import Config, ReconstructionConfig
+from ..physics.refinement import (
+    AdamRefiner,
+    RefinementState,
+    RpieSettings,
+    adam_epoch,
+    relative_error,
+    rpie_epoch,
+)
+from ..scan.grouping import choose_held_out
+from .scan_reader import ScanReader
+
+if TYPE_CHECKING:
+    from .inference import Progress
+
+__all__ = ['Refined', 'refine']
+
+MAX_EPOCHS = 8
+HOLDOUT_FRACTION = 0.04
+MIN_PATTERNS_TO_HOLD_OUT = 50
+SMALLEST_GAIN = 0.01
+"""The refinement goes on while an epoch lowers the held-out error by at least this part."""
+
+
+@dataclass
+class Refined:
+    """The outcome of a refinement."""
+
+    state: RefinementState
+    start: str
+    losses: list[tuple[int, float]] = field(default_factory=list)
+    held_out: float | None = None
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Which patterns refine, which judge, and how."""
+
+    settings: RpieSettings
+    batch: int
+    training: Tensor
+    held_out: Tensor
+    max_epochs: int
+    is_automatic: bool
+
+
+def _plan(reader: ScanReader, config: Config) -> Plan:
+    options = config.reconstruction
+    rng = numpy.random.default_rng([config.training.seed, 5])
+    is_automatic = options.refine_epochs < 0
+    held_out = numpy.empty(0, dtype=numpy.int64)
+    if is_automatic and reader.num_patterns >= MIN_PATTERNS_TO_HOLD_OUT:
+        held_out = choose_held_out(reader.scan.positions_px, HOLDOUT_FRACTION, rng)
+    training = numpy.setdiff1d(numpy.arange(reader.num_patterns), held_out)
+    alpha, batch = _by_dose(reader, options)
+    settings = RpieSettings(
+        alpha=alpha,
+        update_probe=options.update_probe,
+        update_positions=options.update_positions,
+    )
+    epochs = options.refine_epochs
+    if is_automatic:
+        epochs = MAX_EPOCHS if len(held_out) else 1
+    return Plan(
+        settings,
+        batch,
+        torch.from_numpy(training),
+        torch.from_numpy(held_out),
+        epochs,
+        is_automatic,
+    )
+
+
+def _by_dose(reader: ScanReader, options: ReconstructionConfig) -> tuple[float, int]:
+    """Returns alpha and batch: gentle and large where photons are few."""
+    photons = reader.total_counts() / max(1, reader.num_patterns)
+    is_low = photons < 5e4
+    alpha = options.alpha or (1.0 if is_low else 0.3)
+    batch = options.refine_batch or (64 if is_low or reader.device.type != 'cpu' else 8)
+    return alpha, min(batch, reader.num_patterns)
+
+
+def refine(
+    starts: dict[str, Tensor], reader: ScanReader, config: Config, progress: Progress
+) -> Refined:
+    """Returns the refined best of one or more starts.
+
+    With several starts each is refined for one epoch, and the one that then explains held-out
+    patterns best goes on: so a start that a wrong probe has spoilt does no harm.
+    """
+    plan = _plan(reader, config)
+    started = time.monotonic()
+    runs = {
+        name: Refined(
+            RefinementState(canvas.clone(), reader.probe.clone(), reader.shifts.clone()), name
+        )
+        for name, canvas in starts.items()
+    }
+    best = next(iter(runs.values()))
+    first = 0
+    if len(runs) > 1 and plan.max_epochs > 0:
+        for run in runs.values():
+            _epoch(run, 0, plan, reader, config, progress)
+        best = min(runs.values(), key=lambda run: _judge(run, plan, reader))
+        first = 1
+        if best.start == 'flat':
+            progress.say(
+                f'{reader.scan.name}: after an epoch with probe update the flat start explains '
+                'the counts better than the network: going on from the flat one.'
+            )
+    if config.reconstruction.refine_method == 'adam':
+        _run_adam(best, plan, reader, config, progress)
+    else:
+        _run_rpie(best, first, plan, reader, config, progress)
+    progress.spent('refine', started)
+    return best
+
+
+def _batches(plan: Plan, epoch: int, config: Config) -> Sequence[Tensor]:
+    rng = numpy.random.default_rng([config.training.seed, 6, epoch])
+    order = torch.from_numpy(rng.permutation(len(plan.training)))
+    return plan.training[order].split(plan.batch)
+
+
+def _epoch(
+    run: Refined, epoch: int, plan: Plan, reader: ScanReader, config: Config, progress: Progress
+) -> None:
+    started = time.monotonic()
+    total = len(plan.training)
+    error = rpie_epoch(
+        run.state,
+        reader,
+        _batches(plan, epoch, config),
+        plan.settings,
+        lambda done: progress.step('refine', epoch * total + done, plan.max_epochs * total, started),
+    )
+    run.losses.append((epoch + 1, error))
+
+
+def _judge(run: Refined, plan: Plan, reader: ScanReader) -> float:
+    """Returns the error on held-out patterns, or on all where none are held out."""
+    which = plan.held_out if len(plan.held_out) else plan.training
+    return relative_error(run.state, reader, which.split(reader.piece_size))
+
+
+def _run_rpie(
+    run: Refined, first: int, plan: Plan, reader: ScanReader, config: Config, progress: Progress
+) -> None:
+    kept, best = run.state.clone(), float('inf')
+    if first and len(plan.held_out):
+        best = _judge(run, plan, reader)
+    for epoch in range(first, plan.max_epochs):
+        _epoch(run, epoch, plan, reader, config, progress)
+        if not plan.is_automatic or not len(plan.held_out):
+            continue
+        error = _judge(run, plan, reader)
+        if error < best:
+            kept = run.state.clone()
+        if error > best * (1.0 - SMALLEST_GAIN):
+            run.state = kept
+            best = min(best, error)
+            break
+        best = error
+    if plan.is_automatic and len(plan.held_out):
+        run.held_out = best
+        rpie_epoch(run.state, reader, plan.held_out.split(plan.batch), plan.settings)
+
+
+def _run_adam(
+    run: Refined, plan: Plan, reader: ScanReader, config: Config, progress: Progress
+) -> None:
+    options = config.reconstruction
+    refiner = AdamRefiner(
+        run.state,
+        update_probe=options.update_probe,
+        update_positions=options.update_positions,
+    )
+    started, total = time.monotonic(), len(plan.training)
+    best, kept = float('inf'), run.state.canvas.detach().clone()
+    for epoch in range(plan.max_epochs):
+        error = adam_epoch(
+            refiner,
+            reader,
+            _batches(plan, epoch, config),
+            lambda done, epoch=epoch: progress.step(  # type: ignore[misc]
+                'refine', epoch * total + done, plan.max_epochs * total, started
+            ),
+        )
+        run.losses.append((epoch + 1, error))
+        if plan.is_automatic and len(plan.held_out):
+            with torch.no_grad():
+                judged = _judge(run, plan, reader)
+            if judged < best:
+                best, kept = judged, run.state.canvas.detach().clone()
+            else:
+                break
+    refiner.finish()
+    if plan.is_automatic and len(plan.held_out):
+        run.held_out = best
+        run.state.canvas = kept

@@ -1,0 +1,79 @@
+"""Networks by name: those of this package, and those that others register by entry point."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from importlib.metadata import entry_points
+from typing import Any, Protocol, cast
+
+import numpy
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from ..config import NetworkConfig
+from ..physics.canvas import Canvas
+from ..physics.forward_model import GroupBatch
+
+__all__ = ['Network', 'build_network', 'load_weights', 'weights_of']
+
+NETWORK_GROUP = 'ptychodus_pinn_torch.networks'
+
+
+class Network(Protocol):
+    """Maps groups of measured patterns to canvases."""
+
+    def __call__(self, batch: GroupBatch) -> Canvas:
+        """Returns the canvases; held-out patterns of the batch must not be looked at."""
+
+
+def build_network(config: NetworkConfig) -> nn.Module:
+    """Returns a new network with start values.
+
+    Raises:
+        ValueError: no network of that name is registered.
+    """
+    if config.architecture == 'unrolled':
+        from .unrolled import UnrolledNetwork
+
+        return UnrolledNetwork(config)
+    if config.architecture == 'cnn':
+        from .cnn import CnnNetwork
+
+        return CnnNetwork(config)
+    found = {item.name: item for item in entry_points(group=NETWORK_GROUP)}
+    if config.architecture not in found:
+        names = ', '.join(sorted({'unrolled', 'cnn', *found}))
+        raise ValueError(
+            f'network.architecture = {config.architecture!r} is unknown: choose one of {names}.'
+        )
+    return cast(nn.Module, found[config.architecture].load()(config))
+
+
+def weights_of(network: nn.Module) -> dict[str, NDArray[Any]]:
+    """Returns the weights by name, as an archive holds them."""
+    return {name: value.detach().cpu().numpy() for name, value in network.state_dict().items()}
+
+
+def load_weights(network: nn.Module, weights: Mapping[str, NDArray[Any]], source: str) -> None:
+    """Loads weights into a network.
+
+    Raises:
+        ValueError: names or shapes differ; says which.
+    """
+    own = network.state_dict()
+    missing = sorted(set(own) - set(weights))
+    unknown = sorted(set(weights) - set(own))
+    if missing or unknown:
+        what = f'lacks {missing[0]}' if missing else f'has {unknown[0]}, which the network has not'
+        raise ValueError(f'{source}: does not fit the network: it {what}.')
+    for name, value in own.items():
+        if tuple(value.shape) != tuple(weights[name].shape):
+            raise ValueError(
+                f'{source}: {name} has shape {tuple(weights[name].shape)}, '
+                f'the network wants {tuple(value.shape)}.'
+            )
+    state: dict[str, Tensor] = {
+        name: torch.from_numpy(numpy.array(array)) for name, array in weights.items()
+    }
+    network.load_state_dict(state)

@@ -1,0 +1,138 @@
+"""Groups of overlapping patterns: rows of indices, never copies."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy
+from numpy.random import Generator
+from numpy.typing import NDArray
+from scipy.spatial import KDTree
+
+__all__ = ['Groups', 'choose_held_out', 'draw_groups', 'order_group_of_four']
+
+
+@dataclass(frozen=True)
+class Groups:
+    """Groups of patterns.
+
+    Attributes:
+        indices: (G, C) pattern numbers. The first of a row is the seed. A row may name a pattern
+            twice where fewer than C lie within the distance limit.
+    """
+
+    indices: NDArray[numpy.int64]
+
+    @property
+    def group_size(self) -> int:
+        """C, the patterns per group."""
+        return int(self.indices.shape[1])
+
+    def __len__(self) -> int:
+        return int(self.indices.shape[0])
+
+
+def choose_held_out(
+    positions_px: NDArray[numpy.float64], fraction: float, rng: Generator
+) -> NDArray[numpy.int64]:
+    """Returns sorted pattern numbers to keep out of training, scattered over the scan.
+
+    One pattern is drawn from each of as many compact cells as there are patterns to hold out.
+    Fewer than 8 patterns are never held out from.
+    """
+    number = int(round(fraction * len(positions_px)))
+    if number < 1 or len(positions_px) < 8:
+        return numpy.empty(0, dtype=numpy.int64)
+    cells = _cells(positions_px, numpy.arange(len(positions_px)), number)
+    return numpy.sort(numpy.asarray([rng.choice(cell) for cell in cells], dtype=numpy.int64))
+
+
+def _cells(
+    positions_px: NDArray[numpy.float64], members: NDArray[numpy.int64], number: int
+) -> list[NDArray[numpy.int64]]:
+    """Returns `members` in `number` compact cells, split along the longer side."""
+    if number <= 1 or len(members) <= 1:
+        return [members]
+    points = positions_px[members]
+    axis = int(numpy.argmax(points.max(axis=0) - points.min(axis=0)))
+    ordered = members[numpy.argsort(points[:, axis], kind='stable')]
+    left = number // 2
+    cut = max(1, round(len(members) * left / number))
+    return _cells(positions_px, ordered[:cut], left) + _cells(
+        positions_px, ordered[cut:], number - left
+    )
+
+
+def draw_groups(
+    positions_px: NDArray[numpy.float64],
+    group_size: int,
+    rng: Generator,
+    *,
+    members: NDArray[numpy.int64] | None = None,
+    neighbor_pool: float = 1.25,
+    max_distance_px: float = 0.0,
+) -> Groups:
+    """Returns groups that together contain every member at least once.
+
+    Seeds are drawn among the patterns that no group has yet; a group is its seed and C - 1 of
+    the nearest `neighbor_pool * C` within the distance limit.
+
+    Args:
+        positions_px: (N, 2).
+        group_size: C.
+        rng: Source of every draw.
+        members: The patterns to group; all by default.
+        neighbor_pool: How much wider than C to look.
+        max_distance_px: Limit on the distance from the seed; 0 is no limit.
+
+    Raises:
+        ValueError: fewer members than the group size.
+    """
+    everyone = numpy.arange(len(positions_px)) if members is None else numpy.asarray(members)
+    if len(everyone) < group_size:
+        raise ValueError(
+            f'a group takes {group_size} patterns but only {len(everyone)} can be trained on: '
+            'set --grouping.group-size lower or use a longer scan.'
+        )
+    if group_size == 1:
+        return Groups(rng.permutation(everyone)[:, None])
+    tree = KDTree(positions_px[everyone])
+    pool = min(len(everyone), max(group_size, round(neighbor_pool * group_size)))
+    is_open = numpy.ones(len(everyone), dtype=bool)
+    rows = []
+    for seed in rng.permutation(len(everyone)):
+        if not is_open[seed]:
+            continue
+        distances, near = tree.query(positions_px[everyone[seed]], k=pool)
+        near = near[near != seed][: pool - 1] if max_distance_px <= 0.0 else near[
+            (distances <= max_distance_px) & (near != seed)
+        ]
+        row = _fill(int(seed), near, group_size, rng)
+        is_open[row] = False
+        rows.append(everyone[row])
+    return Groups(numpy.stack(rows))
+
+
+def _fill(
+    seed: int, near: NDArray[numpy.int64], group_size: int, rng: Generator
+) -> NDArray[numpy.int64]:
+    take = min(group_size - 1, len(near))
+    others = rng.choice(near, size=take, replace=False) if take else near[:0]
+    row = numpy.concatenate([[seed], others]).astype(numpy.int64)
+    return numpy.resize(row, group_size)
+
+
+def order_group_of_four(
+    positions_px: NDArray[numpy.float64], indices: NDArray[numpy.int64]
+) -> NDArray[numpy.int64]:
+    """Returns each row of four reordered as top-left, top-right, bottom-left, bottom-right.
+
+    A network that stacks patterns as channels needs the order to mean something.
+    """
+    points = positions_px[indices]
+    by_y = numpy.argsort(points[..., 0], axis=1, kind='stable')
+    rows = numpy.take_along_axis(indices, by_y, axis=1)
+    x = positions_px[rows][..., 1]
+    top = numpy.take_along_axis(rows[:, :2], numpy.argsort(x[:, :2], axis=1), axis=1)
+    bottom = numpy.take_along_axis(rows[:, 2:], numpy.argsort(x[:, 2:], axis=1), axis=1)
+    return numpy.concatenate([top, bottom], axis=1)
