@@ -2,22 +2,49 @@
 
 from __future__ import annotations
 
-import logging
 import shutil
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
-__all__ = ['MODEL_EXTENSION', 'MODEL_NAME', 'ModelFile', 'shipped_model_file']
+from ..archive import EXTENSION, describe_archive, read_archive, shipped_model
 
-logger = logging.getLogger(__name__)
+__all__ = ['MODEL_EXTENSION', 'MODEL_NAME', 'ModelFacts', 'ModelFile', 'inspect_model']
 
-MODEL_EXTENSION = '.h5.zip'
+MODEL_EXTENSION = EXTENSION
 MODEL_NAME = f'model{MODEL_EXTENSION}'
 
 
-def shipped_model_file() -> Path:
-    """Returns the path of the model that comes with the package."""
-    return Path(__file__).parents[1] / 'models' / 'universal.h5.zip'
+@dataclass(frozen=True)
+class ModelFacts:
+    """What an archive tells about itself.
+
+    Attributes:
+        lines: In plain words, what the model is and for what it was made.
+        history: Epoch, training loss and held-out error, what is known.
+    """
+
+    lines: tuple[str, ...]
+    history: tuple[tuple[int, float | None, float | None], ...] = ()
+
+
+def inspect_model(path: Path) -> ModelFacts:
+    """Returns what an archive tells about itself, without an engine.
+
+    Raises:
+        ValueError: not a model of ours; says what it is.
+    """
+    archive = read_archive(path)
+    _, *lines = describe_archive(path).splitlines()
+    return ModelFacts(
+        lines=(
+            f'{archive.backend} backend',
+            *(' '.join(line.split()) for line in lines if 'written by' not in line),
+        ),
+        history=tuple(
+            (int(row['epoch'] or 0), row.get('loss'), row.get('held_out'))
+            for row in archive.history
+        ),
+    )
 
 
 class ModelFile:
@@ -37,8 +64,8 @@ class ModelFile:
         """Whether the archive in use is there; the shipped one always counts as present."""
         return self._path is None or self._path.is_file()
 
-    def use(self, path: Path) -> None:
-        """Uses an archive from now on.
+    def use(self, path: Path) -> ModelFacts:
+        """Uses an archive from now on; returns what it tells about itself.
 
         Raises:
             ValueError: not a model of ours; says what it is.
@@ -46,9 +73,10 @@ class ModelFile:
         """
         if not path.is_file():
             raise FileNotFoundError(f'{path} does not exist: choose a *{MODEL_EXTENSION} file.')
-        describe(path)
+        facts = inspect_model(path)
         self._path = path.resolve()
         self._description = None
+        return facts
 
     def use_shipped(self) -> None:
         """Uses the shipped model from now on."""
@@ -75,7 +103,7 @@ class ModelFile:
         """
         from ..scan.output import write_atomically
 
-        source = self.require() or shipped_model_file()
+        source = self.require() or shipped_model()
         if not source.is_file():
             raise FileNotFoundError(
                 'There is no model to save: none was trained or loaded, and the shipped model '
@@ -89,11 +117,16 @@ class ModelFile:
 
         write_atomically(path, write)
 
+    @property
+    def title(self) -> str:
+        """What to call the model in use."""
+        return 'the shipped model' if self._path is None else f'the model {self._path}'
+
     def describe(self) -> str:
-        """Returns one or two lines on which model is in use, and for what it was made."""
+        """Returns a few lines on which model is in use, and for what it was made."""
         if not self.is_present:
-            return f'{self._path} is gone.'
-        path = self._path or shipped_model_file()
+            return f'{self._path} is gone: load another model, or use the shipped one.'
+        path = self._path or shipped_model()
         if not path.is_file():
             return 'The shipped model is missing from this installation.'
         changed = path.stat().st_mtime
@@ -102,24 +135,8 @@ class ModelFile:
         return self._description[2]
 
     def _compose(self, path: Path) -> str:
-        title = 'Shipped model' if self._path is None else path.name
+        title = 'Shipped model' if self._path is None else str(self._path)
         try:
-            return f'{title}: {summarise(describe(path))}'
+            return '\n'.join([title, *inspect_model(path).lines])
         except (OSError, ValueError) as error:
             return f'{title}: {error}'
-
-
-def describe(path: Path) -> Any:
-    """Returns the description of an archive, without an engine.
-
-    Raises:
-        ValueError: not a model of ours.
-    """
-    from ..archive import describe_archive
-
-    return describe_archive(path)
-
-
-def summarise(description: Any) -> str:
-    """Returns the description of an archive in one line."""
-    return str(description)

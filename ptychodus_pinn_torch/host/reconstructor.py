@@ -103,9 +103,11 @@ class PINNTorchReconstructor(TrainableReconstructor):
             ValueError: not a model of ours.
             FileNotFoundError: no such file.
         """
-        self.model.use(file_path)
+        facts = self.model.use(file_path)
         self._curve = TrainingCurve()
-        logger.info('%s', self.model.describe())
+        for epoch, loss, held_out in facts.history:
+            self._curve = self._curve.append(epoch, loss, held_out)
+        logger.info('In use from now on: %s', '; '.join(self.model.describe().splitlines()))
 
     def save_model(self, file_path: Path) -> None:
         """Copies the model in use, which is the shipped one until another is trained or loaded."""
@@ -168,7 +170,7 @@ class PINNTorchReconstructor(TrainableReconstructor):
                 backend, config, folder, write_scan_files(parameters, folder),
                 self.model.require(), self.engine,
             )  # fmt: skip
-            logger.info('Reconstructing with the %s backend. %s', backend, self.model.describe())
+            logger.info('Reconstructing with %s (%s backend).', self.model.title, backend)
             with Worker(payload) as worker:
                 refinement = self._follow_reconstruction(worker)
             if refinement is not None:

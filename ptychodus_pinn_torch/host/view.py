@@ -46,9 +46,14 @@ _TITLES = {'execution': 'Computing', 'loss': 'Loss'}
 
 def make_label(option: Option) -> str:
     """Returns an option's name as a person reads it, with its unit."""
-    words = option.name.removesuffix(f'_{option.unit}').replace('_', ' ')
-    unit = f' [{option.unit}]' if option.unit else ''
+    is_said = option.name.endswith(option.unit) and option.unit.endswith('s')
+    words = option.name.replace('_', ' ') if is_said else _drop_unit(option)
+    unit = f' [{option.unit}]' if option.unit and not is_said else ''
     return f'{words[0].upper()}{words[1:]}{unit}:'
+
+
+def _drop_unit(option: Option) -> str:
+    return option.name.removesuffix(f'_{option.unit}').replace('_', ' ')
 
 
 def make_tool_tip(option: Option) -> str:

@@ -79,12 +79,12 @@ def parameters():
 def text_models(monkeypatch):
     """Any file that is not empty counts as a model."""
 
-    def describe(path):
+    def inspect_model(path):
         if not path.read_text():
             raise ValueError(f'{path} is no model: it is empty.')
-        return 'a text'
+        return model_file.ModelFacts(('a text',))
 
-    monkeypatch.setattr(model_file, 'describe', describe)
+    monkeypatch.setattr(model_file, 'inspect_model', inspect_model)
 
 
 @pytest.fixture

@@ -214,7 +214,7 @@ def test_a_model_is_loaded_checked_saved_and_missed(reconstructor, parameters, t
 
 def test_without_an_own_model_the_shipped_one_is_saved(reconstructor, tmp_path, monkeypatch):
     shipped = tmp_path / 'universal.h5.zip'
-    monkeypatch.setattr(model_file, 'shipped_model_file', lambda: shipped)
+    monkeypatch.setattr(model_file, 'shipped_model', lambda: shipped)
     assert reconstructor.is_model_loaded()
     with pytest.raises(FileNotFoundError, match='no model to save'):
         reconstructor.save_model(tmp_path / 'model.h5.zip')
@@ -236,3 +236,29 @@ def test_parent_never_imports_an_engine(reconstructor, parameters, training_fold
     list(reconstructor.train(training_folder, training_folder))
     list(reconstructor.reconstruct(parameters))
     assert not {'torch', 'lightning', 'tensorflow'} & (set(sys.modules) - before)
+
+
+def test_a_real_archive_brings_its_history_and_its_description(parameters, tmp_path):
+    from ptychodus.api.settings import SettingsRegistry
+
+    from ptychodus_pinn_torch.archive import Archive, write_archive
+    from ptychodus_pinn_torch.config import Config
+    from ptychodus_pinn_torch.host.library import PtychoPINNTorchReconstructorLibrary
+
+    history = [{'epoch': float(epoch), 'loss': 1.0, 'held_out': None} for epoch in range(3)]
+    weights = {'w': numpy.ones(3, numpy.float32)}
+    write_archive(
+        tmp_path / 'mine.h5.zip',
+        Archive(Config(), weights, history, details={'made for': 'Siemens stars'}),
+    )
+    library = PtychoPINNTorchReconstructorLibrary(SettingsRegistry(), False)
+    reconstructor = library.reconstructors[0]
+    reconstructor.engine = 'fake_engines:PlainEngine'
+    reconstructor.load_model_from_file(tmp_path / 'mine.h5.zip')
+    assert 'Siemens stars' in reconstructor.model.describe()
+    (output,) = reconstructor.reconstruct(parameters)
+    assert [loss.epoch for loss in output.product.losses] == [0, 1, 2, 2, 3, 4]
+    (tmp_path / 'other.h5.zip').write_bytes(b'PK')
+    with pytest.raises(ValueError, match='no model archive'):
+        reconstructor.load_model_from_file(tmp_path / 'other.h5.zip')
+    assert reconstructor.model.path == tmp_path / 'mine.h5.zip'
