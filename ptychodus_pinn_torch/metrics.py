@@ -14,7 +14,14 @@ from .registration import Registration, register
 from .scan.reference_model import iter_expected_counts
 from .scan.scan import Scan, split_positions
 
-__all__ = ['ObjectMetrics', 'compare_objects', 'coverage_map', 'coverage_mask', 'data_error']
+__all__ = [
+    'ObjectMetrics',
+    'compare_objects',
+    'coverage_map',
+    'coverage_mask',
+    'coverage_of',
+    'data_error',
+]
 
 _MARGIN_PX = 8
 _TAPER_FRACTION = 0.1
@@ -223,17 +230,28 @@ def _find_crossing(frequency: NDArray[Any], correlation: NDArray[Any]) -> float:
     return float(frequency[first - 1] + part * (frequency[first] - frequency[first - 1]))
 
 
-def coverage_map(scan: Scan) -> NDArray[numpy.float64]:
-    """Returns the probe power that each object pixel saw, (Y, X), at most 1."""
-    power = numpy.sum(numpy.abs(scan.probe.astype(numpy.complex128)) ** 2, axis=0)
-    height, width = scan.pattern_shape
-    corners, _ = split_positions(scan.positions_px, scan.pattern_shape)
-    # Summing windows is a correlation of the corners with the probe power: count corners first.
+def coverage_of(
+    shape: tuple[int, ...], probe: NDArray[Any], positions_px: NDArray[numpy.float64]
+) -> NDArray[numpy.float64]:
+    """Returns the power of the probe (P, H, W) that each pixel of an object saw, at most 1."""
+    power = numpy.sum(numpy.abs(probe.astype(numpy.complex128)) ** 2, axis=0)
+    height, width = power.shape
+    corners, _ = split_positions(positions_px, (height, width))
     unique, counts = numpy.unique(corners, axis=0, return_counts=True)
-    coverage = numpy.zeros(scan.object_.shape)
+    if (unique < 0).any() or (unique > numpy.asarray(shape) - power.shape).any():
+        raise ValueError(
+            f'positions lie outside the object of {shape[0]} x {shape[1]} pixels: they belong to '
+            'another image.'
+        )
+    coverage = numpy.zeros(shape)
     for (y, x), count in zip(unique, counts, strict=True):
         coverage[y : y + height, x : x + width] += count * power
     return coverage / coverage.max()
+
+
+def coverage_map(scan: Scan) -> NDArray[numpy.float64]:
+    """Returns the probe power that each object pixel saw, (Y, X), at most 1."""
+    return coverage_of(scan.object_.shape, scan.probe, scan.positions_px)
 
 
 def coverage_mask(scan: Scan, threshold: float = 0.3) -> NDArray[numpy.bool_]:

@@ -14,7 +14,7 @@ from ..config import Config
 from .detector_pixels import find_suspicious_pixels
 from .orientation import compare_orientations
 from .pattern_store import block_slices
-from .scan import CALIBRATED_RATIO, Scan, split_positions
+from .scan import Scan, calibrate_probe, split_positions
 
 __all__ = ['Finding', 'Level', 'examine_scan', 'probe_diameter_px', 'probe_support_px']
 
@@ -130,17 +130,20 @@ def _examine_counts(scan: Scan) -> Iterator[Finding]:
         )
     else:
         yield Finding('ok', 'counts', f'The patterns hold {mean:.4g} counts on average.')
-    ratio = brightest / power
-    if CALIBRATED_RATIO[0] <= ratio <= CALIBRATED_RATIO[1]:
-        text = f'The brightest pattern holds {100 * ratio:.0f} % of the {power:.4g} photons of the'
-        yield Finding('ok', 'calibration', f'{text} probe.')
+    _, factor = calibrate_probe(scan)
+    if factor == 1.0:
+        yield Finding(
+            'ok',
+            'calibration',
+            f'The brightest pattern holds {100 * brightest / power:.0f} % of the {power:.4g} '
+            'photons of the probe.',
+        )
     else:
         yield Finding(
             'warning',
             'calibration',
             f'The probe holds {power:.4g} photons but the brightest pattern {brightest:.4g} '
-            f'counts: the probe will be multiplied by {numpy.sqrt(ratio):.4g}; calibrate it to '
-            'have this certain.',
+            f'counts: the probe will be multiplied by {factor:.4g}; calibrate it to be certain.',
         )
 
 

@@ -38,7 +38,7 @@ class Scan:
         good_pixels: (H, W), True where the detector can be trusted.
         pixel_size_m: Height and width of an object pixel in metres, or None.
         truth: The object that made the scan (Y, X), if it was simulated.
-        has_object: Whether `object_` came from the file.
+        has_object: Whether `object_` came from the file and is not flat.
         metadata: Ptychodus' product metadata by name (`photon_energy_eV`, ...), what is known.
         source: The file or folder it was read from.
     """
@@ -119,15 +119,25 @@ def calibrate_probe(scan: Scan) -> tuple[NDArray[numpy.complex64], float]:
         raise ValueError(f'{scan.name}: the probe is zero or not finite: give another probe.')
     probe = probe[numpy.argsort(-powers, kind='stable')]
     brightest = scan.max_counts()
-    if brightest <= 0.0 or CALIBRATED_RATIO[0] <= brightest / power <= CALIBRATED_RATIO[1]:
+    visible = _visible_power(probe, scan.good_pixels)
+    is_calibrated = CALIBRATED_RATIO[0] * visible <= brightest <= CALIBRATED_RATIO[1] * power
+    if brightest <= 0.0 or visible <= 0.0 or is_calibrated:
         return probe, 1.0
-    factor = float(numpy.sqrt(brightest / power))
+    factor = float(numpy.sqrt(brightest / visible))
     logger.warning(
         '%s: the probe holds %.3g photons but the brightest frame %.3g counts: the probe was '
         'multiplied by %.4g.',
         scan.name,
-        power,
+        visible,
         brightest,
         factor,
     )
     return (probe * factor).astype(numpy.complex64), factor
+
+
+def _visible_power(probe: NDArray[numpy.complex64], good_pixels: NDArray[numpy.bool_]) -> float:
+    """Returns the photons of an empty frame on good pixels; a beamstop hides the others."""
+    if good_pixels.all():
+        return float(numpy.sum(numpy.abs(probe.astype(numpy.complex128)) ** 2))
+    frame = numpy.sum(numpy.abs(numpy.fft.fft2(probe, norm='ortho')) ** 2, axis=0)
+    return float(numpy.fft.fftshift(frame)[good_pixels].sum())

@@ -58,7 +58,7 @@ def build_scan(path: Path, raw: RawScan) -> Scan:
         pixel_size_m=raw.pixel_size_m,
         object_center_m=center_m,
         truth=truth,
-        has_object=raw.object_ is not None,
+        has_object=raw.object_ is not None and bool(numpy.any(object_ != object_.flat[0])),
         metadata=raw.metadata,
         source=path,
     )

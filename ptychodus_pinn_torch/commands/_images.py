@@ -1,0 +1,90 @@
+"""Complex images in files: reconstructions, products, simulated truth, and references."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy
+from numpy.typing import NDArray
+
+from ..scan.npz_layouts import NpzReader
+
+__all__ = ['Image', 'read_image']
+
+_MIN_ILLUMINATION = 0.3
+
+
+@dataclass(frozen=True)
+class Image:
+    """An image with what its file says about it.
+
+    Attributes:
+        object_: (Y, X), complex64.
+        weights: (Y, X), where the image can be trusted, or None.
+        pixel_size_m: (y, x), or None.
+        positions_px: (N, 2), and `probe` (P, H, W), where the file has them.
+    """
+
+    path: Path
+    object_: NDArray[Any]
+    weights: NDArray[Any] | None = None
+    pixel_size_m: tuple[float, float] | None = None
+    positions_px: NDArray[numpy.float64] | None = None
+    probe: NDArray[Any] | None = None
+
+
+def read_image(path: Path | str, *, is_reference: bool = False) -> Image:
+    """Returns the image in an NPZ or in a Ptychodus product.
+
+    A reference is the truth of a simulated scan where the file has one.
+
+    Raises:
+        ValueError: the file holds no image; says what it holds.
+    """
+    path = Path(path)
+    with path.open('rb') as file:
+        magic = file.read(8)
+    if magic.startswith(b'\x89HDF'):
+        return _read_product(path)
+    if not magic.startswith(b'PK'):
+        raise ValueError(
+            f'{path} is neither an NPZ nor an HDF5 file: name a reconstruction or a product.'
+        )
+    reader = NpzReader(path)
+    names = ('truth', 'object') if is_reference else ('object', 'truth')
+    object_ = numpy.asarray(reader.array(*names, 'objectGuess'), dtype=numpy.complex64)
+    illumination = reader.optional('illumination')
+    size = reader.optional('pixel_size_m')
+    return Image(
+        path,
+        object_[0] if object_.ndim == 3 else object_,
+        None if illumination is None else illumination > _MIN_ILLUMINATION,
+        None if size is None else (float(size.ravel()[0]), float(size.ravel()[-1])),
+        _read_positions(reader),
+        reader.optional('probe', 'probeGuess'),
+    )
+
+
+def _read_positions(reader: NpzReader) -> NDArray[numpy.float64] | None:
+    if 'xcoords' in reader and 'ycoords' in reader:
+        return numpy.stack([reader.array('ycoords'), reader.array('xcoords')], axis=-1)
+    return reader.optional('positions_px')
+
+
+def _read_product(path: Path) -> Image:
+    from ..scan.hdf5_layouts import load_host_product
+
+    product = load_host_product(path)
+    geometry = product.object_.get_geometry()
+    x_px = geometry.map_probe_positions_to_object_x_px(product.probe_positions)
+    y_px = geometry.map_probe_positions_to_object_y_px(product.probe_positions)
+    return Image(
+        path,
+        product.object_.get_layer(0),
+        None,
+        (geometry.pixel_height_m, geometry.pixel_width_m),
+        numpy.stack([y_px, x_px], axis=-1),
+        product.probes.get_probe_no_opr().get_array(),
+    )

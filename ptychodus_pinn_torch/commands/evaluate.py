@@ -1,0 +1,161 @@
+"""`ptychodus-pinn evaluate`: compares an image with a reference, and with the measured counts."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from typing import Any
+
+import numpy
+from numpy.typing import NDArray
+
+from ._images import Image, read_image
+from ._scan_options import add_scan_options, read_scan_from
+
+__all__ = ['configure', 'run']
+
+_ROWS = (
+    ('nrmse', 'NRMSE (complex)', '{:.4f}'),
+    ('phase_rms_rad', 'phase rms', '{:.4f} rad'),
+    ('ssim_phase', 'SSIM of the phase', '{:.4f}'),
+    ('ssim_amplitude', 'SSIM of the amplitude', '{:.4f}'),
+    ('psnr_phase_dB', 'PSNR of the phase', '{:.2f} dB for a range of {phase_range_rad:.3f} rad'),
+    (
+        'psnr_amplitude_dB',
+        'PSNR of the amplitude',
+        '{:.2f} dB for a range of {amplitude_range:.3f}',
+    ),
+    ('frc_half_per_nyquist', 'FRC falls below 0.5 at', '{:.3f} Nyquist'),
+    ('num_pixels', 'pixels compared', '{}'),
+    ('data_error', 'relative amplitude error', '{:.5f} over {num_patterns} patterns'),
+)
+
+
+def configure(parser: argparse.ArgumentParser) -> None:
+    """Adds the flags."""
+    parser.add_argument(
+        'image', metavar='A', help='image: reconstruction NPZ, product.h5, or simulated scan'
+    )
+    parser.add_argument(
+        '--reference', metavar='B', help='what to compare with, in one of the same formats'
+    )
+    parser.add_argument(
+        '--scan',
+        metavar='SCAN',
+        help='scan of the image: compares where it was illuminated, and with its counts',
+    )
+    parser.add_argument(
+        '--threshold',
+        type=float,
+        default=0.3,
+        help='part of the highest probe power from which on a pixel counts (default: 0.3)',
+    )
+    parser.add_argument(
+        '--held-out',
+        metavar='FILE',
+        help='text file with the numbers of the patterns to judge by (default: all)',
+    )
+    parser.add_argument('--json', action='store_true', help='print the figures as JSON')
+    add_scan_options(parser)
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Returns 0 after the figures were printed."""
+    from ..cli import UsageError
+
+    if arguments.reference is None and arguments.scan is None:
+        raise UsageError('nothing to compare with: name --reference, --scan, or both.')
+    image = read_image(arguments.image)
+    scan = None if arguments.scan is None else read_scan_from(arguments, arguments.scan)
+    figures: dict[str, Any] = {}
+    if arguments.reference is not None:
+        reference = read_image(arguments.reference, is_reference=True)
+        figures |= _compare(image, reference, scan, arguments.threshold)
+    if scan is not None:
+        figures |= _judge_by_counts(image, scan, arguments.held_out)
+    if arguments.json:
+        sys.stdout.write(json.dumps(figures, indent=2) + '\n')
+        return 0
+    for key, title, form in _ROWS:
+        if key in figures:
+            value = 'infinite' if figures[key] is None else form.format(figures[key], **figures)
+            sys.stdout.write(f'{title:<26} {value}\n')
+    return 0
+
+
+def _compare(image: Image, reference: Image, scan: Any, threshold: float) -> dict[str, Any]:
+    from ..metrics import compare_objects
+
+    shapes = image.object_.shape, reference.object_.shape
+    if shapes[0] != shapes[1]:
+        raise ValueError(
+            f'{image.path} holds an image of {_by(shapes[0])} pixels but {reference.path} one of '
+            f'{_by(shapes[1])}: both must lie on one grid.'
+        )
+    weights = _find_weights(image, reference, scan, threshold)
+    metrics = compare_objects(
+        image.object_, reference.object_, weights=weights, pixel_size_m=reference.pixel_size_m
+    )
+    return metrics.to_dict()
+
+
+def _by(shape: tuple[int, ...]) -> str:
+    return ' x '.join(str(length) for length in shape)
+
+
+def _find_weights(
+    image: Image, reference: Image, scan: Any, threshold: float
+) -> NDArray[Any] | None:
+    """Returns the area to compare: the reference's own, else where the probe was."""
+    from ..metrics import coverage_of
+
+    if reference.weights is not None:
+        return reference.weights
+    if scan is not None:
+        sources = [(scan.positions_px, scan.probe)]
+    else:
+        sources = [(item.positions_px, item.probe) for item in (image, reference)]
+    for positions_px, probe in sources:
+        if positions_px is not None and probe is not None:
+            modes = probe if probe.ndim == 3 else probe[None]
+            coverage = coverage_of(image.object_.shape, modes, positions_px)
+            return coverage > threshold
+    return image.weights
+
+
+def _judge_by_counts(image: Image, scan: Any, held_out: str | None) -> dict[str, Any]:
+    from ..metrics import data_error
+    from ..scan.scan import calibrate_probe
+
+    if image.object_.shape != scan.object_.shape:
+        raise ValueError(
+            f'{image.path} holds an image of {_by(image.object_.shape)} pixels but the scan '
+            f'{scan.name} has an object of {_by(scan.object_.shape)}: both must lie on one grid.'
+        )
+    indices = None if held_out is None else _read_indices(held_out, scan.num_patterns)
+    probe = calibrate_probe(scan)[0] if image.probe is None else image.probe
+    positions_px = image.positions_px
+    if positions_px is not None and len(positions_px) != scan.num_patterns:
+        positions_px = None
+    if probe.shape[-2:] != scan.pattern_shape:
+        probe = calibrate_probe(scan)[0]
+    error = data_error(scan, image.object_, probe, indices, positions_px=positions_px)
+    return {
+        'data_error': error,
+        'num_patterns': scan.num_patterns if indices is None else len(indices),
+    }
+
+
+def _read_indices(path: str, num_patterns: int) -> NDArray[numpy.int64]:
+    try:
+        indices = numpy.loadtxt(path, dtype=numpy.int64, ndmin=1)
+    except ValueError as error:
+        raise ValueError(f'{path} is no list of pattern numbers: one whole number per line.') from (
+            error
+        )
+    if indices.size == 0 or indices.min() < 0 or indices.max() >= num_patterns:
+        raise ValueError(
+            f'{path}: pattern numbers from 0 to {num_patterns - 1} are needed; check the list.'
+        )
+    return indices

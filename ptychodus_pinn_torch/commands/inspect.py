@@ -1,0 +1,155 @@
+"""`ptychodus-pinn inspect`: says in plain words what is in a scan, an image or a model."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import zipfile
+from pathlib import Path
+from typing import Any
+
+import numpy
+
+from ..scan.scan import Scan
+from ._images import Image, read_image
+from ._scan_options import add_scan_options, read_scan_from
+
+__all__ = ['configure', 'describe_scan', 'run']
+
+
+def configure(parser: argparse.ArgumentParser) -> None:
+    """Adds the flags."""
+    parser.add_argument('file', metavar='FILE', help='scan, image, product or model archive')
+    parser.add_argument('--draw', metavar='OUT.png', help='draw it as well')
+    add_scan_options(parser)
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Returns 0 after the description was printed."""
+    from ..cli import UsageError
+    from ._drawing import draw_image, draw_scan
+
+    path = Path(arguments.file)
+    if _is_archive(path):
+        if arguments.draw:
+            raise UsageError(f'{path} is a model: there is nothing to draw.')
+        from ..archive import describe_archive
+
+        sys.stdout.write(describe_archive(path).rstrip() + '\n')
+        return 0
+    if _is_image(path):
+        image = read_image(path)
+        sys.stdout.write(describe_image(image))
+        if arguments.draw:
+            draw_image(Path(arguments.draw), image)
+    else:
+        scan = read_scan_from(arguments, path)
+        sys.stdout.write(describe_scan(scan))
+        if arguments.draw:
+            draw_scan(Path(arguments.draw), scan)
+    return 0
+
+
+def _names(path: Path) -> list[str]:
+    if not path.is_file() or not zipfile.is_zipfile(path):
+        return []
+    with zipfile.ZipFile(path) as archive:
+        return archive.namelist()
+
+
+def _is_archive(path: Path) -> bool:
+    names = _names(path)
+    return bool(names) and not any(name.endswith('.npy') for name in names)
+
+
+def _is_image(path: Path) -> bool:
+    """Returns whether the file holds an image but no patterns, nor lies beside its patterns."""
+    names = {name.removesuffix('.npy') for name in _names(path)}
+    if names:
+        return 'object' in names and not names & {'diffraction', 'diff3d'}
+    if not path.is_file() or path.with_name('diffraction.h5').exists():
+        return False
+    with path.open('rb') as file:
+        if not file.read(8).startswith(b'\x89HDF'):
+            return False
+    import h5py
+
+    with h5py.File(path, 'r') as product:
+        return 'object' in product and 'patterns' not in product
+
+
+def _write(rows: list[tuple[str, str]]) -> str:
+    return ''.join(f'{name:<12} {text}\n' for name, text in rows)
+
+
+def describe_image(image: Image) -> str:
+    """Returns what is in an image file, one line for each part."""
+    amplitude, phase = numpy.abs(image.object_), numpy.angle(image.object_)
+    height, width = image.object_.shape
+    rows = [
+        ('image', str(image.path)),
+        ('object', f'{height} x {width} pixels{_in_metres(image.pixel_size_m, (height, width))}'),
+        ('amplitude', f'from {amplitude.min():.3f} to {amplitude.max():.3f}'),
+        ('phase', f'from {phase.min():.3f} to {phase.max():.3f} rad'),
+    ]
+    if image.positions_px is not None:
+        rows.append(('positions', str(len(image.positions_px))))
+    if image.probe is not None:
+        rows.append(('probe', _by(image.probe.shape)))
+    return _write(rows)
+
+
+def _by(shape: tuple[int, ...]) -> str:
+    return ' x '.join(str(length) for length in shape)
+
+
+def _in_metres(pixel_m: tuple[float, float] | None, shape: tuple[int, ...]) -> str:
+    if pixel_m is None:
+        return ', pixel size not known'
+    size_um = [1e6 * length * pixel for length, pixel in zip(shape, pixel_m, strict=True)]
+    return f' of {1e9 * pixel_m[0]:.4g} nm, {size_um[0]:.3g} x {size_um[1]:.3g} µm'
+
+
+def describe_scan(scan: Scan) -> str:
+    """Returns what is in a scan, one line for each part."""
+    from ..scan.preflight import probe_diameter_px
+
+    size = scan.pattern_shape
+    power = numpy.sum(numpy.abs(scan.probe.astype(numpy.complex128)) ** 2, axis=(1, 2))
+    span = numpy.ptp(scan.positions_px, axis=0)
+    bad = int(numpy.count_nonzero(~scan.good_pixels))
+    where = 'read from disk as needed' if _is_mapped(scan.patterns) else 'in memory'
+    rows = [
+        ('scan', str(scan.source or scan.name)),
+        (
+            'patterns',
+            f'{scan.num_patterns} of {size[0]} x {size[1]} pixels, {scan.patterns.dtype}, '
+            f'{scan.patterns.nbytes / 1e6:.1f} MB, {where}',
+        ),
+        ('counts', f'{scan.mean_counts():.4g} per pattern on average'),
+        ('mask', f'{bad} bad pixels' if bad else 'no bad pixels'),
+        ('positions', f'over {span[0]:.0f} x {span[1]:.0f} object pixels'),
+        (
+            'probe',
+            f'{scan.num_modes} mode{"" if scan.num_modes == 1 else "s"} '
+            f'({" ".join(f"{part:.0%}" for part in power / power.sum())}), {power.sum():.4g} '
+            f'photons, 90 % of them within {probe_diameter_px(scan):.1f} pixels',
+        ),
+        (
+            'object',
+            f'{_by(scan.object_.shape)} pixels{_in_metres(scan.pixel_size_m, scan.object_.shape)}, '
+            + ('from the file' if scan.has_object else 'flat'),
+        ),
+        ('truth', 'known: the scan is simulated' if scan.truth is not None else 'not known'),
+    ]
+    if 'photon_energy_eV' in scan.metadata:
+        rows.append(('energy', f'{float(scan.metadata["photon_energy_eV"]) / 1e3:.4g} keV'))
+    return _write(rows)
+
+
+def _is_mapped(array: Any) -> bool:
+    while array is not None:
+        if isinstance(array, numpy.memmap):
+            return True
+        array = getattr(array, 'base', None)
+    return False
