@@ -1,6 +1,7 @@
 import os
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 from conftest import make_parameters
@@ -11,7 +12,7 @@ from ptychodus_pinn_torch.commands import doctor
 
 def run(*words, **environment):
     return subprocess.run(
-        [sys.executable, '-m', 'ptychodus_pinn_torch.cli', *words],
+        [str(Path(sys.executable).with_name('ptychodus-pinn')), *words],
         env={**os.environ, **environment},
         capture_output=True,
         text=True,
