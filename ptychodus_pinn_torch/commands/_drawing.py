@@ -41,7 +41,7 @@ def draw_scan(path: Path, scan: Scan) -> Path:
     _show(axes[3], numpy.abs(scan.probe[0]), 'strongest probe mode, amplitude', 'viridis')
     object_, what = (scan.object_, 'object') if scan.truth is None else (scan.truth, 'truth')
     _show(axes[4], numpy.abs(object_), f'{what}, amplitude', 'gray')
-    _show(axes[5], numpy.angle(object_), f'{what}, phase in rad', 'twilight')
+    _show(axes[5], numpy.angle(object_), f'{what}, phase in rad', 'gray')
     return _save(path, figure)
 
 
@@ -49,7 +49,7 @@ def draw_image(path: Path, image: Image) -> Path:
     """Returns the path of a PNG with amplitude, phase and probe."""
     figure, axes = _make_figure(1, 2 if image.probe is None else 3, image.path.name)
     _show(axes[0], numpy.abs(image.object_), 'amplitude', 'gray')
-    _show(axes[1], numpy.angle(image.object_), 'phase in rad', 'twilight')
+    _show(axes[1], numpy.angle(image.object_), 'phase in rad', 'gray')
     if image.probe is not None:
         probe = image.probe[0] if image.probe.ndim == 3 else image.probe
         _show(axes[2], numpy.abs(probe), 'strongest probe mode, amplitude', 'viridis')
@@ -68,7 +68,9 @@ def _make_figure(rows: int, columns: int, title: str) -> tuple[Any, Sequence[Any
 
 
 def _show(axes: Any, values: NDArray[Any], title: str, colours: str) -> None:
-    picture = axes.imshow(values, cmap=colours, interpolation='nearest')
+    # A few wild pixels outside the scanned area must not take all the contrast.
+    low, high = numpy.nanpercentile(values, [0.5, 99.5])
+    picture = axes.imshow(values, cmap=colours, vmin=low, vmax=high, interpolation='nearest')
     axes.figure.colorbar(picture, ax=axes, shrink=0.8)
     axes.set_title(title)
 
