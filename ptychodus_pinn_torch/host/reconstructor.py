@@ -68,6 +68,7 @@ class PINNTorchReconstructor(TrainableReconstructor):
         self._mode = mode
         self._settings = settings
         self._curve = TrainingCurve()
+        self._curve_in_use = TrainingCurve()
         self._progress_goal = 1
         self._logged_s = 0.0
         self.model = ModelFile()
@@ -79,6 +80,11 @@ class PINNTorchReconstructor(TrainableReconstructor):
     def name(self) -> str:
         """The name after the underscore of the algorithm's key."""
         return self._mode.title()
+
+    @property
+    def training_curve(self) -> TrainingCurve:
+        """The course of the latest training."""
+        return self._curve
 
     def get_progress_goal(self) -> int:
         """Returns a goal above 0, without which Ptychodus shows neither progress nor Stop."""
@@ -104,10 +110,15 @@ class PINNTorchReconstructor(TrainableReconstructor):
             FileNotFoundError: no such file.
         """
         facts = self.model.use(file_path)
-        self._curve = TrainingCurve()
+        self._curve_in_use = TrainingCurve()
         for epoch, loss, held_out in facts.history:
-            self._curve = self._curve.append(epoch, loss, held_out)
+            self._curve_in_use = self._curve_in_use.append(epoch, loss, held_out)
         logger.info('In use from now on: %s', '; '.join(self.model.describe().splitlines()))
+
+    def use_shipped_model(self) -> None:
+        """Uses the shipped model from now on."""
+        self.model.use_shipped()
+        self._curve_in_use = TrainingCurve()
 
     def save_model(self, file_path: Path) -> None:
         """Copies the model in use, which is the shipped one until another is trained or loaded."""
@@ -174,7 +185,7 @@ class PINNTorchReconstructor(TrainableReconstructor):
             with Worker(payload) as worker:
                 refinement = self._follow_reconstruction(worker)
             if refinement is not None:
-                losses = join_losses(self._curve, refinement)
+                losses = join_losses(self._curve_in_use, refinement)
                 product = make_product(parameters.product, folder, losses, config.reconstruction)
                 output = ReconstructOutput(product, progress=1)
         if output is not None:
@@ -229,6 +240,7 @@ class PINNTorchReconstructor(TrainableReconstructor):
     def _accept_model(self, message: Message) -> None:
         if message['tag'] == 'trained':
             self.model.use(Path(message['path']))
+            self._curve_in_use = self._curve
             logger.info('The model is in %s, and in use.', message['path'])
 
     def _make_train_output(self, step: int) -> TrainOutput:

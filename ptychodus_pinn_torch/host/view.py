@@ -30,6 +30,7 @@ from PyQt5.QtWidgets import (
 
 from ..backend import BACKEND_VARIABLE, available_backends
 from ..config import Option
+from .products import TrainingCurve
 from .reconstructor import PINNTorchReconstructor, format_duration
 from .settings import PINNTorchSettings, iter_host_options
 
@@ -143,7 +144,7 @@ class ModelViewController(ParameterViewController):
         return self._widget
 
     def _use_shipped(self) -> None:
-        self._reconstructor.model.use_shipped()
+        self._reconstructor.use_shipped_model()
         self._show()
 
     def _show(self) -> None:
@@ -265,7 +266,8 @@ def compose_processing_controller(base: type) -> type:
             *others, status_view, file_dialog_factory, factories = arguments
             libraries = getattr(algorithm_parameter, 'attached_libraries', ())
             self._attached_monitor: Any = processing_api.task_monitor
-            self._attached_progress_bar = status_view.progress_bar
+            self._attached_status_view = status_view
+            self._plotted_curve = TrainingCurve()
             self._was_processing = False
             select_some_algorithm(algorithm_parameter)
             super().__init__(
@@ -301,15 +303,34 @@ def compose_processing_controller(base: type) -> type:
             if self._was_processing and not is_processing:
                 self._sync_model_to_view()
             self._was_processing = is_processing
-            self._show_remaining_time()
-
-        def _show_remaining_time(self) -> None:
             reconstructor = self._algorithm_parameter.get_current_reconstructor()
             remaining_s = getattr(reconstructor, 'remaining_s', None)
             left = '' if remaining_s is None else f', {format_duration(remaining_s)} left'
-            self._attached_progress_bar.setFormat(f'%p%{left}')
+            self._attached_status_view.progress_bar.setFormat(f'%p%{left}')
+            curve = getattr(reconstructor, 'training_curve', self._plotted_curve)
+            if is_processing and curve is not self._plotted_curve:
+                plot_training(self._attached_status_view, curve)
+                self._plotted_curve = curve
 
     return AttachingProcessingController
+
+
+def plot_training(status_view: Any, curve: TrainingCurve) -> None:
+    """Plots a training run while it lasts, where Ptychodus plots the losses of a product."""
+    axes = status_view.axes
+    axes.clear()
+    axes.set_title('Training')
+    axes.set_xlabel('Epoch')
+    axes.set_ylabel('Loss')
+    for label, part in (('training', curve.training), ('held-out', curve.validation)):
+        if part:
+            axes.semilogy(
+                [item.epoch for item in part], [item.value for item in part], '.-', label=label
+            )
+    if axes.lines:
+        axes.legend()
+    axes.grid(True)
+    status_view.figure_canvas.draw()
 
 
 def select_some_algorithm(algorithm_parameter: Any) -> None:

@@ -196,7 +196,9 @@ def main(control: IO[bytes]) -> int:
         target=_listen, args=(control, is_stopping, payload.folder), daemon=True
     ).start()
     tempfile.tempdir = str(payload.folder)  # the parent removes it, however this ends
-    logging.basicConfig(level=logging.WARNING, handlers=[ChannelHandler(channel)])
+    logging.basicConfig(
+        level=logging.WARNING, format='%(message)s', handlers=[ChannelHandler(channel)]
+    )
     logging.getLogger(_PACKAGE).setLevel(level)
     work = _train if isinstance(payload, TrainPayload) else _reconstruct
     try:

@@ -129,6 +129,9 @@ def test_training_curve_comes_before_the_refinement(reconstructor, parameters, t
     losses = output.product.losses
     assert [loss.epoch for loss in losses] == [1, 2, 2, 1, 2, 2, 3, 4]
     assert numpy.flatnonzero(numpy.isnan([loss.value for loss in losses])).tolist() == [2, 5]
+    reconstructor.use_shipped_model()
+    (output,) = reconstructor.reconstruct(parameters)
+    assert [loss.epoch for loss in output.product.losses] == [0, 1]
 
 
 def test_layers_and_relaxed_probes_are_reduced_and_said(reconstructor, caplog):

@@ -7,15 +7,15 @@ import time
 from pathlib import Path
 
 import pytest
-from conftest import make_parameters
 from staging import stage
+
+from conftest import make_parameters
 
 pytest.importorskip('PyQt5')
 
 from ptychodus.model import ModelCore
 from PyQt5.QtWidgets import QApplication, QCheckBox, QComboBox, QLabel, QLineEdit, QPushButton
 
-from ptychodus_pinn_torch.host.products import TrainingCurve
 from ptychodus_pinn_torch.host.settings import iter_host_options
 
 APPLICATION = QApplication.instance() or QApplication(['ptychodus'])
@@ -96,8 +96,7 @@ def window(shared_window, text_models, caplog):
     for key in ('pinn-torch_supervised', 'pinn-torch_unsupervised'):
         window.parameter.set_value(key)
         window.reconstructor.engine = 'fake_engines:PlainEngine'
-        window.reconstructor.model.use_shipped()
-        window.reconstructor._curve = TrainingCurve()
+        window.reconstructor.use_shipped_model()
     settings = window.reconstructor._settings
     for option in iter_host_options():
         settings.get_parameter(option.path).set_value(str(option.default))
@@ -138,6 +137,7 @@ def test_a_day_at_the_beamline(window, dialogs, tmp_path):
     window.wait(lambda: window.status.progress_bar.isVisible())
     window.wait(lambda: window.status.progress_bar.value() > 20)
     assert 'left' in window.status.progress_bar.format()
+    assert [line.get_label() for line in window.status.axes.lines] == ['training', 'held-out']
     begin_s = time.monotonic()
     window.status.stop_button.click()
     window.wait(lambda: not window.is_working())

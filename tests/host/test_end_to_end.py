@@ -1,0 +1,167 @@
+"""The documented ways through Ptychodus, with the real engine, on a scan with a known truth."""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+import textwrap
+from dataclasses import replace
+from pathlib import Path
+
+import numpy
+import pytest
+from ptychodus.api.io import load_product
+from ptychodus.api.reconstruct import ReconstructInput
+from staging import stage
+
+from ptychodus_pinn_torch.scan.output import make_host_product
+from ptychodus_pinn_torch.scan.simulation import SimulationSpec, simulate_scan
+
+pytest.importorskip('torch')
+
+SETTINGS = """
+[Processing]
+Algorithm = pinn-torch_unsupervised
+[PINNTorchTraining]
+start = none
+max_steps = 3
+[PINNTorchReconstruction]
+refine_epochs = 4
+[PINNTorchExecution]
+accelerator = cpu
+num_threads = 1
+"""
+
+
+def make_scan():
+    """Returns a scan in one corner of a rectangular object, and its truth."""
+    scan = simulate_scan(SimulationSpec(pattern_size=32, num_positions=100, step_px=3.0, seed=3))
+    margin = ((11, 60), (40, 5))
+    truth = numpy.pad(scan.truth, margin, constant_values=1.0)
+    flat = numpy.ones_like(truth)
+    scan = replace(
+        scan,
+        positions_px=scan.positions_px + numpy.array([11.0, 40.0]),
+        object_=flat,
+        object_center_m=(4e-7, -9e-7),
+    )
+    product = make_host_product(scan, flat, scan.positions_px, scan.probe, [])
+    product = replace(product, metadata=replace(product.metadata, name='simulated'))
+    return ReconstructInput(scan.patterns, ~scan.good_pixels, product), truth, scan
+
+
+@pytest.fixture(scope='module')
+def simulated():
+    return make_scan()
+
+
+def run(*words, **environment):
+    return subprocess.run(
+        [str(word) for word in words],
+        env={**os.environ, **environment},
+        capture_output=True,
+        text=True,
+        timeout=240,
+        check=False,
+    )
+
+
+def script(name):
+    return Path(sys.executable).with_name(name)
+
+
+def phase_distance(test, truth, scan):
+    """Returns the rms phase difference in radians on the middle of the scanned area."""
+    low = numpy.ceil(scan.positions_px.min(axis=0)).astype(int)
+    high = numpy.floor(scan.positions_px.max(axis=0)).astype(int)
+    area = (slice(low[0], high[0]), slice(low[1], high[1]))
+    product = test[area] * truth[area].conj()
+    product *= numpy.exp(-1j * numpy.angle(product.sum()))
+    return float(numpy.sqrt(numpy.mean(numpy.angle(product) ** 2)))
+
+
+@pytest.mark.slow
+def test_the_documented_batch_loop(simulated, tmp_path):
+    parameters, truth, scan = simulated
+    folder = stage(tmp_path / 'in', parameters, SETTINGS)
+    done = run(script('ptychodus'), '-b', 'train', '-i', folder, '-o', tmp_path / 'model')
+    assert done.returncode == 0, done.stdout + done.stderr
+    shutil.copy(tmp_path / 'model' / 'model.h5.zip', folder)
+    done = run(
+        sys.executable, '-m', 'ptychodus', '-b', 'reconstruct', '-i', folder, '-o', tmp_path / 'out'
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    product = load_product(tmp_path / 'out' / 'product.000001.h5')
+    given = load_product(folder / 'product.h5')
+    assert product.object_.get_geometry() == given.object_.get_geometry() or (
+        str(product.object_.get_geometry()) == str(given.object_.get_geometry())
+    )
+    image = product.object_.get_layer(0)
+    distance = phase_distance(image, truth, scan)
+    flat = phase_distance(numpy.ones_like(truth), truth, scan)
+    assert distance < 0.7 * flat
+    for other in (truth[::-1], truth[:, ::-1], truth[::-1, ::-1]):
+        assert distance < 0.7 * phase_distance(image, other, scan)
+
+    done = run(
+        script('ptychodus-pinn'), 'reconstruct', folder, '--model', folder / 'model.h5.zip',
+        '--output', tmp_path / 'product.h5', '--refine', '4', '--device', 'cpu', '--no-picture',
+        '--threads', '1',
+    )  # fmt: skip
+    assert done.returncode == 0, done.stdout + done.stderr
+    ours = load_product(tmp_path / 'product.h5').object_.get_layer(0)
+    assert phase_distance(image, ours, scan) < 1e-3
+
+
+HEADLESS = """
+import json, sys
+from pathlib import Path
+from ptychodus.model import ModelCore
+
+key = 'pinn-torch_supervised'
+folder, out = Path(sys.argv[1]), Path(sys.argv[2])
+with ModelCore(folder / 'settings.ini') as core:
+    api = core.workflow_api
+    diffraction = api.load_assembled_diffraction_data(folder / 'diffraction.h5')
+    product = api.load_product(folder / 'product.h5', diffraction=diffraction)
+    product.export_training_data(out / 'train_data.npz', algorithm=key)
+    product.train_reconstructor_local(out, out, algorithm=key, block=True)
+    core.processing_core.processing_api.save_model_to_file(out / 'copy.h5.zip')
+    core.processing_core.processing_api.load_model_from_file(out / 'copy.h5.zip')
+    image = product.reconstruct_local(algorithm=key, block=True)
+    image.save_product(out / 'image.h5', file_type='HDF5')
+print('MODULES', json.dumps([name for name in sys.modules if '.' not in name]))
+"""
+
+
+@pytest.mark.slow
+def test_ten_lines_of_python_and_no_framework_in_the_parent(simulated, tmp_path):
+    parameters, truth, scan = simulated
+    truth_product = replace(
+        parameters.product,
+        object_=type(parameters.product.object_)(
+            truth,
+            parameters.product.object_.get_pixel_geometry(),
+            parameters.product.object_.get_center(),
+        ),
+    )
+    folder = stage(tmp_path / 'in', replace(parameters, product=truth_product), SETTINGS)
+    out = tmp_path / 'out'
+    out.mkdir()
+    code = textwrap.dedent(HEADLESS)
+    done = run(sys.executable, '-c', code, folder, out)
+    assert done.returncode == 0, done.stdout + done.stderr
+    modules = json.loads(done.stdout.rpartition('MODULES ')[2])
+    assert not {'torch', 'lightning', 'tensorflow', 'PyQt5'} & set(modules)
+    product = load_product(out / 'image.h5')
+    assert product.losses
+    assert product.object_.get_layer(0).shape == truth.shape
+
+
+@pytest.mark.slow
+def test_a_wrong_setting_is_exit_status_1_and_a_sentence(simulated, tmp_path):
+    folder = stage(tmp_path / 'in', simulated[0], SETTINGS.replace('= 3', '= many'))
+    done = run(script('ptychodus'), '-b', 'train', '-i', folder, '-o', tmp_path / 'out')
+    assert done.returncode == 1
+    assert "training.max_steps = 'many'" in done.stdout
