@@ -3,7 +3,7 @@ import sys
 
 import numpy
 import pytest
-from conftest import CENTER_M, PIXEL_M, make_parameters
+from host_scans import CENTER_M, PIXEL_M, make_parameters
 
 from ptychodus_pinn_torch.config import ConfigError
 from ptychodus_pinn_torch.host import model_file

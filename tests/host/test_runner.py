@@ -12,7 +12,7 @@ from pathlib import Path
 
 import numpy
 import pytest
-from conftest import worker_processes
+from host_scans import worker_processes
 
 from ptychodus_pinn_torch.host import payload as payload_module
 from ptychodus_pinn_torch.host.payload import _find_file_of, working_folder
@@ -124,7 +124,9 @@ def test_stop_acts_within_two_seconds(engine, reconstructor, training_folder):
 PARENT = """
 import sys, threading
 sys.path.insert(0, {folder!r})
-from conftest import make_parameters, SettingsRegistry, PtychoPINNTorchReconstructorLibrary
+from host_scans import make_parameters
+from ptychodus.api.settings import SettingsRegistry
+from ptychodus_pinn_torch.host.library import PtychoPINNTorchReconstructorLibrary
 reconstructor = PtychoPINNTorchReconstructorLibrary(SettingsRegistry(), False).reconstructors[0]
 reconstructor.engine = 'fake_engines:EndlessEngine'
 list(reconstructor.reconstruct(make_parameters()))

@@ -7,9 +7,8 @@ import time
 from pathlib import Path
 
 import pytest
+from host_scans import make_parameters
 from staging import stage
-
-from conftest import make_parameters
 
 pytest.importorskip('PyQt5')
 

@@ -4,9 +4,9 @@ import sys
 from pathlib import Path
 
 import pytest
+from host_scans import make_parameters
 from staging import stage
 
-from conftest import make_parameters
 from ptychodus_pinn_torch.commands import doctor
 
 
