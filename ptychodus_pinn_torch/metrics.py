@@ -102,7 +102,7 @@ def compare_objects(
         numpy.asarray(1.0 if pixel_size_m is None else pixel_size_m, dtype=float), (2,)
     )
     registered = register(test, reference, weights, pixel_m)
-    return _measure(registered, reference, weights, pixel_m)
+    return _measure(registered, reference, pixel_m)
 
 
 def _check(
@@ -147,12 +147,10 @@ def _bounding_box(area: NDArray[numpy.bool_], margin_px: int) -> tuple[slice, sl
 
 
 def _measure(
-    registered: Registration,
-    reference: NDArray[Any],
-    weights: NDArray[Any],
-    pixel_m: NDArray[Any],
+    registered: Registration, reference: NDArray[Any], pixel_m: NDArray[Any]
 ) -> ObjectMetrics:
-    area, test = weights > 0.0, registered.array
+    test, weights = registered.array, registered.weights
+    area = weights > 0.0
     # Phases about the mean of the reference, and the image's phase by difference: no wraps.
     reference_phase = numpy.angle(reference * numpy.exp(-1j * numpy.angle(reference[area].sum())))
     phase_error = numpy.angle(test * reference.conj())

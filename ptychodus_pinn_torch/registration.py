@@ -24,11 +24,13 @@ class Registration:
 
     Attributes:
         array: The image without factor, ramp and shift; outside the area, the reference.
+        weights: The weights, zero also where the shift brought in what lies outside the area.
         factor: What the image was multiplied with; `ramp_rad_per_px` and `shift_px` are (y, x).
         distance: `relative_distance` that is left.
     """
 
     array: NDArray[numpy.complex128]
+    weights: NDArray[numpy.float64]
     factor: complex
     ramp_rad_per_px: tuple[float, float]
     shift_px: tuple[float, float]
@@ -124,16 +126,20 @@ def _descend(
         flat = factor * numpy.exp(1j * (ramp[0] * y + ramp[1] * x)) * test
         filled = numpy.where(area, flat, _shift(reference, -shift))
         moved = _shift(filled, shift)
-        distance = relative_distance(moved, reference, weights)
+        inside = weights * _move_mask(area, shift)
+        if not inside.any():
+            break
+        distance = relative_distance(moved, reference, inside)
         if best is None or distance < best.distance:
             best = Registration(
-                numpy.where(area, moved, reference),
+                numpy.where(inside > 0.0, moved, reference),
+                inside,
                 complex(factor),
                 (float(ramp[0]), float(ramp[1])),
                 (float(shift[0]), float(shift[1])),
                 distance,
             )
-        step = _solve_step(moved, reference, weights)
+        step = _solve_step(moved, reference, inside)
         factor = factor * numpy.exp(step[0] + 1j * step[1])
         ramp = ramp + step[2:4]
         shift = shift - numpy.clip(step[4:6], -1.0, 1.0)
@@ -143,6 +149,19 @@ def _descend(
             break
     assert best is not None
     return best
+
+
+def _move_mask(
+    area: NDArray[numpy.bool_], shift_px: NDArray[numpy.float64]
+) -> NDArray[numpy.bool_]:
+    """Returns where the area moved by whole pixels covers itself."""
+    moved = area
+    for axis, pixels in enumerate(numpy.rint(shift_px).astype(int)):
+        if pixels:
+            moved = numpy.roll(moved, pixels, axis=axis)
+            edge = slice(0, pixels) if pixels > 0 else slice(pixels, None)
+            moved[(slice(None),) * axis + (edge,)] = False
+    return moved & area
 
 
 def _solve_step(
