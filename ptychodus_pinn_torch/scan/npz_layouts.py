@@ -228,9 +228,10 @@ def _is_amplitude(reader: NpzReader, patterns: NDArray[Any], diffraction_kind: s
                 'say --diffraction-kind counts or amplitude.'
             )
         return marker == 'amplitude'
-    if patterns.dtype.kind in 'iub' or 'bad_pixels' in reader or patterns.size == 0:
+    if patterns.dtype.kind != 'f' or 'bad_pixels' in reader or patterns.size == 0:
         return False
     sample = numpy.asarray(patterns[:: max(1, len(patterns) // 32)], dtype=numpy.float64)
+    sample = sample[numpy.isfinite(sample)]
     if _is_integral(sample):
         return False
     if _is_integral(sample**2):

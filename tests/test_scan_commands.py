@@ -1,0 +1,132 @@
+"""The commands simulate, check, inspect and evaluate, as a user calls them."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy
+import pytest
+
+from ptychodus_pinn_torch.cli import main
+from ptychodus_pinn_torch.scan.files import read_scan, write_product, write_reconstruction_npz
+from ptychodus_pinn_torch.scan.scan import Scan
+
+
+def _run(capsys, *arguments: object) -> str:
+    assert main([str(argument) for argument in arguments]) == 0
+    return capsys.readouterr().out
+
+
+def _is_png(path: Path) -> bool:
+    return path.read_bytes().startswith(b'\x89PNG') and path.stat().st_size > 10_000
+
+
+def test_simulated_scan_holds_what_was_asked_for(tmp_path: Path, capsys):
+    path = tmp_path / 'scan.npz'
+    options = '--pattern-size 48 --num-positions 30 --step 3 --object leaves --probe kb'
+    more = '--num-modes 2 --photons 1e5 --beamstop 2 --path spiral --seed 7'
+    out = _run(capsys, 'simulate', path, *options.split(), *more.split())
+    assert '30 patterns of 48 x 48' in out
+    scan = read_scan(path)
+    assert scan.patterns.shape == (30, 48, 48) and scan.num_modes == 2
+    assert numpy.sum(numpy.abs(scan.probe) ** 2) == pytest.approx(1e5, rel=1e-4)
+    assert scan.truth is not None and not scan.good_pixels[24, 24]
+
+
+def test_same_seed_writes_the_same_file(tmp_path: Path, capsys):
+    for name in ('a', 'b'):
+        _run(capsys, 'simulate', tmp_path / f'{name}.npz', '--num-positions', 9)
+    first, second = (read_scan(tmp_path / f'{name}.npz') for name in ('a', 'b'))
+    numpy.testing.assert_array_equal(first.patterns, second.patterns)
+
+
+def test_check_prints_findings(tiny_scan_path: Path, capsys):
+    out = _run(capsys, 'check', tiny_scan_path)
+    assert 'calibration' in out and 'orientation' in out
+    findings = json.loads(_run(capsys, 'check', tiny_scan_path, '--json'))
+    assert {item['level'] for item in findings} <= {'ok', 'warning'}
+    assert all(set(item) == {'level', 'topic', 'message'} for item in findings)
+
+
+def test_inspect_says_what_a_scan_holds(tmp_path: Path, tiny_scan_path: Path, capsys):
+    out = _run(capsys, 'inspect', tiny_scan_path, '--draw', tmp_path / 'scan.png')
+    assert '35 of 32 x 32 pixels, uint32' in out and '2 modes' in out
+    assert '57 x 69 pixels' in out and 'known: the scan is simulated' in out
+    assert _is_png(tmp_path / 'scan.png')
+
+
+def test_inspect_reads_as_the_flags_say(tmp_path: Path, capsys):
+    path = tmp_path / 'scan.npz'
+    _run(capsys, 'simulate', path, '--num-positions', 16)
+    assert '16 of 48 x 48 pixels' in _run(capsys, 'inspect', path, '--crop', 48)
+    assert '16 of 32 x 32 pixels' in _run(capsys, 'inspect', path, '--bin', 2)
+
+
+@pytest.fixture
+def image_path(tmp_path: Path, tiny_scan: Scan) -> Path:
+    """An image with 3 % noise, and a factor."""
+    noise = numpy.random.default_rng(0).normal(size=tiny_scan.truth.shape) * 0.03
+    return write_reconstruction_npz(
+        tmp_path / 'image.npz',
+        object_=2j * (tiny_scan.truth + noise),
+        positions_px=tiny_scan.positions_px,
+        probe=tiny_scan.probe / 2,
+        losses=[(1, 0.1)],
+    )
+
+
+def test_inspect_says_what_an_image_holds(tmp_path: Path, image_path: Path, capsys):
+    out = _run(capsys, 'inspect', image_path, '--draw', tmp_path / 'image.png')
+    assert '57 x 69 pixels' in out and 'positions    35' in out
+    assert _is_png(tmp_path / 'image.png')
+
+
+def test_inspect_says_what_a_lone_product_holds(tmp_path: Path, tiny_scan: Scan, capsys):
+    scan = tiny_scan
+    path = write_product(
+        tmp_path / 'product.h5', scan, scan.truth, scan.positions_px, scan.probe, []
+    )
+    assert '57 x 69 pixels of 10 nm' in _run(capsys, 'inspect', path)
+
+
+def test_evaluate_measures_an_image(tiny_scan_path: Path, image_path: Path, capsys):
+    arguments = ('evaluate', image_path, '--reference', tiny_scan_path, '--scan', tiny_scan_path)
+    figures = json.loads(_run(capsys, *arguments, '--json'))
+    assert 0.03 < figures['nrmse'] < 0.045
+    assert figures['num_pixels'] < 57 * 69, 'only where the probe was'
+    assert figures['num_patterns'] == 35 and figures['data_error'] > 0
+    table = _run(capsys, *arguments)
+    assert 'NRMSE' in table and 'dB for a range of' in table and 'Nyquist' in table
+
+
+def test_evaluate_takes_products_on_either_side(tmp_path: Path, tiny_scan: Scan, capsys):
+    scan = tiny_scan
+    path = write_product(
+        tmp_path / 'product.h5', scan, scan.truth, scan.positions_px, scan.probe, []
+    )
+    figures = json.loads(_run(capsys, 'evaluate', path, '--reference', path, '--json'))
+    assert figures['nrmse'] < 1e-9 and figures['frc_half_per_nyquist'] == 1.0
+
+
+def test_evaluate_judges_by_held_out_patterns(
+    tmp_path: Path, tiny_scan_path: Path, image_path: Path, capsys
+):
+    (tmp_path / 'held.txt').write_text('3\n7\n')
+    figures = json.loads(
+        _run(capsys, 'evaluate', image_path, '--scan', tiny_scan_path,
+             '--held-out', tmp_path / 'held.txt', '--json')
+    )  # fmt: skip
+    assert figures['num_patterns'] == 2
+
+
+def test_measured_reference_brings_its_own_area(real_scan_path: Path, capsys):
+    figures = json.loads(
+        _run(capsys, 'evaluate', real_scan_path, '--reference', real_scan_path, '--json')
+    )
+    assert figures['num_pixels'] == 123504 and figures['nrmse'] < 1e-9
+
+
+def test_quiet_prints_nothing(tmp_path: Path, capsys):
+    out = _run(capsys, 'simulate', tmp_path / 'a.npz', '--num-positions', 4, '--quiet')
+    assert out == '' and (tmp_path / 'a.npz').exists()
