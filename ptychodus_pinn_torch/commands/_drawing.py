@@ -9,9 +9,9 @@ from typing import Any
 import numpy
 from numpy.typing import NDArray
 
+from ..scan.images import Image
 from ..scan.output import write_atomically
 from ..scan.scan import Scan
-from ._images import Image
 
 __all__ = ['draw_image', 'draw_scan']
 

@@ -10,8 +10,8 @@ from typing import Any
 
 import numpy
 
+from ..scan.images import Image, read_image
 from ..scan.scan import Scan
-from ._images import Image, read_image
 from ._scan_options import add_scan_options, read_scan_from
 
 __all__ = ['configure', 'describe_scan', 'run']

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Literal
 
 from .hdf5_layouts import find_pair, read_hdf5_layout
+from .images import read_object
 from .npz_layouts import read_npz_layout
 from .output import write_product, write_reconstruction_npz, write_scan_npz
 from .resampling import bin_scan, crop_scan
@@ -15,6 +16,7 @@ from .scan_checks import build_scan
 
 __all__ = [
     'DiffractionKind',
+    'read_object',
     'read_scan',
     'write_product',
     'write_reconstruction_npz',

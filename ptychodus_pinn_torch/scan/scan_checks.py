@@ -13,7 +13,7 @@ from .npz_layouts import RawScan
 from .pattern_store import block_slices, stage_blocks
 from .scan import Scan, split_positions
 
-__all__ = ['build_scan']
+__all__ = ['build_scan', 'check_object']
 
 logger = logging.getLogger(__name__)
 
@@ -40,9 +40,9 @@ def build_scan(path: Path, raw: RawScan) -> Scan:
         if raw.pixel_size_m is not None:
             center_m = _move_center(center_m, shape, shift, raw)
     else:
-        object_ = _check_object(path, 'object', raw.object_)
+        object_ = check_object(path, 'object', raw.object_)
     _check_inside(path, positions_px, (height, width), object_.shape)
-    truth = None if raw.truth is None else _check_object(path, 'truth', raw.truth)
+    truth = None if raw.truth is None else check_object(path, 'truth', raw.truth)
     if truth is not None and truth.shape != object_.shape:
         raise ValueError(
             f'{path}: truth has shape {truth.shape} but the object {object_.shape}: '
@@ -194,7 +194,12 @@ def _check_values(
     )
 
 
-def _check_object(path: Path, what: str, object_: NDArray[Any]) -> NDArray[numpy.complex64]:
+def check_object(path: Path, what: str, object_: NDArray[Any]) -> NDArray[numpy.complex64]:
+    """Returns the object as (Y, X), complex64; of several layers, the first.
+
+    Raises:
+        ValueError: it has another shape or is not finite; names the file.
+    """
     if object_.ndim == 3 and len(object_) > 0:
         if len(object_) > 1:
             logger.info(

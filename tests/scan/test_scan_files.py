@@ -10,6 +10,7 @@ import numpy
 import pytest
 
 from ptychodus_pinn_torch.scan.files import (
+    read_object,
     read_scan,
     write_product,
     write_reconstruction_npz,
@@ -287,3 +288,17 @@ def test_nothing_is_left_of_a_write_that_failed(tmp_path: Path, tiny_scan: Scan,
         write_scan_npz(path, tiny_scan)
     assert caught.value.filename == str(path)
     assert path.read_bytes() == b'precious' and list(tmp_path.iterdir()) == [path]
+
+
+def test_object_is_found_in_every_kind_of_file(tmp_path: Path, tiny_scan: Scan, tiny_scan_path):
+    scan = tiny_scan
+    product = write_product(tmp_path / 'p.h5', scan, scan.truth, scan.positions_px, scan.probe, [])
+    image = write_reconstruction_npz(
+        tmp_path / 'r.npz',
+        object_=scan.truth,
+        positions_px=scan.positions_px,
+        probe=scan.probe,
+        losses=[],
+    )
+    for path in (tiny_scan_path, product, image):
+        numpy.testing.assert_array_equal(read_object(path), scan.truth)

@@ -9,9 +9,11 @@ from typing import Any
 import numpy
 from numpy.typing import NDArray
 
-from ..scan.npz_layouts import NpzReader
+from .hdf5_layouts import load_host_product
+from .npz_layouts import NpzReader
+from .scan_checks import check_object
 
-__all__ = ['Image', 'read_image']
+__all__ = ['Image', 'read_image', 'read_object']
 
 _MIN_ILLUMINATION = 0.3
 
@@ -54,12 +56,12 @@ def read_image(path: Path | str, *, is_reference: bool = False) -> Image:
         )
     reader = NpzReader(path)
     names = ('truth', 'object') if is_reference else ('object', 'truth')
-    object_ = numpy.asarray(reader.array(*names, 'objectGuess'), dtype=numpy.complex64)
+    name = reader.require(*names, 'objectGuess')
     illumination = reader.optional('illumination')
     size = reader.optional('pixel_size_m')
     return Image(
         path,
-        object_[0] if object_.ndim == 3 else object_,
+        check_object(path, name, reader.array(name)),
         None if illumination is None else illumination > _MIN_ILLUMINATION,
         None if size is None else (float(size.ravel()[0]), float(size.ravel()[-1])),
         _read_positions(reader),
@@ -74,17 +76,25 @@ def _read_positions(reader: NpzReader) -> NDArray[numpy.float64] | None:
 
 
 def _read_product(path: Path) -> Image:
-    from ..scan.hdf5_layouts import load_host_product
-
     product = load_host_product(path)
     geometry = product.object_.get_geometry()
     x_px = geometry.map_probe_positions_to_object_x_px(product.probe_positions)
     y_px = geometry.map_probe_positions_to_object_y_px(product.probe_positions)
     return Image(
         path,
-        product.object_.get_layer(0),
+        check_object(path, 'object', product.object_.get_array()),
         None,
         (geometry.pixel_height_m, geometry.pixel_width_m),
         numpy.stack([y_px, x_px], axis=-1),
         product.probes.get_probe_no_opr().get_array(),
     )
+
+
+def read_object(path: Path | str) -> NDArray[numpy.complex64]:
+    """Returns the object (Y, X) of an NPZ or a product, as a label or a reference.
+
+    Raises:
+        ValueError: the file holds no object; says what it holds.
+    """
+    object_: NDArray[numpy.complex64] = read_image(path, is_reference=True).object_
+    return object_
