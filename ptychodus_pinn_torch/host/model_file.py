@@ -5,8 +5,9 @@ from __future__ import annotations
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
-from ..archive import EXTENSION, describe_archive, read_archive, shipped_model
+from ..archive import EXTENSION, Archive, read_archive, shipped_model
 
 __all__ = ['MODEL_EXTENSION', 'MODEL_NAME', 'ModelFacts', 'ModelFile', 'inspect_model']
 
@@ -19,11 +20,11 @@ class ModelFacts:
     """What an archive tells about itself.
 
     Attributes:
-        lines: In plain words, what the model is and for what it was made.
+        summary: In a few words, what the model is and for what it was made.
         history: Epoch, training loss and held-out error, what is known.
     """
 
-    lines: tuple[str, ...]
+    summary: str
     history: tuple[tuple[int, float | None, float | None], ...] = ()
 
 
@@ -34,17 +35,39 @@ def inspect_model(path: Path) -> ModelFacts:
         ValueError: not a model of ours; says what it is.
     """
     archive = read_archive(path)
-    _, *lines = describe_archive(path).splitlines()
     return ModelFacts(
-        lines=(
-            f'{archive.backend} backend',
-            *(' '.join(line.split()) for line in lines if 'written by' not in line),
-        ),
+        summary=summarise(archive),
         history=tuple(
             (int(row['epoch'] or 0), row.get('loss'), row.get('held_out'))
             for row in archive.history
         ),
     )
+
+
+def summarise(archive: Archive) -> str:
+    """Returns what an archive is and for what it was made; what it does not know is left out."""
+    details = archive.details
+    made = str(details['made_from']) if 'made_from' in details else _join(details.get('scans'))
+    size = details.get('pattern_size')
+    parts = [
+        f'{archive.config.network.architecture} network, {archive.backend} backend',
+        f'trained {archive.config.mode}' + (f' on {made}' if made else ''),
+        f'{_join(details.get("patterns"))} patterns of {size} px' if size else '',
+        _count(details.get('probe_modes'), 'probe mode(s)'),
+        _count(details.get('photons'), 'photons per pattern'),
+        f'held-out error {_join(details["held_out"])}' if details.get('held_out') else '',
+    ]
+    return '; '.join(part for part in parts if part)
+
+
+def _count(value: Any, noun: str) -> str:
+    return f'{_join(value)} {noun}' if value not in (None, [], ()) else ''
+
+
+def _join(value: Any) -> str:
+    items = value if isinstance(value, list | tuple) else [value]
+    texts = [f'{item:.3g}' if isinstance(item, float) else str(item) for item in items]
+    return ', '.join(dict.fromkeys(text for text in texts if text != 'None'))
 
 
 class ModelFile:
@@ -123,7 +146,7 @@ class ModelFile:
         return 'the shipped model' if self._path is None else f'the model {self._path}'
 
     def describe(self) -> str:
-        """Returns a few lines on which model is in use, and for what it was made."""
+        """Returns a sentence on which model is in use, and for what it was made."""
         if not self.is_present:
             return f'{self._path} is gone: load another model, or use the shipped one.'
         path = self._path or shipped_model()
@@ -137,6 +160,6 @@ class ModelFile:
     def _compose(self, path: Path) -> str:
         title = 'Shipped model' if self._path is None else str(self._path)
         try:
-            return '\n'.join([title, *inspect_model(path).lines])
+            return f'{title}: {inspect_model(path).summary}.'
         except (OSError, ValueError) as error:
             return f'{title}: {error}'

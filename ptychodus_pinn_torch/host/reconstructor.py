@@ -113,7 +113,7 @@ class PINNTorchReconstructor(TrainableReconstructor):
         self._curve_in_use = TrainingCurve()
         for epoch, loss, held_out in facts.history:
             self._curve_in_use = self._curve_in_use.append(epoch, loss, held_out)
-        logger.info('In use from now on: %s', '; '.join(self.model.describe().splitlines()))
+        logger.info('In use from now on: %s', self.model.describe())
 
     def use_shipped_model(self) -> None:
         """Uses the shipped model from now on."""

@@ -32,7 +32,7 @@ def text_models(monkeypatch):
     def inspect_model(path):
         if not path.read_text():
             raise ValueError(f'{path} is no model: it is empty.')
-        return model_file.ModelFacts(('a text',))
+        return model_file.ModelFacts('a text')
 
     monkeypatch.setattr(model_file, 'inspect_model', inspect_model)
 

@@ -252,7 +252,7 @@ def test_a_real_archive_brings_its_history_and_its_description(parameters, tmp_p
     weights = {'w': numpy.ones(3, numpy.float32)}
     write_archive(
         tmp_path / 'mine.h5.zip',
-        Archive(Config(), weights, history, details={'made for': 'Siemens stars'}),
+        Archive(Config(), weights, history, details={'made_from': 'Siemens stars'}),
     )
     library = PtychoPINNTorchReconstructorLibrary(SettingsRegistry(), False)
     reconstructor = library.reconstructors[0]
