@@ -123,12 +123,15 @@ def _examine_host() -> Finding:
     found = _version('ptychodus')
     if not found:
         return Finding('Ptychodus', 'is not installed', install)
-    fault = find_host_fault()
-    if not fault:
-        import ptychodus.model.core
+    try:
+        fault = find_host_fault()
+        if not fault:
+            import ptychodus.model.core as core
 
-        if not hasattr(ptychodus.model.core.ProcessingCore, 'attaches_reconstructor_libraries'):
-            fault = find_seam_fault(ptychodus.model.core)
+            if not hasattr(core.ProcessingCore, 'attaches_reconstructor_libraries'):
+                fault = find_seam_fault(core)
+    except ImportError as error:
+        fault = f'{found} cannot be imported: {error}'
     if fault:
         return Finding('Ptychodus', fault, install)
     import ptychodus

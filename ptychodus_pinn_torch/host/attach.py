@@ -171,6 +171,10 @@ class ProcessingTask:
         """Moves the progress bar."""
         self._monitor.update_progress(progress, progress_goal)
 
+    def refresh(self) -> None:
+        """Has the buttons look again at what can be done; only from the window's own thread."""
+        self._monitor.notify_observers()
+
 
 def _compose_core(module: ModuleType) -> type:
     base: type = module.ProcessingCore

@@ -158,7 +158,7 @@ class ModelFile:
         return self._description[2]
 
     def _compose(self, path: Path) -> str:
-        title = 'Shipped model' if self._path is None else str(self._path)
+        title = 'Shipped model' if self._path is None else f'{path.parent.name}/{path.name}'
         try:
             return f'{title}: {inspect_model(path).summary}.'
         except (OSError, ValueError) as error:

@@ -42,6 +42,9 @@ class HostTask(Protocol):
     def update_progress(self, progress: int, progress_goal: int) -> None:
         """Moves the progress bar."""
 
+    def refresh(self) -> None:
+        """Has the buttons look again at what can be done; only from the window's own thread."""
+
 
 class DetachedTask:
     """Stands in where nobody has connected a task: never stops, shows nothing."""
@@ -51,6 +54,9 @@ class DetachedTask:
         return False
 
     def update_progress(self, progress: int, progress_goal: int) -> None:
+        """Does nothing."""
+
+    def refresh(self) -> None:
         """Does nothing."""
 
 
@@ -119,6 +125,7 @@ class PINNTorchReconstructor(TrainableReconstructor):
         """Uses the shipped model from now on."""
         self.model.use_shipped()
         self._curve_in_use = TrainingCurve()
+        self.task.refresh()
 
     def save_model(self, file_path: Path) -> None:
         """Copies the model in use, which is the shipped one until another is trained or loaded."""

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from ptychodus.api.observer import Observable, Observer
 from ptychodus.api.parameters import StringParameter
-from ptychodus.api.reconstruct import NullReconstructor, TrainableReconstructor
+from ptychodus.api.reconstruct import NullReconstructor
 from ptychodus.controller.parameters import ParameterViewBuilder, ParameterViewController
 from ptychodus.controller.processing.core import ReconstructorViewControllerFactory
 from ptychodus.view.widgets import CheckableGroupBox
@@ -151,6 +151,7 @@ class ModelViewController(ParameterViewController):
         text = self._reconstructor.model.describe()
         if text != self._label.text():
             self._label.setText(text)
+            self._label.setToolTip(str(self._reconstructor.model.path or ''))
         self._button.setVisible(self._reconstructor.model.path is not None)
 
 
@@ -268,7 +269,6 @@ def compose_processing_controller(base: type) -> type:
             self._attached_monitor: Any = processing_api.task_monitor
             self._attached_status_view = status_view
             self._plotted_curve = TrainingCurve()
-            self._was_processing = False
             select_some_algorithm(algorithm_parameter)
             super().__init__(
                 algorithm_parameter,
@@ -300,9 +300,8 @@ def compose_processing_controller(base: type) -> type:
             if observable is not monitor:
                 return
             is_processing = monitor.is_processing
-            if self._was_processing and not is_processing:
+            if not is_processing:
                 self._sync_model_to_view()
-            self._was_processing = is_processing
             reconstructor = self._algorithm_parameter.get_current_reconstructor()
             remaining_s = getattr(reconstructor, 'remaining_s', None)
             left = '' if remaining_s is None else f', {format_duration(remaining_s)} left'
@@ -344,9 +343,7 @@ def select_some_algorithm(algorithm_parameter: Any) -> None:
     for key in list(algorithm_parameter.available_reconstructors()):
         algorithm_parameter.set_value(key)
         reconstructor = algorithm_parameter.get_current_reconstructor()
-        if isinstance(reconstructor, TrainableReconstructor) and not isinstance(
-            reconstructor, NullReconstructor
-        ):
+        if not isinstance(reconstructor, NullReconstructor):
             return
 
 

@@ -53,6 +53,7 @@ def show_object(window, row):
     ribbon = window.view.object_image_view.image_ribbon
     ribbon.colormap_group_box.renderer_combo_box.setCurrentText('Phase')
     ribbon.colormap_group_box.renderer_combo_box.textActivated.emit('Phase')
+    ribbon.data_range_group_box.auto_button.click()
     ribbon.image_tools_group_box.home_button.click()
     APPLICATION.processEvents()
     ribbon.image_tools_group_box.home_button.click()

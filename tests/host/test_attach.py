@@ -149,3 +149,25 @@ def test_importing_the_plugin_module_costs_nothing():
     source = Path(plugin.__file__).read_text()
     before_function = source.partition('def register_plugins')[0]
     assert 'ptychodus_pinn_torch' not in before_function
+
+
+START = """
+import ptychodus.model.core as module
+from ptychodus.api.settings import SettingsRegistry
+import time
+begin_s = time.perf_counter()
+from ptychodus_pinn_torch.host.ptychodus_plugin import register_plugins
+register_plugins(None)
+from ptychodus_pinn_torch.host.attach import load_libraries
+assert load_libraries(SettingsRegistry(), False, [])
+print(time.perf_counter() - begin_s)
+"""
+
+
+@pytest.mark.slow
+def test_ptychodus_starts_as_fast_as_before():
+    seconds = [
+        float(subprocess.run([sys.executable, '-c', START], capture_output=True).stdout)
+        for _ in range(3)
+    ]
+    assert min(seconds) < 0.05

@@ -25,6 +25,9 @@ class Task:
     def update_progress(self, progress, progress_goal):
         self.progress.append((progress, progress_goal))
 
+    def refresh(self):
+        pass
+
 
 def test_export_keeps_counts_dtype_modes_and_bad_pixels(reconstructor, parameters, tmp_path):
     reconstructor.export_training_data(tmp_path / 'data', parameters)

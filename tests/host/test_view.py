@@ -136,6 +136,8 @@ def test_infer_is_off_while_the_own_model_is_gone(window, tmp_path):
     model.unlink()
     window.processing._sync_action_buttons_to_selection()
     assert not window.actions.reconstruct_button.isEnabled()
+    window.reconstructor.use_shipped_model()
+    assert window.actions.reconstruct_button.isEnabled()
 
 
 def test_view_shows_every_option_with_its_description(window):
