@@ -1,0 +1,272 @@
+"""Networks that see single patterns, or stacks of a few: how their patches become a canvas."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy
+import torch
+from jaxtyping import Complex, Float, Int
+from numpy.typing import NDArray
+from scipy.spatial import KDTree
+from torch import Tensor
+
+from ..physics.canvas import Canvas, put_patches
+from ..physics.forward_model import GroupBatch
+from ..physics.propagation import center_frequencies, intensity, squared_modulus
+from .stitching import HALF_PRECISION_BYTES, PatchStack, blend, put_weighted, support_box
+from .unrolled import COUNT_FLOOR, BatchSource, PatternSource, Piece
+
+__all__ = ['Level', 'PatchwiseNetwork', 'find_stacks', 'merge', 'patchwise_canvas', 'stitch']
+
+CHUNK = {'cpu': 16}
+DEVICE_CHUNK = 128
+
+
+@dataclass(frozen=True)
+class Level:
+    """How bright a whole source is: means over patterns of `sum I` and of `sum I**2`."""
+
+    counts: float
+    squared_counts: float
+
+
+class PatchwiseNetwork(Protocol):
+    """What a network must offer to have its patches put onto a canvas."""
+
+    training: bool
+
+    num_channels: int
+    """C, the patterns that go through the network together."""
+
+    pattern_size: int
+    """N, the pattern size it is made for."""
+
+    needs_level: bool
+    """Whether it normalises by the `Level` of the source; patches then come in any unit."""
+
+    def map_stacks(
+        self,
+        counts: Float[Tensor, 'stack channel height width'],
+        photons: Float[Tensor, 'stack channel'],
+        level: Level | None,
+    ) -> Complex[Tensor, 'stack channel height width']:
+        """Returns one patch per pattern.
+
+        Args:
+            counts: Centred order, bad pixels zero.
+            photons: Power of each pattern's probe, in the units in which patches are wanted.
+            level: Of the source, where the network needs it.
+        """
+
+
+def patchwise_canvas(network: PatchwiseNetwork, batch: GroupBatch) -> Canvas:
+    """Returns the canvases of the groups of a batch; held-out patterns are not looked at.
+
+    Training merges the patches of a group as they are, so that gradients flow; otherwise their
+    phases are brought in step first.
+    """
+    source = BatchSource(batch, 1)
+    return merge(network, source) if network.training else stitch(network, source)
+
+
+def merge(network: PatchwiseNetwork, source: PatternSource) -> Canvas:
+    """Returns the canvases of a source in memory, differentiable, phases as they come."""
+    (piece,) = source.pieces(0)
+    check_window(network, piece)
+    level = find_level(source) if network.needs_level else None
+    stacks = find_stacks(piece.rows, piece.corners, network.num_channels)
+    counts, photons = _inputs(piece)
+    patches = network.map_stacks(counts[stacks], photons[stacks], level)
+    patches = patches.flatten(0, 1)[_first_places(stacks)]
+    if network.needs_level:
+        patches = patches * _gain(*_energies(patches, piece))
+    weights = intensity(piece.probe)
+    canvas, coverage = put_weighted(
+        patches, weights, piece.rows, piece.corners, source.canvas_shape
+    )
+    scale = source.scale[:, None, None]
+    return Canvas(canvas * scale, coverage / scale.square())
+
+
+def stitch(network: PatchwiseNetwork, source: PatternSource) -> Canvas:
+    """Returns the canvases of a source read piece by piece, phases of patches brought in step.
+
+    Only patches are kept. Where the network stacks patterns, the stacks reach across pieces and
+    the patterns are kept as well.
+    """
+    level = find_level(source) if network.needs_level else None
+    coverage = torch.zeros(source.canvas_shape, device=source.scale.device)
+    stacks: dict[int, PatchStack] = {}
+    energy = numpy.zeros(2)
+    for piece, patches in _patches_of(network, source, level):
+        weights = intensity(piece.probe)
+        coverage = coverage + put_patches(
+            weights, piece.rows, piece.corners, source.canvas_shape
+        )
+        energy += [float(value) for value in _energies(patches, piece)]
+        for row in torch.unique(piece.rows).tolist():
+            keep = piece.rows == row
+            if row not in stacks:
+                stacks[row] = _new_stack(weights, source)
+            stacks[row].add(patches[keep], weights[keep], piece.corners[keep])
+    numerator = torch.zeros(source.canvas_shape, dtype=torch.complex64)
+    for row, stack in stacks.items():
+        numerator[row] = stack.put((1, *source.canvas_shape[1:]))[0]
+    if network.needs_level:
+        numerator = numerator * float(_gain(torch.tensor(energy[0]), torch.tensor(energy[1])))
+    scale = source.scale[:, None, None]
+    canvas = blend(numerator.to(coverage.device), coverage)
+    return Canvas(canvas * scale, coverage / scale.square())
+
+
+def _new_stack(weights: Tensor, source: PatternSource) -> PatchStack:
+    box = support_box(weights.mean(dim=0).cpu().numpy())
+    size = (box[0].stop - box[0].start) * (box[1].stop - box[1].start) * 8
+    number = getattr(getattr(source, 'indices', None), 'size', 0)
+    return PatchStack(box, is_half=number * size > HALF_PRECISION_BYTES)
+
+
+def _patches_of(
+    network: PatchwiseNetwork, source: PatternSource, level: Level | None
+) -> Iterator[tuple[Piece, Tensor]]:
+    """Yields every piece with the patches of its patterns."""
+    if network.num_channels == 1:
+        for piece in source.pieces(0):
+            check_window(network, piece)
+            counts, photons = _inputs(piece)
+            stacks = torch.arange(len(counts), device=counts.device)[:, None]
+            yield piece, _map_chunks(network, counts, photons, stacks, level)
+        return
+    patches = _stacked_patches(network, source, level)
+    first = 0
+    for piece in source.pieces(0):
+        last = first + len(piece.rows)
+        yield piece, patches[first:last].to(piece.roots.device)
+        first = last
+
+
+def _stacked_patches(
+    network: PatchwiseNetwork, source: PatternSource, level: Level | None
+) -> Complex[Tensor, 'pattern height width']:
+    rows, corners, counts, photons = [], [], [], []
+    for piece in source.pieces(0):
+        check_window(network, piece)
+        inputs = _inputs(piece)
+        for kept, value in zip(
+            (rows, corners, counts, photons), (piece.rows, piece.corners, *inputs)
+        ):
+            kept.append(value)
+    corner = torch.cat(corners)
+    stacks = find_stacks(torch.cat(rows), corner, network.num_channels)
+    return _map_chunks(network, torch.cat(counts), torch.cat(photons), stacks, level)
+
+
+def _map_chunks(
+    network: PatchwiseNetwork,
+    counts: Tensor,
+    photons: Tensor,
+    stacks: Int[Tensor, 'stack channel'],
+    level: Level | None,
+) -> Complex[Tensor, 'pattern height width']:
+    step = max(1, CHUNK.get(counts.device.type, DEVICE_CHUNK) // network.num_channels)
+    found = [
+        network.map_stacks(counts[part], photons[part], level).flatten(0, 1)
+        for part in stacks.split(step)
+    ]
+    return torch.cat(found)[_first_places(stacks)]
+
+
+def _inputs(piece: Piece) -> tuple[Tensor, Tensor]:
+    """Returns counts in centred order, bad pixels zero, and the photons of each probe."""
+    counts = (piece.roots.square() - COUNT_FLOOR).clamp(min=0.0)
+    if piece.good_pixels is not None:
+        counts = counts * piece.good_pixels
+    return center_frequencies(counts), intensity(piece.probe).sum(dim=(-2, -1))
+
+
+def _energies(patches: Tensor, piece: Piece) -> tuple[Tensor, Tensor]:
+    """Returns the counts that were measured, and those that the patches let through.
+
+    The propagation is unitary, so the sum over the detector is the sum over the exit wave.
+    """
+    counts = (piece.roots.square() - COUNT_FLOOR).clamp(min=0.0)
+    if piece.good_pixels is not None:
+        counts = counts * piece.good_pixels
+    return counts.sum(), (intensity(piece.probe) * squared_modulus(patches)).sum()
+
+
+def _gain(measured: Tensor, expected: Tensor) -> Tensor:
+    return torch.sqrt(measured.clamp(min=1e-12) / expected.clamp(min=1e-12))
+
+
+def find_level(source: PatternSource) -> Level:
+    """Returns how bright the patterns of a source are."""
+    number, total, squares = 0, 0.0, 0.0
+    for piece in source.pieces(0):
+        counts, _ = _inputs(piece)
+        number += len(counts)
+        total += float(counts.sum(dtype=torch.float64))
+        squares += float(counts.square().sum(dtype=torch.float64))
+    return Level(total / max(1, number), squares / max(1, number))
+
+
+def check_window(network: PatchwiseNetwork, piece: Piece) -> None:
+    """Refuses patterns of another size than the network is made for.
+
+    Raises:
+        ValueError: names both sizes.
+    """
+    height, width = piece.roots.shape[-2:]
+    if (height, width) != (network.pattern_size, network.pattern_size):
+        raise ValueError(
+            f'the model is made for patterns of {network.pattern_size} px, the scan has '
+            f'{height} x {width} px: crop or bin the scan, or choose another model.'
+        )
+
+
+def find_stacks(
+    rows: Int[Tensor, ' pattern'], corners: Int[Tensor, 'pattern 2'], num_channels: int
+) -> Int[Tensor, 'stack channel']:
+    """Returns stacks of near patterns of one group, such that every pattern is in one.
+
+    Each stack is ordered by place, top to bottom and left to right in each half, so that a
+    channel means a direction. Does not depend on the order of the patterns' arrival beyond ties.
+    """
+    if num_channels == 1:
+        return torch.arange(len(rows), device=rows.device)[:, None]
+    found = []
+    groups, places = rows.cpu().numpy(), corners.cpu().numpy()
+    for row in numpy.unique(groups):
+        members = numpy.flatnonzero(groups == row)
+        found.append(members[_cover(places[members], num_channels)])
+    return torch.from_numpy(numpy.concatenate(found)).to(rows.device)
+
+
+def _cover(corners: NDArray[numpy.int64], size: int) -> NDArray[numpy.int64]:
+    number = len(corners)
+    near = KDTree(corners).query(corners, k=min(size, number))[1].reshape(number, -1)
+    is_open = numpy.ones(number, dtype=bool)
+    rows = []
+    for seed in numpy.lexsort((corners[:, 1], corners[:, 0])):
+        if is_open[seed]:
+            row = numpy.resize(near[seed] if seed in near[seed] else [seed, *near[seed][1:]], size)
+            is_open[row] = False
+            rows.append(_order(row, corners))
+    return numpy.stack(rows)
+
+
+def _order(row: NDArray[numpy.int64], corners: NDArray[numpy.int64]) -> NDArray[numpy.int64]:
+    """Returns the row's upper half from left to right, then its lower half."""
+    by_y = row[numpy.argsort(corners[row, 0], kind='stable')]
+    side = max(1, round(len(row) ** 0.5))
+    parts = [by_y[first : first + side] for first in range(0, len(row), side)]
+    return numpy.concatenate([p[numpy.argsort(corners[p, 1], kind='stable')] for p in parts])
+
+
+def _first_places(stacks: Int[Tensor, 'stack channel']) -> Int[Tensor, ' pattern']:
+    """Returns for each pattern where it comes first among the flattened stacks."""
+    flat = stacks.reshape(-1).cpu().numpy()
+    return torch.from_numpy(numpy.unique(flat, return_index=True)[1]).to(stacks.device)

@@ -1,0 +1,201 @@
+"""From patches to one canvas: their phases brought in step, then a mean weighted by the probe."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import numpy
+import torch
+from jaxtyping import Complex, Float, Int
+from numpy.typing import NDArray
+from scipy.sparse import coo_matrix, csr_matrix
+from scipy.sparse.csgraph import connected_components
+from scipy.sparse.linalg import eigsh
+from scipy.spatial import KDTree
+from torch import Tensor
+
+from ..physics.canvas import put_patches
+
+__all__ = ['PatchStack', 'blend', 'phase_factors', 'support_box']
+
+FILL = 1e-6
+"""Where the probe is weaker than this part of its peak, the canvas tends to the flat object."""
+
+NUM_NEIGHBORS = 10
+SUPPORT_POWER = 0.999
+HALF_PRECISION_BYTES = 2**28
+"""Patches beyond this size are kept in half precision."""
+
+
+def blend(
+    numerator: Complex[Tensor, 'group y x'], coverage: Float[Tensor, 'group y x']
+) -> Complex[Tensor, 'group y x']:
+    """Returns the weighted mean of patches; one where no probe has been."""
+    floor = FILL * coverage.amax(dim=(-2, -1), keepdim=True) + 1e-20
+    return (numerator + floor) / (coverage + floor)
+
+
+def support_box(power: NDArray[numpy.floating]) -> tuple[slice, slice]:
+    """Returns the smallest centred box, a multiple of 8, with 99.9 % of the probe's power.
+
+    The whole window if none has. `power` is (H, W).
+    """
+    height, width = power.shape
+    total = float(power.sum())
+    for cut in range((min(height, width) - 8) // 8 * 4, 0, -4):
+        box = (slice(cut, height - cut), slice(cut, width - cut))
+        if float(power[box].sum()) >= SUPPORT_POWER * total:
+            return box
+    return slice(0, height), slice(0, width)
+
+
+@dataclass
+class PatchStack:
+    """Patches of one canvas, times their weights, as they come from the network.
+
+    Kept on the CPU, cropped to the box that holds the probe. Adding patches in parts of any size
+    gives the same stack.
+
+    Attributes:
+        box: Part of the window that is kept.
+        is_half: Keep half precision, for scans whose patches would not fit otherwise.
+    """
+
+    box: tuple[slice, slice]
+    is_half: bool = False
+    _parts: list[Tensor] = field(default_factory=list)
+    _corners: list[Tensor] = field(default_factory=list)
+    _unit: float = 0.0
+
+    def add(
+        self,
+        patches: Complex[Tensor, 'pattern height width'],
+        weights: Float[Tensor, 'pattern height width'],
+        corners: Int[Tensor, 'pattern 2'],
+    ) -> None:
+        """Adds patches with their weights."""
+        weighted = (patches * weights)[:, *self.box].detach().cpu().contiguous()
+        if self.is_half:
+            self._unit = self._unit or float(weights.max())
+            halves = torch.view_as_real(weighted) / self._unit
+            self._parts.append(halves.to(torch.float16))
+        else:
+            self._parts.append(weighted)
+        self._corners.append(corners.cpu())
+
+    def patches(self) -> tuple[NDArray[numpy.generic], NDArray[numpy.int64]]:
+        """Returns weighted patches and the corners of their boxes.
+
+        The patches are complex64, or float16 with a last axis of (real, imaginary).
+        """
+        start = numpy.array([self.box[0].start, self.box[1].start])
+        return torch.cat(self._parts).numpy(), torch.cat(self._corners).numpy() + start
+
+    def put(
+        self, shape: tuple[int, int, int], *, is_synchronised: bool = True
+    ) -> Complex[Tensor, '1 y x']:
+        """Returns the sum of the weighted patches, brought in step, on a canvas of `shape`."""
+        patches, corners = self.patches()
+        factors = (
+            phase_factors(patches, corners)
+            if is_synchronised
+            else numpy.ones(len(patches), dtype=numpy.complex64)
+        )
+        unit = numpy.float32(self._unit if self.is_half else 1.0)
+        canvas = numpy.zeros(shape, dtype=numpy.complex64)
+        height, width = patches.shape[1:3]
+        for index, (y, x) in enumerate(corners.tolist()):
+            patch = _as_complex(patches[index])
+            canvas[0, y : y + height, x : x + width] += (unit * factors[index]) * patch
+        return torch.from_numpy(canvas)
+
+
+def _as_complex(patch: NDArray[numpy.generic]) -> NDArray[numpy.complex64]:
+    if patch.dtype == numpy.float16:
+        return patch.astype(numpy.float32).view(numpy.complex64)[..., 0]
+    return patch  # type: ignore[return-value]
+
+
+def phase_factors(
+    patches: NDArray[numpy.generic], corners: NDArray[numpy.int64]
+) -> NDArray[numpy.complex64]:
+    """Returns the unit phasor for each patch that makes overlapping patches agree.
+
+    A diffraction pattern does not tell the phase of its patch as a whole. With
+    `A_jk = sum conj(o_j) o_k` over the overlap of weighted patches, the phasors are those of the
+    leading eigenvector of the degree-normalised matrix (angular synchronisation: Singer, Appl.
+    Comput. Harmon. Anal. 30, 2011).
+
+    Args:
+        patches: (J, H, W) patches times their weights (or half precision, see `PatchStack`).
+        corners: (J, 2) first pixels (y, x).
+    """
+    number = len(patches)
+    factors = numpy.ones(number, dtype=numpy.complex64)
+    matrix = _overlap_matrix(patches, corners)
+    num_parts, labels = connected_components(abs(matrix), directed=False)
+    for label in range(num_parts):
+        members = numpy.flatnonzero(labels == label)
+        if len(members) > 1:
+            factors[members] = _leading_phases(matrix[members][:, members])
+    return factors
+
+
+def _overlap_matrix(
+    patches: NDArray[numpy.generic], corners: NDArray[numpy.int64]
+) -> csr_matrix:
+    number = len(patches)
+    height, width = patches.shape[1:3]
+    near = KDTree(corners).query(corners, k=min(number, NUM_NEIGHBORS + 1))[1]
+    near = near.reshape(number, -1)
+    pairs = {
+        (min(j, int(k)), max(j, int(k))) for j in range(number) for k in near[j] if int(k) != j
+    }
+    first, second, values = [], [], []
+    for j, k in sorted(pairs):
+        dy, dx = (int(value) for value in corners[k] - corners[j])
+        if abs(dy) >= height or abs(dx) >= width:
+            continue
+        a = _as_complex(patches[j, max(dy, 0) : height + min(dy, 0), max(dx, 0) : width + min(dx, 0)])
+        b = _as_complex(
+            patches[k, max(-dy, 0) : height + min(-dy, 0), max(-dx, 0) : width + min(-dx, 0)]
+        )
+        value = complex(numpy.vdot(a, b))
+        if value != 0.0:
+            first.append(j)
+            second.append(k)
+            values.append(value)
+    half = coo_matrix((values, (first, second)), shape=(number, number), dtype=numpy.complex128)
+    return (half + half.conj().T).tocsr()
+
+
+def _leading_phases(matrix: csr_matrix) -> NDArray[numpy.complex64]:
+    """Returns the phasors of the leading eigenvector, its mean phase zero."""
+    degree = numpy.asarray(abs(matrix).sum(axis=1)).ravel()
+    root = 1.0 / numpy.sqrt(numpy.maximum(degree, 1e-300))
+    scaled = matrix.multiply(root[:, None]).multiply(root[None, :]).tocsr()
+    if len(degree) <= 32:
+        vector = numpy.linalg.eigh(scaled.toarray())[1][:, -1]
+    else:
+        start = numpy.sqrt(degree).astype(numpy.complex128)
+        vector = eigsh(scaled, k=1, which='LA', v0=start)[1][:, 0]
+    size = numpy.abs(vector)
+    # conj(o_j) o_k = exp(i (phase_k - phase_j)): the eigenvector carries minus the phases
+    phasors = numpy.where(size > 0.0, vector / numpy.maximum(size, 1e-300), 1.0)
+    mean = phasors.sum()
+    if abs(mean) > 1e-9:
+        phasors = phasors * (abs(mean) / mean)
+    return phasors.astype(numpy.complex64)
+
+
+def put_weighted(
+    patches: Complex[Tensor, 'pattern height width'],
+    weights: Float[Tensor, 'pattern height width'],
+    rows: Int[Tensor, ' pattern'],
+    corners: Int[Tensor, 'pattern 2'],
+    shape: tuple[int, int, int],
+) -> tuple[Complex[Tensor, 'group y x'], Float[Tensor, 'group y x']]:
+    """Returns canvases of patches and their coverage, differentiable, without synchronisation."""
+    numerator = put_patches(patches * weights, rows, corners, shape)
+    coverage = put_patches(weights, rows, corners, shape)
+    return blend(numerator, coverage), coverage
