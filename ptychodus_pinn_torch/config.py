@@ -86,6 +86,13 @@ class NetworkConfig(Section):
     cnn_pattern_size: int = option(
         0, 'cnn: pattern size the network is built for. 0 takes that of the scan.', ge=0, le=1024
     )
+    cnn_channels: int = option(
+        1,
+        'cnn: patterns that go through the network together, ordered by place: 1, or 4 with '
+        'groups of 4.',
+        ge=1,
+        le=16,
+    )
     cnn_width: int = option(24, 'cnn: channels of the first encoder level.', ge=2, le=512)
     cnn_skips: bool = option(True, 'cnn: skip connections from encoder to decoder.')
     cnn_attention: Literal['none', 'cbam', 'eca', 'spatial'] = option(
