@@ -160,8 +160,38 @@ def test_ten_lines_of_python_and_no_framework_in_the_parent(simulated, tmp_path)
 
 
 @pytest.mark.slow
-def test_a_wrong_setting_is_exit_status_1_and_a_sentence(simulated, tmp_path):
-    folder = stage(tmp_path / 'in', simulated[0], SETTINGS.replace('= 3', '= many'))
-    done = run(script('ptychodus'), '-b', 'train', '-i', folder, '-o', tmp_path / 'out')
-    assert done.returncode == 1
-    assert "training.max_steps = 'many'" in done.stdout
+def test_layers_relaxed_probe_and_bad_pixels_at_once_come_out_right(simulated):
+    from ptychodus.api.object import Object
+    from ptychodus.api.probe import ProbeSequence
+    from ptychodus.api.settings import SettingsRegistry
+
+    from ptychodus_pinn_torch.archive import shipped_model
+    from ptychodus_pinn_torch.host.library import PtychoPINNTorchReconstructorLibrary
+
+    if not shipped_model().is_file():
+        pytest.skip('there is no shipped model')
+    parameters, truth, scan = simulated
+    given = parameters.product
+    layer, modes = given.object_.get_layer(0), given.probes.get_array()
+    geometry, rng = given.object_.get_pixel_geometry(), numpy.random.default_rng(0)
+    bad_pixels = numpy.zeros(scan.pattern_shape, bool)
+    bad_pixels[16, 16] = bad_pixels[5, 20:] = True
+    product = replace(
+        given,
+        object_=Object(numpy.stack([layer] * 2), geometry, given.object_.get_center(), [1e-6]),
+        probes=ProbeSequence(
+            numpy.concatenate([modes, 0.1 * modes]),
+            rng.normal(size=(len(given.probe_positions), 2)),
+            geometry,
+        ),
+    )
+    parameters = replace(
+        parameters,
+        diffraction_patterns=numpy.where(bad_pixels, 60000, scan.patterns).astype(numpy.uint16),
+        bad_pixels=bad_pixels,
+        product=product,
+    )
+    reconstructor = PtychoPINNTorchReconstructorLibrary(SettingsRegistry(), False).reconstructors[0]
+    (output,) = reconstructor.reconstruct(parameters)
+    assert output.product.object_.num_layers == 1
+    assert phase_distance(output.product.object_.get_layer(0), truth, scan) < 0.05

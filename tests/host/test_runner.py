@@ -86,7 +86,7 @@ def kill_after(delay_s, mark, killed_at):
 def test_a_killed_worker_is_an_error_within_seconds(
     seed, mark, reconstructor, parameters, training_folder
 ):
-    delay_s = random.Random(seed).uniform(0.0, 1.5)
+    delay_s = random.Random(seed).uniform(0.0, 1.0)
     reconstructor.engine = 'fake_engines:MuteEngine' if seed % 4 else 'fake_engines:EndlessEngine'
     killed_at = []
 
@@ -114,7 +114,7 @@ def test_stop_acts_within_two_seconds(engine, reconstructor, training_folder):
     training = reconstructor.train(training_folder, training_folder)
     begin_s = time.monotonic()
     for _ in training:
-        if time.monotonic() - begin_s > 1.5:
+        if time.monotonic() - begin_s > 1.0:
             break
     begin_s = time.monotonic()
     training.close()
