@@ -110,6 +110,9 @@ class NetworkConfig(Section):
         ge=0,
         le=4,
     )
+    ptychopinn_layout: str = option(
+        '', 'ptychopinn: layout of a network of PtychoPINN, as its conversion writes it.'
+    )
 
 
 class PhysicsConfig(Section):
