@@ -41,6 +41,10 @@ def build_network(config: NetworkConfig) -> nn.Module:
         from .cnn import CnnNetwork
 
         return CnnNetwork(config)
+    if config.architecture == 'ptychopinn':
+        from .ptychopinn import PtychoPinnNetwork
+
+        return PtychoPinnNetwork(config)
     found = {item.name: item for item in entry_points(group=NETWORK_GROUP)}
     if config.architecture not in found:
         names = ', '.join(sorted({'unrolled', 'cnn', *found}))
