@@ -93,7 +93,7 @@ class NetworkConfig(Section):
         ge=1,
         le=16,
     )
-    cnn_width: int = option(24, 'cnn: channels of the first encoder level.', ge=2, le=512)
+    cnn_width: int = option(16, 'cnn: channels of the first encoder level.', ge=2, le=512)
     cnn_skips: bool = option(True, 'cnn: skip connections from encoder to decoder.')
     cnn_attention: Literal['none', 'cbam', 'eca', 'spatial'] = option(
         'none', 'cnn: attention after each encoder level and decoder level.'
