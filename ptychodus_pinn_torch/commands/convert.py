@@ -1,0 +1,63 @@
+"""`ptychodus-pinn convert`: makes ours of a model or a scan of others, or theirs of a scan."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+
+from ..archive import EXTENSION
+from ._outputs import add_overwrite_option, check_output
+from ._scan_options import add_scan_options, read_scan_from
+
+__all__ = ['configure', 'run']
+
+
+def configure(parser: argparse.ArgumentParser) -> None:
+    """Adds the flags."""
+    parser.add_argument(
+        'source',
+        type=Path,
+        metavar='SRC',
+        help='model of PtychoPINN (wts.h5.zip, .ckpt, bundle), or a scan in any known format',
+    )
+    parser.add_argument(
+        '--output',
+        type=Path,
+        required=True,
+        metavar='OUT',
+        help=f'*{EXTENSION} for a model, *.npz for a scan',
+    )
+    parser.add_argument(
+        '--convention',
+        choices=('counts', 'amplitude'),
+        default='counts',
+        help="of a scan: counts is Ptychodus', amplitude that of PtychoPINN's TensorFlow code "
+        '(default: counts)',
+    )
+    add_overwrite_option(parser)
+    add_scan_options(parser)
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Returns 0 after the model or scan was written."""
+    output = arguments.output
+    check_output(output, arguments, suffixes=(EXTENSION, '.npz'))
+    if output.name.endswith(EXTENSION):
+        from ..archive import describe_archive
+        from ..interop.convert import convert_model
+
+        if not arguments.source.exists():
+            raise FileNotFoundError(f'{arguments.source}: there is no such model.')
+        text = describe_archive(convert_model(arguments.source, output)) + '\n'
+    else:
+        from ..interop.scan_export import write_amplitude_npz
+        from ..scan.files import write_scan_npz
+
+        scan = read_scan_from(arguments, arguments.source)
+        write = write_amplitude_npz if arguments.convention == 'amplitude' else write_scan_npz
+        write(output, scan)
+        text = f'{output}: {scan.num_patterns} patterns as {arguments.convention}.\n'
+    if not arguments.quiet:
+        sys.stdout.write(text)
+    return 0
