@@ -1,0 +1,82 @@
+"""Losses on TensorFlow: the same functions as in `ptychodus_pinn_torch.losses`."""
+
+from __future__ import annotations
+
+import tensorflow as tf
+from jaxtyping import Complex, Float
+
+__all__ = [
+    'amplitude_loss',
+    'amplitude_loss_floor',
+    'object_loss',
+    'poisson_loss',
+    'relative_amplitude_error',
+    'total_variation',
+]
+
+FLOOR = 0.3
+"""Counts added before the root, so that the gradient stays finite in the dark."""
+
+Patterns = Float[tf.Tensor, 'pattern height width']
+Pixels = Float[tf.Tensor, 'height width']
+Scalar = Float[tf.Tensor, '']
+
+
+def _mean(values: Patterns, good_pixels: Pixels) -> Scalar:
+    number = tf.reduce_sum(good_pixels) * tf.cast(tf.shape(values)[0], tf.float32)
+    return tf.reduce_sum(values * good_pixels) / number
+
+
+def amplitude_loss(expected: Patterns, counts: Patterns, good_pixels: Pixels) -> Scalar:
+    """Returns the mean of `(sqrt(I + 0.3) - sqrt(D + 0.3))**2` over good pixels (1, others 0)."""
+    return _mean(tf.square(tf.sqrt(expected + FLOOR) - tf.sqrt(counts + FLOOR)), good_pixels)
+
+
+def amplitude_loss_floor(expected: Patterns, good_pixels: Pixels) -> Scalar:
+    """Returns the amplitude loss that photon noise alone implies."""
+    variance = expected * (1.0 + expected) / tf.square(1.0 + 2.0 * expected)
+    return _mean(tf.minimum(variance, 0.25), good_pixels)
+
+
+def poisson_loss(expected: Patterns, counts: Patterns, good_pixels: Pixels) -> Scalar:
+    """Returns the Poisson deviance per good pixel, halved; counts need not be integers."""
+    rate, seen = expected + FLOOR, counts + FLOOR
+    return _mean(rate - seen + seen * tf.math.log(seen / rate), good_pixels)
+
+
+def relative_amplitude_error(expected: Patterns, counts: Patterns, good_pixels: Pixels) -> Scalar:
+    """Returns `sum (sqrt I - sqrt D)**2 / sum D` over good pixels."""
+    misfit = tf.square(tf.sqrt(tf.maximum(expected, 0.0)) - tf.sqrt(counts)) * good_pixels
+    return tf.reduce_sum(misfit) / tf.maximum(tf.reduce_sum(counts * good_pixels), 1e-9)
+
+
+def coverage_weight(coverage: Float[tf.Tensor, 'group y x']) -> Float[tf.Tensor, 'group y x']:
+    """Returns a weight that is near one where the probe has been, zero where it has not."""
+    return coverage / (coverage + 0.05 * tf.reduce_max(coverage, axis=(-2, -1), keepdims=True))
+
+
+def object_loss(
+    object_: Complex[tf.Tensor, 'group y x'],
+    truth: Complex[tf.Tensor, 'group y x'],
+    coverage: Float[tf.Tensor, 'group y x'],
+) -> Scalar:
+    """Returns the squared error of the object where it is covered, its global phase removed."""
+    weight = coverage_weight(coverage)
+    power = tf.square(tf.math.real(object_)) + tf.square(tf.math.imag(object_))
+    power += tf.square(tf.math.real(truth)) + tf.square(tf.math.imag(truth))
+    overlap = tf.reduce_sum(
+        tf.cast(weight, tf.complex64) * tf.math.conj(object_) * truth, axis=(-2, -1)
+    )
+    size = tf.sqrt(tf.square(tf.math.real(overlap)) + tf.square(tf.math.imag(overlap)) + 1e-12)
+    error = tf.reduce_sum(weight * power, axis=(-2, -1)) - 2.0 * size
+    return tf.reduce_mean(error / tf.reduce_sum(weight, axis=(-2, -1)))
+
+
+def total_variation(
+    field: Float[tf.Tensor, 'group y x'], weight: Float[tf.Tensor, 'group y x']
+) -> Scalar:
+    """Returns the mean absolute difference of neighbours (anisotropic), weighted."""
+    down = tf.abs(field[:, 1:] - field[:, :-1]) * weight[:, 1:]
+    right = tf.abs(field[:, :, 1:] - field[:, :, :-1]) * weight[:, :, 1:]
+    total = tf.reduce_sum(down) + tf.reduce_sum(right)
+    return total / tf.maximum(tf.reduce_sum(weight), 1e-12)

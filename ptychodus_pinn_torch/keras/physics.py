@@ -1,0 +1,118 @@
+"""The canvas and the forward model on TensorFlow; the same formulas as `scan.reference_model`."""
+
+from __future__ import annotations
+
+import math
+
+import tensorflow as tf
+from jaxtyping import Complex, Float, Int
+
+__all__ = [
+    'expected_counts',
+    'intensity',
+    'put_patches',
+    'shift_probe',
+    'squared_modulus',
+    'take_patches',
+    'to_detector',
+]
+
+
+def _flat_indices(
+    canvas_shape: Int[tf.Tensor, '3'],
+    rows: Int[tf.Tensor, 'patch'],
+    corners: Int[tf.Tensor, 'patch 2'],
+    shape: tuple[int, int],
+) -> Int[tf.Tensor, 'patch window_height window_width']:
+    height, width = canvas_shape[1], canvas_shape[2]
+    first = (rows * height + corners[:, 0]) * width + corners[:, 1]
+    inside = tf.range(shape[0])[:, None] * width + tf.range(shape[1])[None, :]
+    return first[:, None, None] + inside
+
+
+def take_patches(
+    canvas: Complex[tf.Tensor, 'group y x'],
+    rows: Int[tf.Tensor, 'patch'],
+    corners: Int[tf.Tensor, 'patch 2'],
+    shape: tuple[int, int],
+) -> Complex[tf.Tensor, 'patch window_height window_width']:
+    """Returns the windows (H, W) of the canvases, one per patch.
+
+    The exact adjoint of `put_patches`. Indices are int32; `rows` names the canvas of a patch.
+
+    Raises:
+        InvalidArgumentError: a window leaves all canvases.
+    """
+    indices = _flat_indices(tf.shape(canvas), rows, corners, shape)
+    return tf.gather(tf.reshape(canvas, [-1]), indices)
+
+
+def put_patches(
+    patches: Complex[tf.Tensor, 'patch window_height window_width'],
+    rows: Int[tf.Tensor, 'patch'],
+    corners: Int[tf.Tensor, 'patch 2'],
+    canvas_shape: Int[tf.Tensor, '3'],
+) -> Complex[tf.Tensor, 'group y x']:
+    """Returns canvases of a shape onto which the patches were added; adjoint of `take_patches`."""
+    shape = (patches.shape[-2], patches.shape[-1])
+    indices = _flat_indices(canvas_shape, rows, corners, shape)
+    flat = tf.math.unsorted_segment_sum(
+        tf.reshape(patches, [-1]), tf.reshape(indices, [-1]), tf.reduce_prod(canvas_shape)
+    )
+    return tf.reshape(flat, canvas_shape)
+
+
+def _ramp(
+    size: int, shifts: Float[tf.Tensor, 'pattern']
+) -> Complex[tf.Tensor, 'pattern size']:
+    frequencies = (tf.range(size) + size // 2) % size - size // 2
+    angle = tf.cast(shifts, tf.float64)[:, None] * tf.cast(frequencies, tf.float64)
+    angle = tf.cast(-2.0 * math.pi / size * angle, tf.float32)
+    return tf.complex(tf.cos(angle), tf.sin(angle))
+
+
+def shift_probe(
+    probe: Complex[tf.Tensor, 'mode height width'], shifts: Float[tf.Tensor, 'pattern 2']
+) -> Complex[tf.Tensor, 'pattern mode height width']:
+    """Returns the probe modes moved by `shifts` (y, x) pixels, once per pattern.
+
+    Exact for band-limited periodic modes (Fourier shift theorem); power is conserved.
+    """
+    ramp_y = _ramp(int(probe.shape[-2]), shifts[:, 0])[:, None, :, None]
+    ramp_x = _ramp(int(probe.shape[-1]), shifts[:, 1])[:, None, None, :]
+    return tf.signal.ifft2d(tf.signal.fft2d(probe)[None] * (ramp_y * ramp_x))
+
+
+def to_detector(
+    wave: Complex[tf.Tensor, '*batch height width'],
+) -> Complex[tf.Tensor, '*batch height width']:
+    """Returns the far field of exit waves, unitary, zero frequency at [0, 0]."""
+    pixels = float(wave.shape[-2]) * float(wave.shape[-1])
+    return tf.signal.fft2d(wave) / tf.cast(math.sqrt(pixels), wave.dtype)
+
+
+def squared_modulus(field: Complex[tf.Tensor, '*shape']) -> Float[tf.Tensor, '*shape']:
+    """Returns `re**2 + im**2`; its gradient is finite everywhere, zero included."""
+    return tf.square(tf.math.real(field)) + tf.square(tf.math.imag(field))
+
+
+def intensity(
+    far_field: Complex[tf.Tensor, 'pattern mode height width'],
+) -> Float[tf.Tensor, 'pattern height width']:
+    """Returns the counts that a detector expects: modes add incoherently."""
+    return tf.reduce_sum(squared_modulus(far_field), axis=-3)
+
+
+def expected_counts(
+    canvas: Complex[tf.Tensor, 'group y x'],
+    rows: Int[tf.Tensor, 'pattern'],
+    corners: Int[tf.Tensor, 'pattern 2'],
+    probe: Complex[tf.Tensor, 'pattern mode height width'],
+) -> Float[tf.Tensor, 'pattern height width']:
+    """Returns `I = sum_p |F(P_p O_patch)|**2` in counts, corner order.
+
+    `probe` is shifted to each pattern already. Assumes a thin object and the far field
+    (Thibault and Menzel, Nature 494, 68, 2013).
+    """
+    patches = take_patches(canvas, rows, corners, (probe.shape[-2], probe.shape[-1]))
+    return intensity(to_detector(probe * patches[:, None]))
