@@ -75,8 +75,8 @@ class NetworkConfig(Section):
         'unrolled: overlap and probe inside the network (recommended); cnn: the PtychoPINN '
         'convolutional network. Others may register by entry point.',
     )
-    num_stages: int = option(5, 'unrolled: physics-and-CNN stages.', ge=1, le=32)
-    width: int = option(16, 'unrolled: channels at full resolution.', ge=2, le=256)
+    num_stages: int = option(8, 'unrolled: physics-and-CNN stages.', ge=1, le=32)
+    width: int = option(12, 'unrolled: channels at full resolution.', ge=2, le=256)
     num_subsets: int = option(
         9, 'unrolled: ordered subsets of patterns per stage, K.', ge=1, le=64
     )

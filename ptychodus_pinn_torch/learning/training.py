@@ -9,6 +9,7 @@ import os
 import signal
 import threading
 import time
+import warnings
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -174,9 +175,12 @@ def run_training(run: Run, report: Report, details: dict[str, Any]) -> Path:
     reporter = Reporter(report, stop, run.config.training.max_steps)
     checkpoint = _prepare_folder(run)
     callbacks, keeper = _callbacks(run, reporter)
+    for name in ('lightning.pytorch', 'lightning.fabric'):
+        logging.getLogger(name).setLevel(logging.ERROR)
     trainer = _trainer(run, callbacks)
     started = time.monotonic()
-    with _interruptible(stop):
+    with _interruptible(stop), warnings.catch_warnings():
+        warnings.simplefilter('ignore')  # Lightning's advice is not meant for the user
         trainer.fit(run.module, datamodule=run.data, ckpt_path=checkpoint, weights_only=True)
     if not trainer.is_global_zero:
         return run.output

@@ -17,7 +17,14 @@ from .canvas import put_patches, take_patches
 from .probe import probe_spectrum, shift_spectrum, unshift_probe
 from .propagation import intensity, squared_modulus, to_detector, to_sample
 
-__all__ = ['RefinementState', 'RpieSettings', 'adam_epoch', 'relative_error', 'rpie_epoch']
+__all__ = [
+    'AdamRefiner',
+    'RefinementState',
+    'RpieSettings',
+    'adam_epoch',
+    'relative_error',
+    'rpie_epoch',
+]
 
 COUNT_FLOOR = 0.1
 

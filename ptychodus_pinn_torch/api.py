@@ -1,0 +1,84 @@
+"""The Python interface: from scan to image and to model in a line each."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from .backend import (
+    EpochReport,
+    Reconstruction,
+    ReconstructRequest,
+    Report,
+    TrainRequest,
+    get_backend,
+    resolve_backend,
+)
+from .config import Config, override_config
+from .scan.scan import Scan
+
+__all__ = ['reconstruct', 'simulate', 'train']
+
+
+def _ignore(report: EpochReport) -> None:
+    """Takes a report and does nothing."""
+
+
+def _configure(config: Config | None, options: dict[str, Any]) -> Config:
+    return override_config(config or Config(), options, source='reconstruct/train')
+
+
+def reconstruct(
+    scan: Scan,
+    model: Path | str | None = None,
+    *,
+    config: Config | None = None,
+    options: dict[str, Any] | None = None,
+    backend: str | None = None,
+    report: Report = _ignore,
+) -> Reconstruction:
+    """Returns the image of a scan on the grid of its object.
+
+    Args:
+        scan: From `read_scan` or `simulate`.
+        model: A model archive; the shipped model by default.
+        config: A whole configuration; `options` (`{'section.name': value}`) go on top.
+        options: For example `{'reconstruction.refine_epochs': 2}`.
+        backend: `pytorch` or `tensorflow`; see `backend.resolve_backend`.
+        report: Called with progress; raise `KeyboardInterrupt` from it to stop.
+
+    Raises:
+        ValueError: a scan, a model or an option that cannot be used; says what to do.
+    """
+    engine = get_backend(resolve_backend(backend))
+    path = None if model is None else Path(model)
+    return engine.reconstruct(
+        ReconstructRequest(scan, _configure(config, options or {}), path), report
+    )
+
+
+def train(
+    scans: Scan | Sequence[Scan],
+    output: Path | str,
+    *,
+    validation: Sequence[Scan] = (),
+    config: Config | None = None,
+    options: dict[str, Any] | None = None,
+    backend: str | None = None,
+    report: Report = _ignore,
+) -> Path:
+    """Returns the path of the model archive that training has written (see `reconstruct`)."""
+    engine = get_backend(resolve_backend(backend))
+    several = (scans,) if isinstance(scans, Scan) else tuple(scans)
+    request = TrainRequest(
+        several, _configure(config, options or {}), Path(output), tuple(validation)
+    )
+    return engine.train(request, report)
+
+
+def simulate(**options: Any) -> Scan:
+    """Returns a simulated scan with its truth; the options are those of `SimulationSpec`."""
+    from .scan.simulation import SimulationSpec, simulate_scan
+
+    return simulate_scan(SimulationSpec(**options))

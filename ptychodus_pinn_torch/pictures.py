@@ -1,0 +1,183 @@
+"""Pictures of images, losses and comparisons, drawn without a display."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy
+from numpy.typing import NDArray
+
+from .backend import Reconstruction
+from .metrics import ObjectMetrics
+from .scan.scan import Scan
+
+__all__ = ['Panel', 'draw_comparison', 'draw_reconstruction']
+
+SEEN = 0.02
+
+
+@dataclass(frozen=True)
+class Panel:
+    """One image of a comparison: a title, the object, and how good it is."""
+
+    title: str
+    object_: NDArray[Any]
+    metrics: ObjectMetrics | None = None
+
+
+def _figure(*size: float) -> Any:
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=size, layout='constrained')
+    FigureCanvasAgg(figure)
+    return figure
+
+
+def _save(figure: Any, path: Path) -> Path:
+    from .scan.output import write_atomically
+
+    write_atomically(path, lambda temporary: figure.savefig(temporary, dpi=100, format='png'))
+    return path
+
+
+def _window(coverage: NDArray[Any]) -> tuple[slice, slice]:
+    seen = coverage > SEEN * coverage.max()
+    y = numpy.flatnonzero(seen.any(axis=1))
+    x = numpy.flatnonzero(seen.any(axis=0))
+    return slice(y[0], y[-1] + 1), slice(x[0], x[-1] + 1)
+
+
+def _flatten(object_: NDArray[Any], weight: NDArray[Any]) -> NDArray[Any]:
+    """Returns the object without mean phase and phase ramp, which no scan determines."""
+    weight = numpy.where(weight > SEEN * weight.max(), numpy.abs(object_) ** 2, 0.0)
+    flat = numpy.asarray(object_, dtype=numpy.complex128)
+    for axis in (0, 1):
+        ahead = numpy.roll(flat, -1, axis)
+        both = weight * numpy.roll(weight, -1, axis)
+        slope = numpy.angle((both * ahead * flat.conj()).sum())
+        shape = [1, 1]
+        shape[axis] = -1
+        ramp = numpy.exp(-1j * slope * numpy.arange(flat.shape[axis])).reshape(shape)
+        flat = flat * ramp
+    return flat * numpy.exp(-1j * numpy.angle((weight * flat).sum()))
+
+
+def draw_reconstruction(path: Path, scan: Scan, result: Reconstruction) -> Path:
+    """Writes a PNG of amplitude, phase, probe and refinement losses, rows downwards as stored.
+
+    Only the scanned part is shown, mean phase and phase ramp removed; the files keep them.
+    """
+    figure = _figure(13.0, 4.2)
+    axes = figure.subplots(1, 4, width_ratios=(1, 1, 0.8, 0.8))
+    window = _window(result.coverage)
+    flat = _flatten(result.object_, result.coverage)[window]
+    seen = result.coverage[window] > SEEN
+    amplitude, phase = numpy.abs(flat), numpy.angle(flat)
+    _show(figure, axes[0], amplitude, 'amplitude', 'gray', _limits(amplitude[seen]))
+    _show(figure, axes[1], phase, 'phase [rad]', 'viridis', _limits(phase[seen]))
+    power = numpy.sqrt((numpy.abs(result.probe) ** 2).sum(axis=0))
+    _show(figure, axes[2], power, 'probe, all modes', 'magma', (0.0, float(power.max())))
+    if result.losses:
+        epochs, values = zip(*result.losses)
+        axes[3].plot(epochs, values, 'o-')
+    axes[3].set(xlabel='refinement epoch', title='relative amplitude error')
+    figure.suptitle(f'{scan.name}: {scan.num_patterns} patterns, from the {result.start} start')
+    return _save(figure, path)
+
+
+def _limits(values: NDArray[Any]) -> tuple[float, float]:
+    if values.size == 0:
+        return 0.0, 1.0
+    low, high = numpy.percentile(values, (0.5, 99.5))
+    return float(low), float(max(high, low + 1e-6))
+
+
+def _show(
+    figure: Any, axes: Any, values: NDArray[Any], title: str, colours: str, limits: Any
+) -> None:
+    image = axes.imshow(values, cmap=colours, vmin=limits[0], vmax=limits[1])
+    axes.set(title=title, xticks=[], yticks=[])
+    figure.colorbar(image, ax=axes, shrink=0.7)
+
+
+def draw_comparison(
+    path: Path,
+    rows: Sequence[tuple[str, Sequence[Panel], NDArray[Any]]],
+    history: Sequence[Mapping[str, float | None]],
+) -> Path:
+    """Writes a PNG: a row of panels per scan (the first is the truth), losses, correlations.
+
+    Args:
+        path: Where to write.
+        rows: Title, panels and coverage of each scan.
+        history: Rows of a training history, for the loss curve.
+    """
+    columns = max(len(panels) for _, panels, _ in rows)
+    figure = _figure(2.6 * columns, 5.2 * len(rows) + 3.4)
+    parts = figure.subfigures(len(rows) + 1, 1, height_ratios=[5.2] * len(rows) + [3.4])
+    for part, (title, panels, coverage) in zip(parts, rows):
+        _draw_row(part, title, panels, coverage, columns)
+    left, right = parts[-1].subplots(1, 2)
+    _draw_history(left, history)
+    for title, panels, _ in rows:
+        for panel in panels:
+            if panel.metrics is not None and panel.metrics.frc_frequency:
+                right.plot(
+                    panel.metrics.frc_frequency,
+                    panel.metrics.frc_correlation,
+                    label=f'{title}: {panel.title}',
+                    lw=1,
+                )
+    right.axhline(0.5, color='gray', ls=':')
+    right.set(xlabel='frequency / Nyquist', title='Fourier ring correlation', ylim=(-0.1, 1.05))
+    right.legend(fontsize=6, ncols=2)
+    return _save(figure, path)
+
+
+def _draw_row(
+    part: Any, title: str, panels: Sequence[Panel], coverage: NDArray[Any], columns: int
+) -> None:
+    part.suptitle(title)
+    axes = part.subplots(2, columns, squeeze=False)
+    window = _window(coverage)
+    truth = _flatten(panels[0].object_, coverage)[window]
+    ranges = (_limits(numpy.abs(truth)), _limits(numpy.angle(truth)))
+    for column in range(columns):
+        for row in range(2):
+            axes[row, column].set(xticks=[], yticks=[])
+            if column >= len(panels):
+                axes[row, column].set_axis_off()
+                continue
+            panel = panels[column]
+            flat = _flatten(panel.object_, coverage)[window]
+            values = numpy.abs(flat) if row == 0 else numpy.angle(flat)
+            axes[row, column].imshow(
+                values,
+                cmap='gray' if row == 0 else 'viridis',
+                vmin=ranges[row][0],
+                vmax=ranges[row][1],
+            )
+            if row == 0:
+                score = '' if panel.metrics is None else f'\nNRMSE {panel.metrics.nrmse:.3f}'
+                axes[row, column].set_title(panel.title + score, fontsize=9)
+    axes[0, 0].set_ylabel('amplitude')
+    axes[1, 0].set_ylabel('phase')
+
+
+def _draw_history(axes: Any, history: Sequence[Mapping[str, float | None]]) -> None:
+    for key, label in (('loss', 'training loss'), ('floor', 'photon floor')):
+        points = [(row['step'], row[key]) for row in history if row.get(key) is not None]
+        if points:
+            axes.plot(*zip(*points), label=label)
+    axes.set(xlabel='step', title='training from scratch, without labels', yscale='log')
+    twin = axes.twinx()
+    points = [(row['step'], row['held_out']) for row in history if row.get('held_out') is not None]
+    if points:
+        twin.plot(*zip(*points), 'C3--', label='held-out error')
+        twin.set_yscale('log')
+    axes.legend(loc='upper right', fontsize=7)
+    twin.legend(loc='center right', fontsize=7)
