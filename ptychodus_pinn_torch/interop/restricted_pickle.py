@@ -62,14 +62,14 @@ class _Type:
     """Stands for `numpy.dtype`: the character code, byte order from its state."""
 
     def __init__(self, code: Any, *_: Any) -> None:
-        self.code, self.order = str(code), '<'
+        self.code, self.is_swapped = str(code), False
 
     def __setstate__(self, state: Any) -> None:
-        self.order = state[1] if state[1] in ('<', '>') else '<'
+        self.is_swapped = state[1] == '>'
 
     def resolve(self) -> numpy.dtype[Any]:
         """Returns the type, if it is one of numbers."""
-        dtype = numpy.dtype(self.code).newbyteorder(self.order)
+        dtype = numpy.dtype(self.code).newbyteorder('>' if self.is_swapped else '<')
         if dtype.kind not in 'biufc' or dtype.itemsize > 32:
             raise pickle.UnpicklingError(f'an array of {self.code} holds no numbers')
         return dtype
@@ -101,6 +101,12 @@ def _create_array(_: Any, arguments: Any, state: Any, *__: Any) -> _Array:
     return array
 
 
+def _encode(text: Any, encoding: Any = 'latin1') -> bytes:
+    if encoding != 'latin1':
+        raise pickle.UnpicklingError('its bytes are in another encoding than latin1')
+    return str(text).encode('latin1')
+
+
 def _path(*parts: Any) -> str:
     return '/'.join(str(part) for part in parts)
 
@@ -127,6 +133,7 @@ _KNOWN: dict[tuple[str, str], Any] = {
     ('numpy', 'dtype'): _Type,
     ('builtins', 'complex'): complex,
     ('collections', 'OrderedDict'): dict,
+    ('_codecs', 'encode'): _Call(_encode),
     **{
         ('pathlib', name): _Call(_path)
         for name in ('Path', 'PosixPath', 'WindowsPath', 'PurePosixPath', 'PureWindowsPath')
@@ -171,4 +178,6 @@ def _plain(value: Any, left: list[int], depth: int) -> Any:
         }
     if isinstance(value, (list, tuple)):
         return type(value)(_plain(item, left, depth + 1) for item in value)
-    return value
+    if value is None or isinstance(value, (bool, int, float, complex, str, bytes)):
+        return value
+    raise TypeError('it holds something that is no plain value')

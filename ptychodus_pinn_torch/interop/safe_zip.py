@@ -34,6 +34,9 @@ class SafeZip:
                 f'{source}: is no zip, or is cut short: copy it again.'
             ) from error
         items = self._bundle.infolist()
+        if items and min(item.header_offset for item in items) > 0:
+            # what was found is the end of a zip inside this one
+            raise ArchiveError(f'{source}: is no zip, or is cut short: copy it again.')
         if len(items) > MAX_MEMBERS:
             raise ArchiveError(f'{source}: holds {len(items)} members: refused.')
         for item in items:

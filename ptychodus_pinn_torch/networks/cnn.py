@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from ..config import NetworkConfig
 from ..physics.canvas import Canvas
 from ..physics.forward_model import GroupBatch
-from .attention import make_attention
+from .attention import ChannelGate, make_attention
 from .blocks import ConvPair
 from .patchwise import Level, patchwise_canvas, stitch
 from .unrolled import PatternSource
@@ -124,6 +124,8 @@ class CnnNetwork(nn.Module):
                 nn.init.kaiming_normal_(module.weight, nonlinearity='relu')
                 if module.bias is not None:
                     nn.init.zeros_(module.bias)
+            if isinstance(module, ChannelGate):
+                nn.init.ones_(module.squeeze.bias)  # no gate starts with all its rectifiers shut
         for head in (self.head, self.outer_head):
             if head is not None:
                 nn.init.zeros_(head.weight)

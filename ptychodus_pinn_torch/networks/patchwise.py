@@ -91,6 +91,7 @@ def merge(network: PatchwiseNetwork, source: PatternSource) -> Canvas:
     return Canvas(canvas * scale, coverage / scale.square())
 
 
+@torch.no_grad()
 def stitch(network: PatchwiseNetwork, source: PatternSource) -> Canvas:
     """Returns the canvases of a source read piece by piece, phases of patches brought in step.
 
@@ -151,17 +152,13 @@ def _patches_of(
 def _stacked_patches(
     network: PatchwiseNetwork, source: PatternSource, level: Level | None
 ) -> Complex[Tensor, 'pattern height width']:
-    rows, corners, counts, photons = [], [], [], []
+    kept: list[tuple[Tensor, ...]] = []
     for piece in source.pieces(0):
         check_window(network, piece)
-        inputs = _inputs(piece)
-        for kept, value in zip(
-            (rows, corners, counts, photons), (piece.rows, piece.corners, *inputs)
-        ):
-            kept.append(value)
-    corner = torch.cat(corners)
-    stacks = find_stacks(torch.cat(rows), corner, network.num_channels)
-    return _map_chunks(network, torch.cat(counts), torch.cat(photons), stacks, level)
+        kept.append((piece.rows, piece.corners, *_inputs(piece)))
+    rows, corners, counts, photons = (torch.cat(parts) for parts in zip(*kept))
+    stacks = find_stacks(rows, corners, network.num_channels)
+    return _map_chunks(network, counts, photons, stacks, level)
 
 
 def _map_chunks(

@@ -91,11 +91,12 @@ class PinnLayout:
         try:
             values = json.loads(text)
             names = {item.name for item in fields(cls)}
-            layout = cls(**{
+            given: dict[str, Any] = {
                 name: tuple(value) if isinstance(value, list) else value
                 for name, value in values.items()
                 if name in names
-            })
+            }
+            layout = cls(**given)
             layout.check()
         except (TypeError, AttributeError, json.JSONDecodeError) as error:
             raise ValueError(
