@@ -39,6 +39,9 @@ class CnnNetwork:
     Args:
         config: Architecture `cnn`.
         seed: Of the start values.
+
+    Attributes:
+        run: `map_stacks`, compiled.
     """
 
     def __init__(self, config: NetworkConfig, *, seed: int = 0) -> None:
@@ -56,6 +59,7 @@ class CnnNetwork:
             self._conv('outer_head', self.num_outer, 2 * folded, None) if self.num_outer else None
         )
         self._start(numpy.random.default_rng(seed))
+        self.run = tf.function(self.map_stacks, reduce_retracing=True)
 
     def _build_body(self, config: NetworkConfig, num_inputs: int, size: int) -> int:
         levels = num_levels(size)

@@ -62,9 +62,7 @@ def put_patches(
     return tf.reshape(flat, canvas_shape)
 
 
-def _ramp(
-    size: int, shifts: Float[tf.Tensor, 'pattern']
-) -> Complex[tf.Tensor, 'pattern size']:
+def _ramp(size: int, shifts: Float[tf.Tensor, 'pattern']) -> Complex[tf.Tensor, 'pattern size']:
     frequencies = (tf.range(size) + size // 2) % size - size // 2
     angle = tf.cast(shifts, tf.float64)[:, None] * tf.cast(frequencies, tf.float64)
     angle = tf.cast(-2.0 * math.pi / size * angle, tf.float32)

@@ -107,9 +107,7 @@ def phase_factors(
     return factors
 
 
-def _overlap_matrix(
-    patches: NDArray[numpy.complex64], corners: NDArray[numpy.int64]
-) -> csr_matrix:
+def _overlap_matrix(patches: NDArray[numpy.complex64], corners: NDArray[numpy.int64]) -> csr_matrix:
     number, height, width = patches.shape
     near = KDTree(corners).query(corners, k=min(number, NUM_NEIGHBORS + 1))[1]
     pairs = numpy.stack(
