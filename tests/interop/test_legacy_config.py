@@ -1,0 +1,163 @@
+"""PtychoPINN's configurations: nothing is lost in silence."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy
+import pytest
+
+from ptychodus_pinn_torch.config import Config, ConfigError, override_config
+from ptychodus_pinn_torch.interop.legacy_config import (
+    KEY_MAPPINGS,
+    config_from_legacy,
+    dataclass_to_legacy_dict,
+    legacy_from_config,
+    load_legacy_config,
+    update_legacy_dict,
+)
+from ptychodus_pinn_torch.interop.legacy_fields import (
+    EXECUTION_FIELDS,
+    INFERENCE_FIELDS,
+    MODEL_FIELDS,
+    TRAINING_FIELDS,
+)
+from ptychodus_pinn_torch.interop.params_cfg import read_params_cfg, write_params_cfg
+
+
+@dataclass(frozen=True)
+class TheirModel:
+    N: int = 64
+    gridsize: int = 2
+    object_big: bool = True
+    probe_mask_diameter: float | None = None
+
+
+@dataclass
+class TheirTraining:
+    model: TheirModel = field(default_factory=TheirModel)
+    nepochs: int = 10
+    n_groups: int | None = None
+    output_dir: Path = Path('out')
+    probe_trainable: bool = True
+
+
+def test_flat_dictionary_has_the_nine_other_names() -> None:
+    assert len(KEY_MAPPINGS) == 9
+    found = dataclass_to_legacy_dict(TheirTraining())
+    assert found['object.big'] is True and found['output_prefix'] == 'out'
+    assert found['probe.trainable'] is True and 'model' not in found and found['N'] == 64
+
+
+def test_none_leaves_what_is_there() -> None:
+    parameters: dict[str, Any] = {'n_groups': 77, 'nepochs': 1, 'other': 'kept'}
+    update_legacy_dict(parameters, TheirTraining())
+    assert parameters['n_groups'] == 77 and parameters['nepochs'] == 10
+    assert parameters['other'] == 'kept'
+
+
+def test_tables_hold_every_field_of_their_classes() -> None:
+    numbers = [len({row[0] for row in rows}) for rows in (MODEL_FIELDS, INFERENCE_FIELDS)]
+    assert numbers == [23, 12]
+    assert len({row[0] for row in TRAINING_FIELDS}) == 38
+    shared = {'gradient_clip_val', 'gradient_clip_algorithm', 'scheduler'}
+    assert len({row[0] for row in EXECUTION_FIELDS} | shared) == 40
+
+
+@pytest.mark.parametrize('rows', [MODEL_FIELDS, TRAINING_FIELDS, INFERENCE_FIELDS, EXECUTION_FIELDS])
+def test_every_field_maps_or_is_named_in_a_warning(rows: Any) -> None:
+    for name, _, option, _ in rows:
+        if option is None:
+            found = config_from_legacy({name: 'something else'})
+            assert any(name in text for text in found.warnings), name
+
+
+def test_unknown_fields_are_named() -> None:
+    assert 'flux is no field' in config_from_legacy({'flux': 3}).warnings[0]
+
+
+def test_fields_become_options() -> None:
+    execution = {'learning_rate': 5e-4, 'accelerator': 'gpu', 'precision': '16-mixed', 'devices': 2}
+    found = config_from_legacy(
+        {
+            'model': {'N': 128, 'gridsize': 2, 'n_filters_scale': 2, 'model_type': 'supervised'},
+            'batch_size': 8,
+            'nepochs': 10,
+            'n_groups': 100,
+            'neighbor_count': 7,
+            'probe_trainable': True,
+            'scheduler': 'WarmupCosine',
+            'lr_warmup_epochs': 2,
+            'mae_weight': 1.0,
+            'nll_weight': 0.0,
+        },
+        execution,
+    )
+    config = found.config
+    assert not found.warnings
+    assert (config.network.cnn_pattern_size, config.network.cnn_channels) == (128, 4)
+    assert config.grouping.group_size == 4 and config.grouping.neighbor_pool == 2.0
+    assert config.training.max_steps == 130 and config.training.warmup_fraction == 0.2
+    assert config.training.schedule == 'cosine' and config.loss.kind == 'amplitude'
+    assert config.mode == 'supervised' and config.physics.train_probe
+    assert config.execution.accelerator == 'cuda' and config.execution.devices == 2
+    assert config.training.learning_rate == 5e-4 and config.network.architecture == 'cnn'
+
+
+def test_nonsense_is_one_sentence() -> None:
+    with pytest.raises(ConfigError, match='configuration of PtychoPINN'):
+        config_from_legacy({'N': 'large'})
+    with pytest.raises(ConfigError, match='batch_size'):
+        config_from_legacy({'batch_size': -3})
+
+
+def test_there_and_back_again(tmp_path: Path) -> None:
+    config = override_config(
+        Config(),
+        {
+            'network.architecture': 'cnn',
+            'network.cnn_pattern_size': 128,
+            'network.cnn_channels': 4,
+            'training.batch_size': 8,
+            'training.schedule': 'plateau',
+            'loss.kind': 'poisson',
+            'physics.train_probe': True,
+        },
+    )
+    fields = legacy_from_config(config)
+    assert set(fields) == {row[0] for row in TRAINING_FIELDS} | {'model'}
+    path = tmp_path / 'config.json'
+    path.write_text(json.dumps(fields), encoding='utf-8')
+    back = load_legacy_config(path)
+    assert [text for text in back.warnings if 'backend' not in text] == []
+    for name in ('cnn_pattern_size', 'cnn_channels', 'cnn_width', 'cnn_outer_branch'):
+        assert getattr(back.config.network, name) == getattr(config.network, name)
+    assert back.config.loss == config.loss and back.config.physics == config.physics
+    assert back.config.training.schedule == 'plateau'
+
+
+def test_snapshot_of_the_parameters_is_read_as_written(tmp_path: Path) -> None:
+    probe = (numpy.arange(6.0).reshape(2, 3) * (1 + 2j)).astype(numpy.complex64)
+    path = write_params_cfg(
+        tmp_path / 'params.json', {'N': 64, 'probe': probe, 'x': Path('a/b'), 'k': numpy.float32(2)}
+    )
+    found = read_params_cfg(path)
+    assert found['N'] == 64 and found['x'] == 'a/b' and found['k'] == 2.0
+    assert numpy.array_equal(found['probe'], probe) and found['probe'].dtype == probe.dtype
+    with pytest.raises(ConfigError, match='parameter f is a function'):
+        write_params_cfg(tmp_path / 'b.json', {'f': test_unknown_fields_are_named})
+
+
+def test_parameters_of_a_tensorflow_archive_are_read(data_folder: Path, tmp_path: Path) -> None:
+    import zipfile
+
+    with zipfile.ZipFile(data_folder / 'tf_archive' / 'gs1' / 'wts.h5.zip') as bundle:
+        data = bundle.read('diffraction_to_obj/params.dill')
+    path = tmp_path / 'params.dill'
+    path.write_bytes(data)
+    found = read_params_cfg(path)
+    assert found['N'] == 64 and found['probe'].shape == (64, 64, 1)
+    assert found['intensity_scale'] == pytest.approx(31.25, rel=1e-6)
