@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import logging
 import mmap
 import shutil
@@ -27,6 +28,8 @@ __all__ = [
     'ReconstructPayload',
     'ScanFiles',
     'TrainPayload',
+    'decode_payload',
+    'encode_payload',
     'read_scan_files',
     'working_folder',
     'write_scan_files',
@@ -90,6 +93,31 @@ class ReconstructPayload:
     scan: ScanFiles
     model: Path | None = None
     engine: str = ''
+
+
+def encode_payload(level: int, payload: TrainPayload | ReconstructPayload) -> bytes:
+    """Returns a line of JSON with the log level and the payload: nothing in it can execute."""
+    from pydantic import TypeAdapter
+
+    kind = type(payload)
+    tree = TypeAdapter(kind).dump_python(payload, mode='json')
+    return json.dumps([level, kind.__name__, tree]).encode() + b'\n'
+
+
+def decode_payload(line: bytes) -> tuple[int, TrainPayload | ReconstructPayload]:
+    """Returns what `encode_payload` was given.
+
+    Raises:
+        ValueError: the line is something else.
+    """
+    from pydantic import TypeAdapter
+
+    level, name, tree = json.loads(line)
+    for kind in (TrainPayload, ReconstructPayload):
+        if kind.__name__ == name:
+            return int(level), TypeAdapter(kind).validate_python(tree)
+    raise ValueError(f'{name!r} is no payload.')
+
 
 
 @contextlib.contextmanager

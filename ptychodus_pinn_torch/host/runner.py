@@ -8,7 +8,6 @@ import json
 import logging
 import multiprocessing.spawn
 import os
-import pickle
 import queue
 import signal
 import subprocess
@@ -19,7 +18,7 @@ from collections.abc import Iterator
 from types import TracebackType
 from typing import IO, Any, Self
 
-from .payload import ReconstructPayload, TrainPayload
+from .payload import ReconstructPayload, TrainPayload, encode_payload
 
 __all__ = ['Message', 'Worker', 'WorkerError']
 
@@ -86,7 +85,7 @@ class Worker:
         ):
             threading.Thread(target=target, args=(stream,), daemon=True).start()
         self._tell(json.dumps([str(path) for path in sys.path]).encode() + b'\n')
-        self._tell(pickle.dumps((level, self._payload)))
+        self._tell(encode_payload(level, self._payload))
         return self
 
     def __exit__(

@@ -8,7 +8,6 @@ import importlib
 import json
 import logging
 import os
-import pickle
 import shutil
 import signal
 import sys
@@ -30,7 +29,7 @@ from ..backend import (
     TrainRequest,
     get_backend,
 )
-from .payload import ReconstructPayload, TrainPayload, read_scan_files
+from .payload import ReconstructPayload, TrainPayload, decode_payload, read_scan_files
 
 __all__ = ['Channel', 'main']
 
@@ -190,7 +189,7 @@ def main(control: IO[bytes]) -> int:
     channel = Channel(_separate_output())
     faulthandler.enable()
     threading.Thread(target=_beat, args=(channel,), daemon=True).start()
-    level, payload = pickle.load(control)  # written by our own parent, through a private pipe
+    level, payload = decode_payload(control.readline())
     is_stopping = threading.Event()
     threading.Thread(
         target=_listen, args=(control, is_stopping, payload.folder), daemon=True

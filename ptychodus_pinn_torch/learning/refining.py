@@ -29,6 +29,8 @@ if TYPE_CHECKING:
 __all__ = ['Refined', 'refine']
 
 MAX_EPOCHS = 8
+LOW_DOSE = 5e4
+"""Photons per pattern below which many patterns share an update."""
 HOLDOUT_FRACTION = 0.04
 MIN_PATTERNS_TO_HOLD_OUT = 50
 SMALLEST_GAIN = 0.01
@@ -57,7 +59,7 @@ class Plan:
     is_automatic: bool
 
 
-def _plan(reader: ScanReader, config: Config) -> Plan:
+def _plan(reader: ScanReader, config: Config, *, is_from_network: bool) -> Plan:
     options = config.reconstruction
     rng = numpy.random.default_rng([config.training.seed, 5])
     is_automatic = options.refine_epochs < 0
@@ -65,7 +67,7 @@ def _plan(reader: ScanReader, config: Config) -> Plan:
     if is_automatic and reader.num_patterns >= MIN_PATTERNS_TO_HOLD_OUT:
         held_out = choose_held_out(reader.scan.positions_px, HOLDOUT_FRACTION, rng)
     training = numpy.setdiff1d(numpy.arange(reader.num_patterns), held_out)
-    alpha, batch = _by_dose(reader, options)
+    alpha, batch = _by_dose(reader, options, is_from_network=is_from_network)
     settings = RpieSettings(
         alpha=alpha,
         update_probe=options.update_probe,
@@ -84,11 +86,13 @@ def _plan(reader: ScanReader, config: Config) -> Plan:
     )
 
 
-def _by_dose(reader: ScanReader, options: ReconstructionConfig) -> tuple[float, int]:
-    """Returns alpha and batch: gentle and large where photons are few."""
+def _by_dose(
+    reader: ScanReader, options: ReconstructionConfig, *, is_from_network: bool
+) -> tuple[float, int]:
+    """Returns alpha and batch: gentle where the start is good, large where photons are few."""
     photons = reader.total_counts() / max(1, reader.num_patterns)
-    is_low = photons < 5e4
-    alpha = options.alpha or (1.0 if is_low else 0.3)
+    is_low = photons < LOW_DOSE
+    alpha = options.alpha or (1.0 if is_low or is_from_network else 0.3)
     batch = options.refine_batch or (64 if is_low or reader.device.type != 'cpu' else 8)
     return alpha, min(batch, reader.num_patterns)
 
@@ -101,7 +105,7 @@ def refine(
     With several starts each is refined for one epoch, and the one that then explains held-out
     patterns best goes on: so a start that a wrong probe has spoilt does no harm.
     """
-    plan = _plan(reader, config)
+    plan = _plan(reader, config, is_from_network=set(starts) == {'network'})
     started = time.monotonic()
     runs = {
         name: Refined(

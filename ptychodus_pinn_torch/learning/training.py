@@ -27,7 +27,7 @@ from ..networks.registry import load_weights
 from .callbacks import Reporter, StopRequest
 from .data_module import ScanDataModule, process_rank
 from .device import choose_accelerator, set_threads
-from .model_card import write_card
+from ..model_card import write_card
 from .module import PtychoPINN
 from .scan_reader import ScanReader
 

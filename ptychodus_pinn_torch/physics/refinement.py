@@ -26,7 +26,8 @@ __all__ = [
     'rpie_epoch',
 ]
 
-COUNT_FLOOR = 0.1
+COUNT_FLOOR = 0.01
+"""Counts added before the root of measured over expected is taken."""
 
 
 class Patterns(Protocol):
@@ -126,7 +127,10 @@ def rpie_epoch(
         total_counts += float(counts.sum())
         difference = to_sample(far_field * ratio[:, None])
         if settings.update_positions:
-            _move(state, indices, patches, probe, difference, settings)
+            blame = seen - root
+            if patterns.good_pixels is not None:
+                blame = blame * patterns.good_pixels
+            _move(state, indices, patches, probe, far_field, blame, settings)
         _update_object(state, probe, difference, rows, corners, settings)
         if settings.update_probe:
             _update_probe(state, patches, difference, shifts, settings)
@@ -175,32 +179,41 @@ def _move(
     indices: Tensor,
     patches: Tensor,
     probe: Tensor,
-    difference: Tensor,
+    far_field: Tensor,
+    blame: Tensor,
     settings: RpieSettings,
 ) -> None:
-    """Moves positions by the least-squares shift that the differences ask for.
+    """Moves positions by one Gauss-Newton step on the detector amplitudes, pattern by pattern.
 
-    A shift s of the probe by +s changes the exit wave by `-grad(P).s O`; solved per pattern
-    (Dwivedi et al., Ultramicroscopy 192, 2018, in the sample plane).
+    The amplitude A changes with the position by `sum_p Re(conj(F_p) F[dP_p O]) / A`; the two
+    slopes are fitted to `blame = sqrt(D) - A`. In the sample plane the same fit would be
+    dominated by the phase ramp that a shift puts on the far field, and that no detector sees.
     """
     height, width = probe.shape[-2:]
     spectrum = torch.fft.fft2(probe)
     fy = torch.fft.fftfreq(height, device=probe.device)[:, None]
     fx = torch.fft.fftfreq(width, device=probe.device)[None, :]
-    slopes = [
-        -torch.fft.ifft2(spectrum * (2j * torch.pi * f)) * patches[:, None] for f in (fy, fx)
-    ]
+    amplitude = torch.sqrt(intensity(far_field)) + 1e-6
+    slopes = []
+    for frequency in (fy, fx):
+        derivative = torch.fft.ifft2(spectrum * (-2j * torch.pi * frequency))
+        change = to_detector(derivative * patches[:, None])
+        real = (far_field.real * change.real + far_field.imag * change.imag).sum(dim=1)
+        slopes.append(real / amplitude)
 
     def dot(a: Tensor, b: Tensor) -> Tensor:
-        return (a.real * b.real + a.imag * b.imag).sum(dim=(-3, -2, -1))
+        return (a * b).sum(dim=(-2, -1))
 
     a, b, c = dot(slopes[0], slopes[0]), dot(slopes[0], slopes[1]), dot(slopes[1], slopes[1])
-    p, q = dot(slopes[0], difference), dot(slopes[1], difference)
-    determinant = (a * c - b * b).clamp(min=1e-12 * float((a * c).max()) + 1e-30)
+    p, q = dot(slopes[0], blame), dot(slopes[1], blame)
+    damping = 1e-3 * (a + c) + 1e-20
+    a, c = a + damping, c + damping
+    determinant = a * c - b * b
     change = torch.stack([(c * p - b * q) / determinant, (a * q - b * p) / determinant], dim=1)
     limit = settings.max_position_change_px
-    change = (settings.position_step * change).clamp(-limit, limit)
-    state.shifts[indices] += change.to(state.shifts)
+    state.shifts[indices] += (settings.position_step * change).clamp(-limit, limit).to(
+        state.shifts
+    )
 
 
 def relative_error(

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from ..config import Config, iter_options
+from .config import Config, iter_options
 
 __all__ = ['write_card']
 

@@ -1,0 +1,129 @@
+"""The unrolled network: start values, invariances, what it may see."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy
+import pytest
+import torch
+
+from ptychodus_pinn_torch.config import NetworkConfig
+from ptychodus_pinn_torch.learning.scan_reader import ScanReader, ScanSource
+from ptychodus_pinn_torch.learning.synthetic import random_batch
+from ptychodus_pinn_torch.losses import object_loss
+from ptychodus_pinn_torch.networks.blocks import HALO_PX, CanvasUNet
+from ptychodus_pinn_torch.networks.unrolled import UnrolledNetwork, subset_numbers
+from ptychodus_pinn_torch.physics.forward_model import GroupBatch
+from ptychodus_pinn_torch.scan.simulation import SimulationSpec, simulate_scan
+
+CONFIG = NetworkConfig(num_stages=2, width=4, num_subsets=3)
+
+
+@pytest.fixture
+def network() -> UnrolledNetwork:
+    torch.manual_seed(0)
+    return UnrolledNetwork(CONFIG)
+
+
+@pytest.fixture(scope='module')
+def batch() -> GroupBatch:
+    return random_batch(5, num_groups=2, num_patterns=12, pattern_size=32, canvas_size=64)
+
+
+def test_the_untrained_network_is_already_better_than_a_flat_object(
+    network: UnrolledNetwork, batch: GroupBatch
+) -> None:
+    canvas = network.eval()(batch)
+    assert batch.object_ is not None
+    flat = torch.ones_like(canvas.object_) * canvas.object_.abs().mean()
+    ours = object_loss(canvas.object_, batch.object_, canvas.coverage)
+    assert ours < 0.7 * object_loss(flat, batch.object_, canvas.coverage)
+
+
+def test_every_parameter_receives_a_gradient(network: UnrolledNetwork, batch: GroupBatch) -> None:
+    canvas = network(batch)
+    assert batch.object_ is not None
+    loss = object_loss(canvas.object_, batch.object_, canvas.coverage)
+    loss.backward()
+    unused = [
+        name
+        for name, parameter in network.named_parameters()
+        if parameter.grad is None or not parameter.grad.abs().sum() > 0
+    ]
+    assert unused == []
+
+
+def test_held_out_patterns_are_not_looked_at(network: UnrolledNetwork, batch: GroupBatch) -> None:
+    held_out = torch.zeros(batch.num_patterns, dtype=torch.bool)
+    held_out[[0, 13]] = True
+    spoilt = batch.counts.clone()
+    spoilt[held_out] = 1e6
+    first = network.eval()(replace(batch, held_out=held_out))
+    second = network(replace(batch, held_out=held_out, counts=spoilt))
+    assert torch.equal(first.object_, second.object_)
+
+
+def test_groups_of_a_batch_do_not_touch_each_other(
+    network: UnrolledNetwork, batch: GroupBatch
+) -> None:
+    network.eval()
+    both = network(batch).object_
+    for row in range(2):
+        mine = batch.rows == row
+        alone = replace(
+            batch.select(mine),
+            rows=torch.zeros(int(mine.sum()), dtype=torch.int64),
+            probe=batch.probe[row : row + 1],
+            canvas_shape=(1, *batch.canvas_shape[1:]),
+        )
+        assert torch.allclose(network(alone).object_[0], both[row], atol=1e-5)
+
+
+def test_the_order_of_patterns_does_not_matter(
+    network: UnrolledNetwork, batch: GroupBatch
+) -> None:
+    order = torch.randperm(batch.num_patterns, generator=torch.Generator().manual_seed(1))
+    network.eval()
+    assert torch.allclose(
+        network(batch.select(order)).object_, network(batch).object_, atol=1e-4
+    )
+
+
+def test_a_stronger_probe_and_a_weaker_object_give_the_same_counts_and_image(
+    network: UnrolledNetwork, batch: GroupBatch
+) -> None:
+    network.eval()
+    image = network(batch).object_
+    scaled = network(replace(batch, probe=2.0 * batch.probe)).object_
+    assert torch.allclose(2.0 * scaled, image, rtol=1e-3, atol=1e-3)
+
+
+def test_neighbours_are_in_different_subsets_and_subsets_are_even() -> None:
+    y, x = torch.meshgrid(torch.arange(6) * 5, torch.arange(6) * 5, indexing='ij')
+    corners = torch.stack([y.flatten(), x.flatten()], dim=1)
+    numbers = subset_numbers(torch.zeros(36, dtype=torch.int64), corners, 9)
+    assert torch.equal(torch.bincount(numbers), torch.full((9,), 4))
+    by_place = numbers.reshape(6, 6)
+    assert int((by_place[:, 1:] == by_place[:, :-1]).sum()) <= 4
+
+
+def test_tiles_do_not_show_in_the_result() -> None:
+    torch.manual_seed(0)
+    network = CanvasUNet(3, 2, 4).eval()
+    x = torch.randn(1, 3, 150, 3 * HALO_PX + 70)
+    with torch.inference_mode():
+        assert torch.allclose(network.forward_tiled(x, tile=64), network(x), atol=1e-5)
+
+
+def test_pieces_of_any_size_give_the_same_image(network: UnrolledNetwork) -> None:
+    scan = simulate_scan(SimulationSpec(pattern_size=32, num_positions=64, step_px=3.0, seed=1))
+    images = []
+    with torch.inference_mode():
+        for size in (1, 7, 4096):
+            reader = ScanReader(scan)
+            reader.piece_size = size
+            source = ScanSource(reader, 3, numpy.arange(64))
+            images.append(network.eval().run(source).object_)
+    assert torch.allclose(images[0], images[2], atol=1e-5)
+    assert torch.allclose(images[1], images[2], atol=1e-5)
