@@ -99,8 +99,9 @@ def plan_epoch(readers: Sequence[ScanReader], config: Config, epoch: int) -> lis
     is_synthetic = rng.random(len(plans)) < config.training.synthetic_fraction
     seeds = rng.integers(2**62, size=len(plans))
     return [
-        Task(*plans[index], seed=int(seeds[index]) if is_synthetic[index] else None)
+        Task(number, indices, int(seeds[index]) if is_synthetic[index] else None)
         for index in order
+        for number, indices in (plans[index],)
     ]
 
 

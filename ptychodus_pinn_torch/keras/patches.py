@@ -30,12 +30,12 @@ class Placement(NamedTuple):
         canvas_shape: (3,).
     """
 
-    rows: Int[tf.Tensor, 'pattern']
+    rows: Int[tf.Tensor, ' pattern']
     corners: Int[tf.Tensor, 'pattern 2']
     shifts: Float[tf.Tensor, 'pattern 2']
     stacks: Int[tf.Tensor, 'stack channel']
-    firsts: Int[tf.Tensor, 'pattern']
-    canvas_shape: Int[tf.Tensor, '3']
+    firsts: Int[tf.Tensor, ' pattern']
+    canvas_shape: Int[tf.Tensor, ' 3']
 
 
 def place(batch: Any, num_channels: int) -> Placement:
@@ -55,7 +55,7 @@ def measured_scale(
     counts: Float[tf.Tensor, 'pattern height width'],
     probe: Complex[tf.Tensor, 'mode height width'],
     placement: Placement,
-) -> Float[tf.Tensor, 'group']:
+) -> Float[tf.Tensor, ' group']:
     """Returns the root of measured over probe counts of each group."""
     groups = placement.canvas_shape[0]
     sums = tf.reduce_sum(counts, axis=(-2, -1))

@@ -19,8 +19,8 @@ __all__ = [
 
 
 def _flat_indices(
-    canvas_shape: Int[tf.Tensor, '3'],
-    rows: Int[tf.Tensor, 'patch'],
+    canvas_shape: Int[tf.Tensor, ' 3'],
+    rows: Int[tf.Tensor, ' patch'],
     corners: Int[tf.Tensor, 'patch 2'],
     shape: tuple[int, int],
 ) -> Int[tf.Tensor, 'patch window_height window_width']:
@@ -32,7 +32,7 @@ def _flat_indices(
 
 def take_patches(
     canvas: Complex[tf.Tensor, 'group y x'],
-    rows: Int[tf.Tensor, 'patch'],
+    rows: Int[tf.Tensor, ' patch'],
     corners: Int[tf.Tensor, 'patch 2'],
     shape: tuple[int, int],
 ) -> Complex[tf.Tensor, 'patch window_height window_width']:
@@ -49,9 +49,9 @@ def take_patches(
 
 def put_patches(
     patches: Complex[tf.Tensor, 'patch window_height window_width'],
-    rows: Int[tf.Tensor, 'patch'],
+    rows: Int[tf.Tensor, ' patch'],
     corners: Int[tf.Tensor, 'patch 2'],
-    canvas_shape: Int[tf.Tensor, '3'],
+    canvas_shape: Int[tf.Tensor, ' 3'],
 ) -> Complex[tf.Tensor, 'group y x']:
     """Returns canvases of a shape onto which the patches were added; adjoint of `take_patches`."""
     shape = (patches.shape[-2], patches.shape[-1])
@@ -62,7 +62,7 @@ def put_patches(
     return tf.reshape(flat, canvas_shape)
 
 
-def _ramp(size: int, shifts: Float[tf.Tensor, 'pattern']) -> Complex[tf.Tensor, 'pattern size']:
+def _ramp(size: int, shifts: Float[tf.Tensor, ' pattern']) -> Complex[tf.Tensor, 'pattern size']:
     frequencies = (tf.range(size) + size // 2) % size - size // 2
     angle = tf.cast(shifts, tf.float64)[:, None] * tf.cast(frequencies, tf.float64)
     angle = tf.cast(-2.0 * math.pi / size * angle, tf.float32)
@@ -103,7 +103,7 @@ def intensity(
 
 def expected_counts(
     canvas: Complex[tf.Tensor, 'group y x'],
-    rows: Int[tf.Tensor, 'pattern'],
+    rows: Int[tf.Tensor, ' pattern'],
     corners: Int[tf.Tensor, 'pattern 2'],
     probe: Complex[tf.Tensor, 'pattern mode height width'],
 ) -> Float[tf.Tensor, 'pattern height width']:

@@ -14,7 +14,7 @@ import tensorflow as tf
 from ..archive import Archive, write_archive
 from ..backend import EpochReport, Report, TrainRequest
 from ..config import Config, ConfigError, override_config
-from ..learning.model_card import write_card
+from ..model_card import write_card
 from .checkpoint import read_checkpoint, write_checkpoint
 from .loading import choose_device, set_threads
 from .model import NETWORK_PREFIX, PtychoPINN
@@ -60,6 +60,8 @@ def train(request: TrainRequest, report: Report) -> Path:
 
 
 def _execute(run: Run, request: TrainRequest, report: Report, start: str) -> Path:
+    from ..learning.model_card import write_card
+
     folder = request.output.parent / f'{request.output.name.removesuffix(".h5.zip")}.run'
     _prepare_folder(run, folder, is_resumed=request.is_resumed)
     stop = StopRequest(report)
