@@ -129,7 +129,8 @@ def config_from_legacy(source: Any, execution: Any = None) -> LegacyConfig:
         ConfigError: a value that makes no sense for the option that it maps to.
     """
     fields = {
-        _FIELD_OF_KEY.get(key, key): value for key, value in dataclass_to_legacy_dict(source).items()
+        _FIELD_OF_KEY.get(key, key): value
+        for key, value in dataclass_to_legacy_dict(source).items()
     }
     if execution is not None:
         fields.update(dataclass_to_legacy_dict(execution))
@@ -204,8 +205,11 @@ def _translate(given: Mapping[str, Any], warnings: list[str]) -> dict[str, Any]:
     choose('accelerator', 'execution.accelerator', _ACCELERATORS)
     take('devices', 'execution.devices', lambda value: 1 if value == 'auto' else int(value))
     choose('precision', 'execution.precision', _PRECISIONS)
-    choose('logger_backend', 'execution.logger', {'csv': 'csv', 'tensorboard': 'tensorboard',
-                                                  'mlflow': 'mlflow'})
+    choose(
+        'logger_backend',
+        'execution.logger',
+        {'csv': 'csv', 'tensorboard': 'tensorboard', 'mlflow': 'mlflow'},
+    )
     return options
 
 

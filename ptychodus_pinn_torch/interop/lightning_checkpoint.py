@@ -167,14 +167,15 @@ def _layout(
         return tuple(weights[name].shape)
 
     def count(prefix: str) -> int:
-        found = {name.split('.')[len(prefix.split('.')) - 1] for name in weights
-                 if name.startswith(prefix)}
+        found = {
+            name.split('.')[len(prefix.split('.')) - 1]
+            for name in weights
+            if name.startswith(prefix)
+        }
         return len(found)
 
     encoder = [shape(f'encoder.{i}.pair.conv2.weight')[0] for i in range(count('encoder.'))]
-    decoder = [
-        shape(f'first.levels.{i}.conv2.weight')[0] for i in range(count('first.levels.'))
-    ]
+    decoder = [shape(f'first.levels.{i}.conv2.weight')[0] for i in range(count('first.levels.'))]
     if not encoder or not decoder:
         raise ArchiveError(f'{source}: holds no encoder and decoder of a PtychoPINN network.')
     size, channels = int(data.get('N', 0)), shape('encoder.0.pair.conv1.weight')[1]

@@ -16,7 +16,6 @@ from .restricted_pickle import read_pickle
 __all__ = ['read_params_cfg', 'write_params_cfg']
 
 
-
 def write_params_cfg(path: Path, parameters: Mapping[str, Any]) -> Path:
     """Returns the path of the JSON file that now holds the parameters, arrays included.
 

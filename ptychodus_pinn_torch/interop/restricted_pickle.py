@@ -36,8 +36,16 @@ def read_pickle(data: bytes, source: str) -> Any:
             f'{source}: names {error}, which would have to be run to be read: refused.'
         ) from error
     except (
-        pickle.UnpicklingError, EOFError, ValueError, TypeError, IndexError, KeyError,
-        AttributeError, UnicodeDecodeError, OverflowError, MemoryError,
+        pickle.UnpicklingError,
+        EOFError,
+        ValueError,
+        TypeError,
+        IndexError,
+        KeyError,
+        AttributeError,
+        UnicodeDecodeError,
+        OverflowError,
+        MemoryError,
     ) as error:
         reason = str(error).partition('\n')[0].rstrip('.') or type(error).__name__
         raise ArchiveError(f'{source}: is damaged: {reason}.') from error

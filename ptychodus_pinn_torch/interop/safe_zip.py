@@ -30,9 +30,7 @@ class SafeZip:
         try:
             self._bundle = zipfile.ZipFile(io.BytesIO(file) if isinstance(file, bytes) else file)
         except (zipfile.BadZipFile, EOFError, ValueError, NotImplementedError) as error:
-            raise ArchiveError(
-                f'{source}: is no zip, or is cut short: copy it again.'
-            ) from error
+            raise ArchiveError(f'{source}: is no zip, or is cut short: copy it again.') from error
         items = self._bundle.infolist()
         if items and min(item.header_offset for item in items) > 0:
             # what was found is the end of a zip inside this one
@@ -76,7 +74,12 @@ class SafeZip:
             with self._bundle.open(item) as member:
                 data = member.read(limit + 1)
         except (
-            zipfile.BadZipFile, EOFError, zlib.error, RuntimeError, NotImplementedError, ValueError
+            zipfile.BadZipFile,
+            EOFError,
+            zlib.error,
+            RuntimeError,
+            NotImplementedError,
+            ValueError,
         ) as error:
             raise ArchiveError(f'{self.source}: {name} is damaged: copy it again.') from error
         if len(data) > limit:

@@ -139,7 +139,9 @@ def _arrange(
     number = len(convolutions)
     levels = (number - 4) // 6
     if levels < 2 or number != 6 * levels + 4:
-        raise ArchiveError(f'{source}: has {number} convolutions, no PtychoPINN network: {_REMEDY}.')
+        raise ArchiveError(
+            f'{source}: has {number} convolutions, no PtychoPINN network: {_REMEDY}.'
+        )
     names = _names(levels)
     weights = {}
     for name, (kernel, bias) in zip(names, convolutions):
@@ -209,6 +211,7 @@ def _input_shape(
 
 def _check_graph(graph: Sequence[Mapping[str, Any]], source: str) -> str:
     """Returns the activation of the amplitude after a look at everything that could differ."""
+
     def find(kind: str) -> list[Mapping[str, Any]]:
         return [layer for layer in graph if layer['class'] == kind]
 

@@ -158,9 +158,7 @@ class CnnNetwork(nn.Module):
             y = self.head(x)
         else:
             split = x.shape[1] - self.num_outer
-            y = torch.where(
-                _is_inner(x), self.head(x[:, :split]), self.outer_head(x[:, split:])
-            )
+            y = torch.where(_is_inner(x), self.head(x[:, :split]), self.outer_head(x[:, split:]))
         return F.pixel_shuffle(y, self.stem) if self.stem > 1 else y
 
     def _patches(self, features: Tensor) -> Complex[Tensor, 'stack channel height width']:

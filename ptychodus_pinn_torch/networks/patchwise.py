@@ -104,9 +104,7 @@ def stitch(network: PatchwiseNetwork, source: PatternSource) -> Canvas:
     energy = numpy.zeros(2)
     for piece, patches in _patches_of(network, source, level):
         weights = intensity(piece.probe)
-        coverage = coverage + put_patches(
-            weights, piece.rows, piece.corners, source.canvas_shape
-        )
+        coverage = coverage + put_patches(weights, piece.rows, piece.corners, source.canvas_shape)
         energy += [float(value) for value in _energies(patches, piece)]
         for row in torch.unique(piece.rows).tolist():
             keep = piece.rows == row

@@ -141,9 +141,7 @@ def phase_factors(
     return factors
 
 
-def _overlap_matrix(
-    patches: NDArray[numpy.generic], corners: NDArray[numpy.int64]
-) -> csr_matrix:
+def _overlap_matrix(patches: NDArray[numpy.generic], corners: NDArray[numpy.int64]) -> csr_matrix:
     number = len(patches)
     height, width = patches.shape[1:3]
     near = KDTree(corners).query(corners, k=min(number, NUM_NEIGHBORS + 1))[1]
@@ -156,7 +154,9 @@ def _overlap_matrix(
         dy, dx = (int(value) for value in corners[k] - corners[j])
         if abs(dy) >= height or abs(dx) >= width:
             continue
-        a = _as_complex(patches[j, max(dy, 0) : height + min(dy, 0), max(dx, 0) : width + min(dx, 0)])
+        a = _as_complex(
+            patches[j, max(dy, 0) : height + min(dy, 0), max(dx, 0) : width + min(dx, 0)]
+        )
         b = _as_complex(
             patches[k, max(-dy, 0) : height + min(-dy, 0), max(-dx, 0) : width + min(-dx, 0)]
         )

@@ -84,11 +84,13 @@ def tensorflow_members(
     num_channels: int = 1,
 ) -> dict[str, bytes]:
     """Returns the members of a `wts.h5.zip`, some of them replaced."""
-    keras = zip_bytes({
-        'metadata.json': b'{}',
-        'config.json': json.dumps(graph or small_graph(num_channels)).encode(),
-        'model.weights.h5': weights or small_weights(num_channels),
-    })
+    keras = zip_bytes(
+        {
+            'metadata.json': b'{}',
+            'config.json': json.dumps(graph or small_graph(num_channels)).encode(),
+            'model.weights.h5': weights or small_weights(num_channels),
+        }
+    )
     side = int(num_channels**0.5)
     params = {'N': 64, 'gridsize': side, 'nphotons': 1e6} if params is None else params
     manifest = {'models': ['autoencoder', 'diffraction_to_obj'], 'version': '1.0'}

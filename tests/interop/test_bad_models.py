@@ -59,8 +59,10 @@ def archive(**parts: Any) -> bytes:
 
 def renamed(members: dict[str, bytes], **changes: bytes | None) -> bytes:
     names = {
-        'keras': f'{MODEL}/model.keras', 'params': f'{MODEL}/params.dill',
-        'manifest': 'manifest.dill', 'extra': '../evil.txt',
+        'keras': f'{MODEL}/model.keras',
+        'params': f'{MODEL}/params.dill',
+        'manifest': 'manifest.dill',
+        'extra': '../evil.txt',
     }
     members = dict(members)
     for key, data in changes.items():
@@ -135,10 +137,12 @@ CASES: dict[str, tuple[Callable[[], bytes], str]] = {
     'another size': (lambda: archive(params={'N': 128, 'gridsize': 1}), 'two models'),
     'another gridsize': (lambda: archive(params={'N': 64, 'gridsize': 2}), 'two models'),
     'weights of more channels': (
-        lambda: archive(graph=small_graph(4), params={'N': 64, 'gridsize': 2}), 'two models'
+        lambda: archive(graph=small_graph(4), params={'N': 64, 'gridsize': 2}),
+        'two models',
     ),
     'graph of another size': (
-        lambda: archive(graph=small_graph(1, 128), params={'N': 128, 'gridsize': 1}), 'two models'
+        lambda: archive(graph=small_graph(1, 128), params={'N': 128, 'gridsize': 1}),
+        'two models',
     ),
     'external link': (lambda: archive(weights=changed_weights(link_out)), 'to elsewhere'),
     'soft link': (lambda: archive(weights=changed_weights(soft_link)), 'to elsewhere'),
@@ -151,10 +155,12 @@ CASES: dict[str, tuple[Callable[[], bytes], str]] = {
     'fewer layers': (lambda: archive(graph=without('Conv2D')), 'no PtychoPINN network'),
     'no graph': (lambda: archive(graph={'config': 3}), 'no Keras graph'),
     'old complex layer': (
-        lambda: archive(graph=changed_graph('CombineComplexLayer', use_polar=False)), 'use_polar'
+        lambda: archive(graph=changed_graph('CombineComplexLayer', use_polar=False)),
+        'use_polar',
     ),
     'unknown activation': (
-        lambda: archive(graph=changed_graph('ActivationLayer', activation_name='gelu')), 'gelu'
+        lambda: archive(graph=changed_graph('ActivationLayer', activation_name='gelu')),
+        'gelu',
     ),
     'no padding': (lambda: archive(graph=without('ZeroPadding2D')), 'pad_object'),
     'saved model': (
@@ -219,8 +225,14 @@ def test_pickle_that_unfolds_without_end_is_refused() -> None:
 
 
 def test_plain_values_and_arrays_are_read() -> None:
-    tree = {'N': 64, 'a': [1.5, None, True], 'p': numpy.arange(6.0).reshape(2, 3).T,
-            's': numpy.float32(2.5), 'c': numpy.ones((2, 2), 'c8'), 'path': Path('x')}
+    tree = {
+        'N': 64,
+        'a': [1.5, None, True],
+        'p': numpy.arange(6.0).reshape(2, 3).T,
+        's': numpy.float32(2.5),
+        'c': numpy.ones((2, 2), 'c8'),
+        'path': Path('x'),
+    }
     found = read_pickle(pickle.dumps(tree, protocol=2), 'params.dill')
     assert found['a'] == tree['a'] and found['s'] == 2.5 and found['path'] == 'x'
     assert numpy.array_equal(found['p'], tree['p']) and found['c'].dtype == numpy.complex64
@@ -266,9 +278,13 @@ BAD_CHECKPOINTS: dict[str, tuple[Callable[[Any], None], str]] = {
     'a weight cut': (cut_weight, 'the network wants'),
     'not finite': (not_finite, 'not finite'),
     'another size': (
-        lambda tree: tree['hyper_parameters']['data_config'].update(N=128), 'two models'
+        lambda tree: tree['hyper_parameters']['data_config'].update(N=128),
+        'two models',
     ),
-    'another group': (lambda tree: tree['hyper_parameters']['data_config'].update(C=1), 'two models'),
+    'another group': (
+        lambda tree: tree['hyper_parameters']['data_config'].update(C=1),
+        'two models',
+    ),
     'batch norm': (
         lambda tree: tree['hyper_parameters']['model_config'].update(batch_norm=True),
         'batch normalisation',
@@ -278,7 +294,8 @@ BAD_CHECKPOINTS: dict[str, tuple[Callable[[Any], None], str]] = {
         'shared decoder',
     ),
     'another architecture': (
-        lambda tree: tree['hyper_parameters']['model_config'].update(architecture='fno'), "'fno'"
+        lambda tree: tree['hyper_parameters']['model_config'].update(architecture='fno'),
+        "'fno'",
     ),
 }
 

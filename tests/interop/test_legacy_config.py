@@ -67,7 +67,9 @@ def test_tables_hold_every_field_of_their_classes() -> None:
     assert len({row[0] for row in EXECUTION_FIELDS} | shared) == 40
 
 
-@pytest.mark.parametrize('rows', [MODEL_FIELDS, TRAINING_FIELDS, INFERENCE_FIELDS, EXECUTION_FIELDS])
+@pytest.mark.parametrize(
+    'rows', [MODEL_FIELDS, TRAINING_FIELDS, INFERENCE_FIELDS, EXECUTION_FIELDS]
+)
 def test_every_field_maps_or_is_named_in_a_warning(rows: Any) -> None:
     for name, _, option, _ in rows:
         if option is None:

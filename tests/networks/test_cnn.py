@@ -219,9 +219,7 @@ def test_training_on_measured_patterns_leaves_the_flat_object(small_real_scan: S
     for task in [task for epoch in range(5) for task in plan_epoch([reader], config, epoch)]:
         batch = make_batch(reader, task, needs_object=False)
         canvas = network(batch)
-        expected = expected_counts(
-            canvas.object_, batch.rows, batch.corners, batch.shifted_probe()
-        )
+        expected = expected_counts(canvas.object_, batch.rows, batch.corners, batch.shifted_probe())
         loss = losses.poisson_loss(expected, batch.counts, batch.good_pixels)
         optimizer.zero_grad()
         loss.backward()  # type: ignore[no-untyped-call]

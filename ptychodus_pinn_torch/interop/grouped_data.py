@@ -1,0 +1,282 @@
+"""PtychoPINN's data objects: raw data, groups of patterns, containers."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy
+from numpy.typing import ArrayLike, NDArray
+from scipy.spatial import KDTree
+
+from ..scan.npz_layouts import NpzReader, RawScan
+from ..scan.scan import Scan
+from ..scan.scan_checks import build_scan
+
+__all__ = ['MemmapDatasetBridge', 'PtychoDataContainerTorch', 'RawDataTorch']
+
+_REQUIRED = ('xcoords', 'ycoords', 'diff3d', 'probeGuess')
+
+
+class RawDataTorch:
+    """Patterns, positions and probe, as PtychoPINN's scripts hand them over.
+
+    Args:
+        xcoords: (M,) columns in pixels of the object, of the patch's pixel N/2.
+        ycoords: (M,) rows.
+        diff3d: (M, N, N), counts or amplitudes (see `kind`).
+        probeGuess: (N, N), or (modes, N, N), which PtychoPINN does not take.
+        scan_index: (M,), kept.
+        objectGuess: (H, W) complex, or None.
+        config: PtychoPINN's configuration; its model's gridsize is the default of the grouping.
+        kind: What `diff3d` is; auto takes whole numbers for counts, roots of them for amplitudes.
+
+    Raises:
+        ValueError: arrays that do not fit each other.
+    """
+
+    def __init__(
+        self,
+        xcoords: ArrayLike,
+        ycoords: ArrayLike,
+        diff3d: NDArray[Any],
+        probeGuess: NDArray[Any],  # noqa: N803
+        scan_index: ArrayLike | None = None,
+        objectGuess: NDArray[Any] | None = None,  # noqa: N803
+        config: Any = None,
+        *,
+        kind: Literal['auto', 'counts', 'amplitude'] = 'auto',
+    ) -> None:
+        self.xcoords = numpy.asarray(xcoords, dtype=numpy.float64)
+        self.ycoords = numpy.asarray(ycoords, dtype=numpy.float64)
+        if self.xcoords.shape != self.ycoords.shape or self.xcoords.ndim != 1:
+            raise ValueError('Coordinate arrays must have matching shapes.')
+        self.diff3d, self.probeGuess, self.objectGuess = diff3d, probeGuess, objectGuess
+        number = len(self.xcoords)
+        if diff3d.ndim != 3 or len(diff3d) != number:
+            raise ValueError(
+                f'diff3d has shape {diff3d.shape} but there are {number} positions: one pattern '
+                'for each position is needed.'
+            )
+        given = numpy.zeros(number) if scan_index is None else scan_index
+        self.scan_index = numpy.asarray(given, dtype=numpy.int64)
+        self.config, self.kind = config, kind
+
+    def to_scan(self, name: str = 'raw data') -> Scan:
+        """Returns the scan in this package's conventions: counts, and no flips.
+
+        Raises:
+            ValueError: what `diff3d` is cannot be told, or the arrays cannot be used.
+        """
+        patterns = numpy.asarray(self.diff3d)
+        if self._holds_amplitudes(patterns):
+            patterns = numpy.square(patterns, dtype=numpy.float32)
+        # PtychoPINN puts pixel N/2 of a patch on the position; here it is (N - 1)/2
+        positions = numpy.stack([self.ycoords, self.xcoords], axis=1) - 0.5
+        raw = RawScan(
+            patterns=patterns,
+            positions_px=positions,
+            probe=self.probeGuess,
+            object_=self.objectGuess,
+            bad_pixels=None,
+        )
+        return replace(build_scan(Path(name), raw), source=None)
+
+    def _holds_amplitudes(self, patterns: NDArray[Any]) -> bool:
+        if self.kind != 'auto':
+            return self.kind == 'amplitude'
+        if patterns.dtype.kind != 'f':
+            return False
+        sample = patterns[:: max(1, len(patterns) // 32)].astype(numpy.float64)
+        for values, answer in ((sample, False), (sample**2, True)):
+            if numpy.all(numpy.abs(values - numpy.rint(values)) <= 1e-4 * (1.0 + values)):
+                return answer
+        raise ValueError(
+            "diff3d may hold counts or amplitudes, its values do not tell: say kind='counts' or "
+            "kind='amplitude'."
+        )
+
+    def generate_grouped_data(
+        self,
+        N: int,  # noqa: N803
+        K: int = 4,  # noqa: N803
+        nsamples: int = 1,
+        seed: int | None = None,
+        sequential_sampling: bool = False,
+        gridsize: int | None = None,
+        dataset_path: str | None = None,
+    ) -> dict[str, Any]:
+        """Returns groups of C = gridsize**2 patterns: B = `nsamples` of them.
+
+        Keys and shapes are PtychoPINN's: `diffraction` and `X_full` (B, N, N, C), `Y` or None,
+        `coords_nn` (B, 1, 2, C) with [x, y] on axis 2, `coords_offsets` (B, 1, 2, 1) the mean of
+        a group, `coords_relative` = -(coords - mean), the same with `_start`, `nn_indices`
+        (B, C), `sample_indices`, `objectGuess`. Mended: the pattern that a group was drawn for is
+        always in it (first), and the draw is that of `seed`, not of a global state.
+
+        Args:
+            N: Pattern size; must be that of the data.
+            K: Neighbours to choose from.
+            nsamples: Groups to draw.
+            seed: Of the draw; None is 0.
+            sequential_sampling: Take the first patterns in order instead of random ones.
+            gridsize: Root of C; that of the configuration, or 1.
+            dataset_path: Not needed: grouping takes no time worth a file.
+
+        Raises:
+            ValueError: K below C, too few patterns, or patterns of another size.
+        """
+        side = int(gridsize or _gridsize_of(self.config))
+        channels, number = side * side, len(self.xcoords)
+        if self.diff3d.shape[1:] != (N, N):
+            raise ValueError(f'patterns are {self.diff3d.shape[1:]} px but N = {N} was asked for.')
+        if channels > 1 and channels > K:
+            raise ValueError(f'K={K} must be >= C={channels}: choose more neighbours.')
+        if number < channels:
+            raise ValueError(f'{number} patterns are too few for groups of {channels}.')
+        rng = numpy.random.default_rng(0 if seed is None else seed)
+        nsamples = min(nsamples, number)
+        seeds = (
+            numpy.arange(nsamples) if sequential_sampling else rng.permutation(number)[:nsamples]
+        )
+        indices = self._neighbours(seeds, K, channels, rng)
+        return self._gather(indices, seeds)
+
+    def _neighbours(
+        self,
+        seeds: NDArray[numpy.int64],
+        num_neighbors: int,
+        channels: int,
+        rng: numpy.random.Generator,
+    ) -> NDArray[Any]:
+        if channels == 1:
+            return seeds[:, None].astype(numpy.int64)
+        points = numpy.stack([self.xcoords, self.ycoords], axis=1)
+        pool = min(num_neighbors + 1, len(points))
+        near = KDTree(points).query(points[seeds], k=pool)[1]
+        rows = []
+        for start, row in zip(seeds, near):
+            others = row[row != start][: pool - 1]
+            rows.append([start, *rng.choice(others, size=channels - 1, replace=False)])
+        return numpy.asarray(rows, dtype=numpy.int32)
+
+    def _gather(self, indices: NDArray[Any], seeds: NDArray[Any]) -> dict[str, Any]:
+        coords = numpy.stack([self.xcoords[indices], self.ycoords[indices]], axis=1)[:, None]
+        offsets = coords.mean(axis=-1, keepdims=True)
+        diffraction = numpy.moveaxis(numpy.asarray(self.diff3d)[indices], 1, -1)
+        size = diffraction.shape[1]
+        power = numpy.square(diffraction, dtype=numpy.float64).sum(axis=(1, 2)).mean()
+        factor = (size / 2.0) / numpy.sqrt(max(float(power), 1e-30))
+        return {
+            'diffraction': diffraction,
+            'X_full': (factor * diffraction).astype(numpy.float32),
+            'Y': None if self.objectGuess is None else self._truth(indices, size),
+            'coords_nn': coords,
+            'coords_start_nn': coords,
+            'coords_offsets': offsets,
+            'coords_start_offsets': offsets,
+            'coords_relative': -(coords - offsets),
+            'coords_start_relative': -(coords - offsets),
+            'nn_indices': indices,
+            'sample_indices': numpy.asarray(seeds),
+            'objectGuess': self.objectGuess,
+        }
+
+    def _truth(self, indices: NDArray[Any], size: int) -> NDArray[numpy.complex64]:
+        assert self.objectGuess is not None
+        padded = numpy.pad(self.objectGuess, size, mode='edge')
+        y, x = (numpy.rint(c[indices]).astype(int) for c in (self.ycoords, self.xcoords))
+        inside = numpy.arange(size) - size // 2 + size
+        rows = y[:, None, None, :] + inside[None, :, None, None]
+        columns = x[:, None, None, :] + inside[None, None, :, None]
+        return padded[
+            numpy.clip(rows, 0, padded.shape[0] - 1), numpy.clip(columns, 0, padded.shape[1] - 1)
+        ].astype(numpy.complex64)
+
+
+def _gridsize_of(config: Any) -> int:
+    model = getattr(config, 'model', config)
+    if isinstance(model, Mapping):
+        return int(model.get('gridsize', 1))
+    return int(getattr(model, 'gridsize', 1))
+
+
+class PtychoDataContainerTorch:
+    """Tensors of grouped data under PtychoPINN's names.
+
+    Attributes are `X`, `Y_I`, `Y_phi` float32, `Y` and `probe` complex64, `coords_nominal`,
+    `coords_true`, `local_offsets`, `global_offsets` (float64), `nn_indices`, `norm_Y_I`.
+
+    Raises:
+        TypeError: `X_full` is not float32, `Y` not complex64, or the offsets not float64.
+        ValueError: a key is missing.
+    """
+
+    def __init__(
+        self, grouped_data: Mapping[str, Any], probe: NDArray[Any], nphotons: float = 1e9
+    ) -> None:
+        import torch
+
+        wanted = ('X_full', 'coords_relative', 'coords_start_relative', 'coords_offsets')
+        missing = [key for key in wanted if key not in grouped_data]
+        if missing:
+            raise ValueError(f'grouped data lack {", ".join(missing)}: group the data again.')
+        truth = grouped_data.get('Y')
+        for key, dtype in (
+            ('X_full', 'float32'),
+            ('Y', 'complex64'),
+            ('coords_offsets', 'float64'),
+        ):
+            value = grouped_data.get(key)
+            if value is not None and str(value.dtype) != dtype:
+                raise TypeError(f'{key} is {value.dtype} but must be {dtype}.')
+        self.X = torch.from_numpy(numpy.array(grouped_data['X_full']))
+        shape = self.X.shape
+        self.Y = (
+            torch.ones(shape, dtype=torch.complex64)
+            if truth is None
+            else torch.from_numpy(numpy.array(truth))
+        )
+        self.Y_I, self.Y_phi = self.Y.abs(), self.Y.angle()
+        nominal = torch.from_numpy(numpy.array(grouped_data['coords_start_relative']))
+        self.coords_nominal = self.coords_true = nominal
+        self.local_offsets = torch.from_numpy(numpy.array(grouped_data['coords_relative']))
+        self.global_offsets = torch.from_numpy(numpy.array(grouped_data['coords_offsets']))
+        self.nn_indices = torch.from_numpy(numpy.array(grouped_data['nn_indices']))
+        self.norm_Y_I = float((nphotons / self.X.square().sum(dim=(1, 2, 3)).mean()).sqrt())
+        self.probe = torch.from_numpy(numpy.asarray(probe, dtype=numpy.complex64))
+
+
+class MemmapDatasetBridge:
+    """Raw data of an NPZ; the patterns stay on disk, so no folder of copies is made.
+
+    Raises:
+        KeyError: a required key is missing; lists what is there.
+    """
+
+    def __init__(self, npz_path: Path | str, config: Any = None, memmap_dir: Any = None) -> None:
+        reader = NpzReader(Path(npz_path))
+        names = {'diff3d': reader.first(('diff3d', 'diffraction')) or 'diff3d'}
+        missing = [key for key in _REQUIRED if names.get(key, key) not in reader]
+        if missing:
+            raise KeyError(
+                f'{npz_path} lacks {", ".join(missing)}; it holds {", ".join(reader.keys)}.'
+            )
+        marker = reader.text('diff3d_kind')
+        self.raw_data_torch = RawDataTorch(
+            reader.array('xcoords'),
+            reader.array('ycoords'),
+            reader.patterns(names['diff3d']),
+            reader.array('probeGuess'),
+            reader.optional('scan_index'),
+            reader.optional('objectGuess'),
+            config,
+            kind='amplitude' if marker == 'amplitude' else 'counts' if marker else 'auto',
+        )
+
+    def get_grouped_data(self, **arguments: Any) -> dict[str, Any]:
+        """Returns groups (see `RawDataTorch.generate_grouped_data`)."""
+        arguments.setdefault('N', self.raw_data_torch.diff3d.shape[-1])
+        return self.raw_data_torch.generate_grouped_data(**arguments)

@@ -1,0 +1,251 @@
+"""The object API of PtychoPINN's torch code: configurations, loader, model, trainer, engine.
+
+Names and calls are theirs, the work is this package's. Fields without a counterpart are named in
+a warning when they are set.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy
+from numpy.typing import NDArray
+
+from ..archive import read_archive
+from ..backend import TrainRequest, get_backend
+from ..config import Config, override_config
+from ..scan.files import read_scan
+from ..scan.npz_layouts import RawScan
+from ..scan.scan import Scan
+from ..scan.scan_checks import build_scan
+from .convert import recognise_model
+from .workflows import TrainedModel
+
+logger = logging.getLogger(__name__)
+
+_SCHEDULES = {'Default': 'constant', 'Exponential': 'exponential', 'Cosine': 'cosine'}
+_DEVICES = {'cuda': 'auto', 'gpu': 'auto', 'cpu': 'cpu', 'mps': 'mps', 'auto': 'auto'}
+
+
+class Fields:
+    """Named values of the data, the network, the run, the inference or the simulation.
+
+    What is not given is not set. Images depend on no field of the inference; the fields of the
+    simulation are those of `SimulationSpec`.
+    """
+
+    def __init__(self, **values: Any) -> None:
+        self.__dict__.update(values)
+
+
+DataConfig = ModelConfig = TrainingConfig = InferenceConfig = DatagenConfig = Fields
+
+
+class ConfigManager:
+    """Holds the configurations and makes one of ours of them."""
+
+    def __init__(
+        self,
+        data_config: Any = None,
+        model_config: Any = None,
+        training_config: Any = None,
+        inference_config: Any = None,
+        datagen_config: Any = None,
+    ) -> None:
+        self.data_config = data_config or DataConfig()
+        self.model_config = model_config or ModelConfig(mode='Unsupervised')
+        self.training_config = training_config or TrainingConfig()
+        self.inference_config = inference_config or InferenceConfig()
+        self.datagen_config = datagen_config or DatagenConfig()
+
+    @classmethod
+    def from_loaded_model(cls, model: PtychoModel) -> ConfigManager:
+        """Returns the configurations that a model was made with."""
+        network = model.config.network
+        mode = model.config.mode.capitalize()
+        return cls(
+            DataConfig(N=network.cnn_pattern_size, C=network.cnn_channels), ModelConfig(mode=mode)
+        )
+
+    def validate_arch_compatibility(self, model: PtychoModel) -> None:
+        """Refuses a model of another pattern size.
+
+        Raises:
+            ValueError: names both sizes.
+        """
+        size, own = getattr(self.data_config, 'N', 0), model.config.network.cnn_pattern_size
+        if size and own and size != own:
+            raise ValueError(f'the model takes patterns of {own} px, the data have {size} px.')
+
+    def to_config(self, *, steps_per_epoch: int = 32) -> Config:
+        """Returns our configuration."""
+        data, model, training = (
+            vars(item) for item in (self.data_config, self.model_config, self.training_config)
+        )
+        options: dict[str, Any] = {'network.architecture': 'cnn', 'training.start': 'none'}
+        rows: tuple[tuple[Mapping[str, Any], str, str, Any], ...] = (
+            (data, 'N', 'network.cnn_pattern_size', int),
+            (data, 'C', 'network.cnn_channels', int),
+            (data, 'C', 'grouping.group_size', int),
+            (model, 'mode', 'mode', lambda value: str(value).lower()),
+            (model, 'n_filters_scale', 'network.cnn_width', lambda value: 8 * int(value)),
+            (model, 'probe_big', 'network.cnn_outer_branch', bool),
+            (
+                model,
+                'loss_function',
+                'loss.kind',
+                lambda value: 'poisson' if value == 'Poisson' else 'amplitude',
+            ),
+            (model, 'intensity_scale_trainable', 'physics.train_scale', bool),
+            (training, 'batch_size', 'training.batch_size', int),
+            (training, 'learning_rate', 'training.learning_rate', float),
+            (training, 'accum_steps', 'training.accumulate', int),
+            (training, 'gradient_clip_val', 'training.clip_norm', lambda value: float(value or 0)),
+            (training, 'scheduler', 'training.schedule', _SCHEDULES.__getitem__),
+            (training, 'device', 'execution.accelerator', lambda value: _DEVICES[str(value)]),
+            (training, 'epochs', 'training.max_steps', lambda value: int(value) * steps_per_epoch),
+        )
+        taken = set()
+        for source, name, option, convert in rows:
+            if name in source:
+                taken.add(name)
+                options[option] = convert(source[name])
+        for name in ('cbam', 'eca', 'spatial'):
+            if model.get(f'{name}_encoder') or model.get(f'{name}_decoder'):
+                options['network.cnn_attention'] = name
+                taken |= {f'{name}_encoder', f'{name}_decoder'}
+                break
+        left = sorted({*data, *model, *training} - taken)
+        if left:
+            logger.warning('without a counterpart, left out: %s.', ', '.join(left))
+        return override_config(Config(), options, source='configuration of PtychoPINN')
+
+
+class PtychoDataLoader:
+    """Scans of a folder or of arrays."""
+
+    def __init__(
+        self,
+        data_dir: Path | str | None = None,
+        config_manager: ConfigManager | None = None,
+        data_format: Any = None,
+        output_dir: Path | str | None = None,
+        *,
+        scans: tuple[Scan, ...] = (),
+    ) -> None:
+        self.config_manager = config_manager or ConfigManager()
+        self.output_dir = Path(output_dir or 'training_outputs')
+        self.scans = scans
+        if data_dir is not None:
+            paths = sorted(Path(data_dir).glob('*.npz'))
+            if not paths:
+                raise ValueError(f'{data_dir}: holds no *.npz: export training data first.')
+            self.scans = tuple(read_scan(path) for path in paths)
+
+    @classmethod
+    def from_np(
+        cls,
+        diff_patterns: NDArray[Any],
+        probe: NDArray[Any],
+        positions: NDArray[Any],
+        config_manager: ConfigManager | None = None,
+    ) -> PtychoDataLoader:
+        """Returns the loader of one scan: counts (n, N, N), probe (P, N, N), (n, 2) [y, x] px."""
+        raw = RawScan(
+            numpy.asarray(diff_patterns),
+            numpy.asarray(positions, dtype=float),
+            numpy.asarray(probe),
+            None,
+            None,
+        )
+        return cls(config_manager=config_manager, scans=(build_scan(Path('arrays'), raw),))
+
+
+class PtychoModel:
+    """A model: a new one to be trained, or one of an archive or checkpoint."""
+
+    def __init__(self, config: Config, path: Path | None = None) -> None:
+        self.config, self.path = config, path
+
+    @classmethod
+    def _new_model(
+        cls, model: Any = None, config_manager: ConfigManager | None = None
+    ) -> PtychoModel:
+        return cls((config_manager or ConfigManager()).to_config())
+
+    @classmethod
+    def load(cls, path: Path | str) -> PtychoModel:
+        """Returns the model of our archive, or of one of PtychoPINN.
+
+        Raises:
+            ArchiveError: neither.
+        """
+        path = Path(path)
+        archive = recognise_model(path) or read_archive(path, backend='pytorch')
+        return cls(archive.config, path)
+
+
+class Trainer:
+    """Trains a model on the scans of a loader."""
+
+    def __init__(
+        self, model: PtychoModel, dataloader: PtychoDataLoader, config_manager: ConfigManager
+    ) -> None:
+        self.model, self.dataloader, self.config_manager = model, dataloader, config_manager
+
+    @classmethod
+    def _from_lightning(
+        cls,
+        model: PtychoModel,
+        dataloader: PtychoDataLoader,
+        orchestration: str = 'lightning',
+        config_manager: ConfigManager | None = None,
+    ) -> Trainer:
+        return cls(model, dataloader, config_manager or dataloader.config_manager)
+
+    def train(self, orchestration: str = 'lightning', experiment_name: str = '') -> Path:
+        """Returns the path of the archive that training has written; the model uses it."""
+        number = sum(scan.num_patterns for scan in self.dataloader.scans)
+        batch = int(getattr(self.config_manager.training_config, 'batch_size', 8))
+        config = self.config_manager.to_config(steps_per_epoch=max(1, -(-number // batch)))
+        name = f'{experiment_name or "wts"}.h5.zip'
+        self.dataloader.output_dir.mkdir(parents=True, exist_ok=True)
+        request = TrainRequest(self.dataloader.scans, config, self.dataloader.output_dir / name)
+        self.model.path = get_backend('pytorch').train(request, lambda report: None)
+        self.model.config = read_archive(self.model.path).config
+        return self.model.path
+
+
+class InferenceEngine:
+    """Makes images with a model."""
+
+    def __init__(self, config_manager: ConfigManager, ptycho_model: PtychoModel) -> None:
+        self.config_manager, self.model = config_manager, ptycho_model
+
+    def predict_and_stitch(self, loader: PtychoDataLoader) -> NDArray[numpy.complex64]:
+        """Returns the complex image of the loader's first scan, all its positions, on its grid.
+
+        Raises:
+            ValueError: the model was not trained yet.
+        """
+        if self.model.path is None:
+            raise ValueError('the model has no weights yet: train it, or load one.')
+        config = override_config(Config(), {'reconstruction.refine_epochs': 0})
+        return TrainedModel(self.model.path, config).reconstruct(loader.scans[0])
+
+
+class Datagen:
+    """Simulates scans with exact dose and incoherent modes."""
+
+    def __init__(self, config_manager: ConfigManager | None = None) -> None:
+        self.config_manager = config_manager or ConfigManager()
+
+    def simulate(self, number: int = 1) -> tuple[Scan, ...]:
+        """Returns scans of `number` objects under one probe, with their truth."""
+        from ..scan.simulation import SimulationSpec, simulate_scans
+
+        spec = SimulationSpec(**vars(self.config_manager.datagen_config))
+        return tuple(simulate_scans(spec, list(range(spec.seed, spec.seed + number))))

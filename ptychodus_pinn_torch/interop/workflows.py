@@ -1,0 +1,280 @@
+"""The workflow functions that PtychoPINN's scripts call, thin over this package.
+
+Same names and returns, this package's engine. Mended on the way: every pattern takes part in
+training and image, groups contain the pattern they were drawn for, results do not depend on the
+batch size, images lie on the grid of the object that was given and have no holes, histories are
+filled.
+"""
+
+from __future__ import annotations
+
+import logging
+import shutil
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import numpy
+from numpy.typing import NDArray
+
+from ..archive import Archive, ArchiveError, read_archive
+from ..backend import EpochReport, ReconstructRequest, TrainRequest, get_backend
+from ..config import Config, override_config
+from ..scan.files import read_scan
+from ..scan.scan import Scan
+from .convert import recognise_model
+from .grouped_data import MemmapDatasetBridge, PtychoDataContainerTorch, RawDataTorch
+from .legacy_config import config_from_legacy, dataclass_to_legacy_dict, update_legacy_dict
+from .unweighted_stitching import reassemble_position
+
+__all__ = [
+    'MemmapDatasetBridge',
+    'PtychoDataContainerTorch',
+    'RawDataTorch',
+    'TrainedModel',
+    'load_inference_bundle_torch',
+    'reassemble_position',
+    'run_cdi_example_torch',
+    'save_torch_bundle',
+    'train_cdi_model_torch',
+    'update_legacy_dict',
+]
+
+logger = logging.getLogger(__name__)
+
+BUNDLE_NAME = 'wts.h5.zip'
+MODEL_NAMES = ('diffraction_to_obj', 'autoencoder')
+
+
+@dataclass
+class TrainedModel:
+    """A model archive that reconstructs.
+
+    Attributes:
+        path: The archive, ours or PtychoPINN's.
+        config: Used for reconstruction.
+        history: `train_loss` and `val_loss` of the training, if it is known.
+    """
+
+    path: Path
+    config: Config
+    history: dict[str, list[float]] = field(default_factory=dict)
+
+    def reconstruct(self, data: Any) -> NDArray[numpy.complex64]:
+        """Returns the complex image of raw data, a scan, or a file, on the object's grid."""
+        engine = get_backend('pytorch')
+        request = ReconstructRequest(as_scan(data), self.config, self.path)
+        image: NDArray[numpy.complex64] = engine.reconstruct(request, _ignore).object_
+        return image
+
+    __call__ = reconstruct
+
+
+def _ignore(report: EpochReport) -> None:
+    """Takes a report and does nothing."""
+
+
+def as_scan(data: Any, flip: Callable[[Scan], Scan] = lambda scan: scan) -> Scan:
+    """Returns the scan of whatever a script hands over.
+
+    Raises:
+        TypeError: nothing that holds patterns, positions and a probe.
+    """
+    if isinstance(data, Scan):
+        return flip(data)
+    if isinstance(data, (str, Path)):
+        return flip(read_scan(data))
+    if isinstance(data, MemmapDatasetBridge):
+        data = data.raw_data_torch
+    if isinstance(data, RawDataTorch):
+        return flip(data.to_scan())
+    names = ('xcoords', 'ycoords', 'diff3d', 'probeGuess')
+    if all(hasattr(data, name) for name in names):
+        x, y, diff3d, probe = (getattr(data, name) for name in names)
+        object_ = getattr(data, 'objectGuess', None)
+        return as_scan(RawDataTorch(x, y, diff3d, probe, objectGuess=object_), flip)
+    raise TypeError(
+        f'a {type(data).__name__} holds no patterns, positions and probe: give RawDataTorch, a '
+        'scan, or the path of one.'
+    )
+
+
+def _flip(scan: Scan, flip_x: bool, flip_y: bool, transpose: bool) -> Scan:
+    """Returns the scan with its positions mirrored on the object's grid, patterns as they are."""
+    positions = scan.positions_px.copy()
+    size = numpy.asarray(scan.object_.shape, dtype=float) - 1.0
+    for axis, is_flipped in ((1, flip_x), (0, flip_y)):
+        if is_flipped:
+            positions[:, axis] = size[axis] - positions[:, axis]
+    if not transpose:
+        return replace(scan, positions_px=positions)
+    return replace(scan, positions_px=positions[:, ::-1].copy(), object_=scan.object_.T.copy())
+
+
+def _configure(config: Any, execution: Any, overrides: Mapping[str, Any] | None) -> Config:
+    """Returns our configuration: theirs, or ours as it is, and overrides on top."""
+    ours = config if isinstance(config, Config) else config_from_legacy(config, execution).config
+    return override_config(ours, dict(overrides or {}), source='overrides')
+
+
+def _output_of(config: Any) -> Path:
+    if isinstance(config, Config):
+        return Path('training_outputs')
+    return Path(str(dataclass_to_legacy_dict(config).get('output_prefix', 'training_outputs')))
+
+
+def train_cdi_model_torch(
+    train_data: Any,
+    test_data: Any = None,
+    config: Any = None,
+    execution_config: Any = None,
+    overrides: Mapping[str, Any] | None = None,
+) -> dict[str, Any]:
+    """Returns what training has made: `history`, containers, `models`.
+
+    Args:
+        train_data: `RawDataTorch`, a scan, or the path of one.
+        test_data: The same, to judge on; without it patterns are held out of the training data.
+        config: PtychoPINN's `TrainingConfig` (or its fields), or our `Config`. The model is
+            written to its `output_dir` as `wts.h5.zip`.
+        execution_config: `PyTorchExecutionConfig`, or its fields.
+        overrides: Our options by path, such as `{'network.architecture': 'unrolled'}`.
+    """
+    settings = _configure({} if config is None else config, execution_config, overrides)
+    output = _output_of({} if config is None else config) / BUNDLE_NAME
+    output.parent.mkdir(parents=True, exist_ok=True)
+    scan = as_scan(train_data)
+    validation = () if test_data is None else (as_scan(test_data),)
+    request = TrainRequest((scan,), settings, output, validation)
+    path = get_backend('pytorch').train(request, _ignore)
+    archive = read_archive(path)
+    history = _history_of(archive)
+    model = TrainedModel(path, _for_images(settings), history)
+    return {
+        'history': history,
+        'train_container': scan,
+        'test_container': validation[0] if validation else None,
+        'models': dict.fromkeys(MODEL_NAMES, model),
+        'model_path': path,
+        'backend': 'pytorch',
+    }
+
+
+def _history_of(archive: Archive) -> dict[str, list[float]]:
+    columns = {'train_loss': 'loss', 'val_loss': 'held_out'}
+    return {
+        name: [float(row[column]) for row in archive.history if row.get(column) is not None]  # type: ignore[arg-type]
+        for name, column in columns.items()
+    }
+
+
+def _for_images(config: Config) -> Config:
+    """Returns the configuration with the network alone: scripts that refine say so."""
+    return override_config(
+        config, {'reconstruction.refine_epochs': 0, 'reconstruction.guard': False}
+    )
+
+
+def run_cdi_example_torch(
+    train_data: Any,
+    test_data: Any,
+    config: Any,
+    flip_x: bool = False,
+    flip_y: bool = False,
+    transpose: bool = False,
+    M: int = 20,  # noqa: N803
+    do_stitching: bool = False,
+    execution_config: Any = None,
+    overrides: Mapping[str, Any] | None = None,
+) -> tuple[NDArray[Any] | None, NDArray[Any] | None, dict[str, Any]]:
+    """Returns amplitude, phase (both None without stitching), and the results of the training.
+
+    Args:
+        train_data: See `train_cdi_model_torch`, as `config` and the last two.
+        test_data: What the image is made of, and what training is judged on.
+        flip_x: Mirror the columns of the positions of the test data; `flip_y` its rows.
+        transpose: Exchange rows and columns of its positions.
+        M: Not needed: patches are weighted by the probe, so no part of them is cut off.
+        do_stitching: Make the image.
+    """
+    results = train_cdi_model_torch(train_data, test_data, config, execution_config, overrides)
+    if not do_stitching or test_data is None:
+        return None, None, results
+    scan = as_scan(test_data, lambda item: _flip(item, flip_x, flip_y, transpose))
+    image = results['models'][MODEL_NAMES[0]].reconstruct(scan)
+    amplitude, phase = numpy.abs(image), numpy.angle(image)
+    results |= {
+        'obj_tensor_full': image[None, ..., None],
+        'global_offsets': scan.positions_px[:, ::-1].reshape(-1, 1, 2, 1),
+        'recon_amp': amplitude,
+        'recon_phase': phase,
+    }
+    return amplitude, phase, results
+
+
+def load_inference_bundle_torch(
+    bundle_dir: Path | str,
+    model_name: str = 'diffraction_to_obj',
+    *,
+    scale_contract_version: str | None = None,
+    measurement_domain: str | None = None,
+) -> tuple[dict[str, TrainedModel], dict[str, Any]]:
+    """Returns the models of a bundle by name, and its parameters.
+
+    Read are our archives and PtychoPINN's of both backends; the wrong one is never loaded as if
+    it were the right one. The last two arguments are not needed: counts have one scale here.
+
+    Raises:
+        ValueError: the folder is missing or no folder, or the model cannot be used.
+        FileNotFoundError: no `wts.h5.zip` in it.
+        KeyError: no model of that name; lists what is there.
+    """
+    folder = Path(bundle_dir)
+    if not folder.is_dir():
+        raise ValueError(f'{folder}: is no folder: give the folder of a {BUNDLE_NAME}.')
+    path = folder / BUNDLE_NAME
+    if not path.is_file():
+        raise FileNotFoundError(f'{path}: there is no such model.')
+    if model_name not in MODEL_NAMES:
+        raise KeyError(f'{path}: holds no {model_name}; there are {", ".join(MODEL_NAMES)}.')
+    archive = recognise_model(path) or read_archive(path)
+    if archive.backend != 'pytorch':
+        raise ArchiveError(
+            f'{path}: was made by the {archive.backend} backend and cannot be run by the pytorch '
+            f'backend: choose the {archive.backend} backend.'
+        )
+    model = TrainedModel(path, _for_images(Config()), _history_of(archive))
+    network = archive.config.network
+    size = int(archive.details.get('pattern_size') or network.cnn_pattern_size)
+    params = {
+        'N': size,
+        'gridsize': max(1, round(network.cnn_channels**0.5)),
+        'intensity_scale': 1.0,
+        'backend': archive.backend,
+    }
+    return dict.fromkeys(MODEL_NAMES, model), params
+
+
+def save_torch_bundle(
+    models_dict: Mapping[str, TrainedModel],
+    base_path: Path | str,
+    config: Any = None,
+    intensity_scale: float | None = None,
+) -> Path:
+    """Returns the path of the archive that now holds the models: `base_path` with `.zip`.
+
+    An archive of ours, in which nothing can execute, and which PtychoPINN does not read.
+
+    Raises:
+        KeyError: no `diffraction_to_obj` among the models.
+    """
+    if MODEL_NAMES[0] not in models_dict:
+        raise KeyError(f'the models lack {MODEL_NAMES[0]}; there are {", ".join(models_dict)}.')
+    base = Path(base_path)
+    target = base if base.name.endswith('.zip') else base.with_name(f'{base.name}.zip')
+    target.parent.mkdir(parents=True, exist_ok=True)
+    source = models_dict[MODEL_NAMES[0]].path
+    if source.resolve() != target.resolve():
+        shutil.copyfile(source, target)
+    return target
