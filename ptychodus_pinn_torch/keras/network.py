@@ -59,7 +59,12 @@ class CnnNetwork:
             self._conv('outer_head', self.num_outer, 2 * folded, None) if self.num_outer else None
         )
         self._start(numpy.random.default_rng(seed))
-        self.run = tf.function(self.map_stacks, reduce_retracing=True)
+        stack = [None, self.num_channels]
+        signature = [
+            tf.TensorSpec([*stack, self.pattern_size, self.pattern_size]),
+            tf.TensorSpec(stack),
+        ]
+        self.run = tf.function(self.map_stacks, input_signature=signature)
 
     def _build_body(self, config: NetworkConfig, num_inputs: int, size: int) -> int:
         levels = num_levels(size)

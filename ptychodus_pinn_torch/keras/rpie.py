@@ -15,7 +15,9 @@ from .reader import ScanReader
 
 __all__ = ['RefinementState', 'RpieSettings', 'relative_error', 'rpie_epoch']
 
-COUNT_FLOOR = 0.1
+COUNT_FLOOR = 0.01
+"""Counts added before the root of measured over expected is taken."""
+
 PROBE_STEP = 0.5
 MAX_POSITION_CHANGE_PX = 0.5
 
@@ -133,7 +135,7 @@ def rpie_epoch(
         difference = scipy.fft.ifft2(exposure.far_field * ratio[:, None], norm='ortho')
         shifts = state.shifts[indices]
         if settings.update_positions:
-            state.shifts[indices] += _find_moves(exposure, difference)
+            state.shifts[indices] += _find_moves(exposure, reader.good_pixels)
         _update_object(state, exposure, difference, settings)
         if settings.update_probe:
             _update_probe(state, exposure, difference, shifts, settings)
@@ -183,26 +185,34 @@ def _update_probe(
     state.probe += PROBE_STEP * _divide(total, weight, max(settings.alpha, 0.5))
 
 
-def _find_moves(exposure: _Exposure, difference: Waves) -> NDArray[numpy.float64]:
-    """Returns the least-squares shift (n, 2) that the differences ask of each position.
+def _find_moves(
+    exposure: _Exposure, good_pixels: NDArray[numpy.float32]
+) -> NDArray[numpy.float64]:
+    """Returns the shift (n, 2) of one Gauss-Newton step on the detector amplitudes.
 
-    A move of the probe by s changes the exit wave by `-grad(P) s O` (Dwivedi et al.,
-    Ultramicroscopy 192, 2018, in the sample plane).
+    The amplitude A changes with the position by `sum_p Re(conj(F_p) F[dP_p O]) / A`; the two
+    slopes are fitted to `sqrt(D) - A`, pattern by pattern.
     """
     spectrum = scipy.fft.fft2(exposure.probe)
     y, x = _frequencies(spectrum)
-    slopes = [
-        -scipy.fft.ifft2(spectrum * (2j * numpy.pi * f).astype(numpy.complex64))
-        * exposure.patches[:, None]
-        for f in (y[:, None], x[None, :])
-    ]
+    amplitude = numpy.sqrt(exposure.expected)
+    blame = (numpy.sqrt(exposure.counts) - amplitude) * good_pixels
+    slopes = []
+    for frequency in (y[:, None], x[None, :]):
+        ramp = (-2j * numpy.pi * frequency).astype(numpy.complex64)
+        derivative = scipy.fft.ifft2(spectrum * ramp) * exposure.patches[:, None]
+        change = scipy.fft.fft2(derivative, norm='ortho')
+        slope = (exposure.far_field.conj() * change).real.sum(axis=1)
+        slopes.append(slope / (amplitude + 1e-6))
 
-    def dot(a: Waves, b: Waves) -> NDArray[numpy.float64]:
-        product = a.real * b.real + a.imag * b.imag
-        return product.sum(axis=(-3, -2, -1), dtype=numpy.float64)
+    def dot(a: NDArray[numpy.float32], b: NDArray[numpy.float32]) -> NDArray[numpy.float64]:
+        total: NDArray[numpy.float64] = (a * b).sum(axis=(-2, -1), dtype=numpy.float64)
+        return total
 
     a, b, c = dot(slopes[0], slopes[0]), dot(slopes[0], slopes[1]), dot(slopes[1], slopes[1])
-    p, q = dot(slopes[0], difference), dot(slopes[1], difference)
-    determinant = numpy.maximum(a * c - b * b, 1e-12 * (a * c).max() + 1e-30)
+    p, q = dot(slopes[0], blame), dot(slopes[1], blame)
+    damping = 1e-3 * (a + c) + 1e-20
+    a, c = a + damping, c + damping
+    determinant = a * c - b * b
     moves = numpy.stack([(c * p - b * q) / determinant, (a * q - b * p) / determinant], axis=1)
     return numpy.clip(moves, -MAX_POSITION_CHANGE_PX, MAX_POSITION_CHANGE_PX)

@@ -15,6 +15,7 @@ from ..archive import Archive, write_archive
 from ..backend import EpochReport, Report, TrainRequest
 from ..config import Config, ConfigError, override_config
 from ..model_card import write_card
+from ..model_card import write_card
 from .checkpoint import read_checkpoint, write_checkpoint
 from .loading import choose_device, set_threads
 from .model import NETWORK_PREFIX, PtychoPINN
@@ -60,8 +61,6 @@ def train(request: TrainRequest, report: Report) -> Path:
 
 
 def _execute(run: Run, request: TrainRequest, report: Report, start: str) -> Path:
-    from ..learning.model_card import write_card
-
     folder = request.output.parent / f'{request.output.name.removesuffix(".h5.zip")}.run'
     _prepare_folder(run, folder, is_resumed=request.is_resumed)
     stop = StopRequest(report)
