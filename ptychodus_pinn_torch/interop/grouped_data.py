@@ -144,20 +144,14 @@ class RawDataTorch:
         indices = self._neighbours(seeds, K, channels, rng)
         return self._gather(indices, seeds)
 
-    def _neighbours(
-        self,
-        seeds: NDArray[numpy.int64],
-        num_neighbors: int,
-        channels: int,
-        rng: numpy.random.Generator,
-    ) -> NDArray[Any]:
+    def _neighbours(self, seeds: Any, near: int, channels: int, rng: Any) -> NDArray[Any]:
         if channels == 1:
             return seeds[:, None].astype(numpy.int64)
         points = numpy.stack([self.xcoords, self.ycoords], axis=1)
-        pool = min(num_neighbors + 1, len(points))
-        near = KDTree(points).query(points[seeds], k=pool)[1]
+        pool = min(near + 1, len(points))
+        nearest = KDTree(points).query(points[seeds], k=pool)[1]
         rows = []
-        for start, row in zip(seeds, near):
+        for start, row in zip(seeds, nearest):
             others = row[row != start][: pool - 1]
             rows.append([start, *rng.choice(others, size=channels - 1, replace=False)])
         return numpy.asarray(rows, dtype=numpy.int32)

@@ -8,7 +8,6 @@ filled.
 
 from __future__ import annotations
 
-import logging
 import shutil
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
@@ -19,7 +18,7 @@ import numpy
 from numpy.typing import NDArray
 
 from ..archive import Archive, ArchiveError, read_archive
-from ..backend import EpochReport, ReconstructRequest, TrainRequest, get_backend
+from ..backend import ReconstructRequest, TrainRequest, get_backend
 from ..config import Config, override_config
 from ..scan.files import read_scan
 from ..scan.scan import Scan
@@ -40,8 +39,6 @@ __all__ = [
     'train_cdi_model_torch',
     'update_legacy_dict',
 ]
-
-logger = logging.getLogger(__name__)
 
 BUNDLE_NAME = 'wts.h5.zip'
 MODEL_NAMES = ('diffraction_to_obj', 'autoencoder')
@@ -65,14 +62,10 @@ class TrainedModel:
         """Returns the complex image of raw data, a scan, or a file, on the object's grid."""
         engine = get_backend('pytorch')
         request = ReconstructRequest(as_scan(data), self.config, self.path)
-        image: NDArray[numpy.complex64] = engine.reconstruct(request, _ignore).object_
+        image: NDArray[numpy.complex64] = engine.reconstruct(request, lambda report: None).object_
         return image
 
     __call__ = reconstruct
-
-
-def _ignore(report: EpochReport) -> None:
-    """Takes a report and does nothing."""
 
 
 def as_scan(data: Any, flip: Callable[[Scan], Scan] = lambda scan: scan) -> Scan:
@@ -147,7 +140,7 @@ def train_cdi_model_torch(
     scan = as_scan(train_data)
     validation = () if test_data is None else (as_scan(test_data),)
     request = TrainRequest((scan,), settings, output, validation)
-    path = get_backend('pytorch').train(request, _ignore)
+    path = get_backend('pytorch').train(request, lambda report: None)
     archive = read_archive(path)
     history = _history_of(archive)
     model = TrainedModel(path, _for_images(settings), history)
