@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy
 import torch
@@ -83,41 +85,35 @@ class PatchStack:
             self._parts.append(weighted)
         self._corners.append(corners.cpu())
 
-    def patches(self) -> tuple[NDArray[numpy.generic], NDArray[numpy.int64]]:
-        """Returns weighted patches and the corners of their boxes.
+    def patches(self) -> tuple[list[NDArray[Any]], NDArray[numpy.int64]]:
+        """Returns weighted patches, without a copy, and the corners of their boxes.
 
         The patches are complex64, or float16 with a last axis of (real, imaginary).
         """
         start = numpy.array([self.box[0].start, self.box[1].start])
-        return torch.cat(self._parts).numpy(), torch.cat(self._corners).numpy() + start
+        found = [patch for part in self._parts for patch in part.numpy()]
+        return found, torch.cat(self._corners).numpy() + start
 
-    def put(
-        self, shape: tuple[int, int, int], *, is_synchronised: bool = True
-    ) -> Complex[Tensor, '1 y x']:
+    def put(self, shape: tuple[int, int, int]) -> Complex[Tensor, '1 y x']:
         """Returns the sum of the weighted patches, brought in step, on a canvas of `shape`."""
         patches, corners = self.patches()
-        factors = (
-            phase_factors(patches, corners)
-            if is_synchronised
-            else numpy.ones(len(patches), dtype=numpy.complex64)
-        )
+        factors = phase_factors(patches, corners)
         unit = numpy.float32(self._unit if self.is_half else 1.0)
         canvas = numpy.zeros(shape, dtype=numpy.complex64)
-        height, width = patches.shape[1:3]
-        for index, (y, x) in enumerate(corners.tolist()):
-            patch = _as_complex(patches[index])
-            canvas[0, y : y + height, x : x + width] += (unit * factors[index]) * patch
+        height, width = patches[0].shape[:2]
+        for patch, factor, (y, x) in zip(patches, factors, corners.tolist()):
+            canvas[0, y : y + height, x : x + width] += (unit * factor) * _as_complex(patch)
         return torch.from_numpy(canvas)
 
 
-def _as_complex(patch: NDArray[numpy.generic]) -> NDArray[numpy.complex64]:
+def _as_complex(patch: NDArray[Any]) -> NDArray[numpy.complex64]:
     if patch.dtype == numpy.float16:
         return patch.astype(numpy.float32).view(numpy.complex64)[..., 0]
-    return patch  # type: ignore[return-value]
+    return patch
 
 
 def phase_factors(
-    patches: NDArray[numpy.generic], corners: NDArray[numpy.int64]
+    patches: Sequence[NDArray[Any]], corners: NDArray[numpy.int64]
 ) -> NDArray[numpy.complex64]:
     """Returns the unit phasor for each patch that makes overlapping patches agree.
 
@@ -127,7 +123,7 @@ def phase_factors(
     Comput. Harmon. Anal. 30, 2011).
 
     Args:
-        patches: (J, H, W) patches times their weights (or half precision, see `PatchStack`).
+        patches: J of (H, W), patches times their weights (or half precision, see `PatchStack`).
         corners: (J, 2) first pixels (y, x).
     """
     number = len(patches)
@@ -141,9 +137,9 @@ def phase_factors(
     return factors
 
 
-def _overlap_matrix(patches: NDArray[numpy.generic], corners: NDArray[numpy.int64]) -> csr_matrix:
+def _overlap_matrix(patches: Sequence[NDArray[Any]], corners: NDArray[numpy.int64]) -> csr_matrix:
     number = len(patches)
-    height, width = patches.shape[1:3]
+    height, width = patches[0].shape[:2]
     near = KDTree(corners).query(corners, k=min(number, NUM_NEIGHBORS + 1))[1]
     near = near.reshape(number, -1)
     pairs = {
@@ -154,12 +150,9 @@ def _overlap_matrix(patches: NDArray[numpy.generic], corners: NDArray[numpy.int6
         dy, dx = (int(value) for value in corners[k] - corners[j])
         if abs(dy) >= height or abs(dx) >= width:
             continue
-        a = _as_complex(
-            patches[j, max(dy, 0) : height + min(dy, 0), max(dx, 0) : width + min(dx, 0)]
-        )
-        b = _as_complex(
-            patches[k, max(-dy, 0) : height + min(-dy, 0), max(-dx, 0) : width + min(-dx, 0)]
-        )
+        own = patches[j][max(dy, 0) : height + min(dy, 0), max(dx, 0) : width + min(dx, 0)]
+        other = patches[k][max(-dy, 0) : height + min(-dy, 0), max(-dx, 0) : width + min(-dx, 0)]
+        a, b = _as_complex(own), _as_complex(other)
         value = complex(numpy.vdot(a, b))
         if value != 0.0:
             first.append(j)
