@@ -16,7 +16,7 @@ from torch import Tensor
 from ..physics.canvas import Canvas, put_patches
 from ..physics.forward_model import GroupBatch
 from ..physics.propagation import center_frequencies, intensity, squared_modulus
-from .stitching import HALF_PRECISION_BYTES, PatchStack, blend, put_weighted, support_box
+from .stitching import PatchStack, blend, put_weighted, support_box
 from .unrolled import COUNT_FLOOR, BatchSource, PatternSource, Piece
 
 __all__ = ['Level', 'PatchwiseNetwork', 'find_stacks', 'merge', 'patchwise_canvas', 'stitch']
@@ -81,12 +81,12 @@ def merge(network: PatchwiseNetwork, source: PatternSource) -> Canvas:
     counts, photons = _inputs(piece)
     patches = network.map_stacks(counts[stacks], photons[stacks], level)
     patches = patches.flatten(0, 1)[_first_places(stacks)]
-    if network.needs_level:
-        patches = patches * _gain(*_energies(patches, piece))
     weights = intensity(piece.probe)
     canvas, coverage = put_weighted(
         patches, weights, piece.rows, piece.corners, source.canvas_shape
     )
+    if network.needs_level:
+        canvas = _match_counts(canvas, coverage, _total_counts(piece, source))
     scale = source.scale[:, None, None]
     return Canvas(canvas * scale, coverage / scale.square())
 
@@ -100,32 +100,36 @@ def stitch(network: PatchwiseNetwork, source: PatternSource) -> Canvas:
     """
     level = find_level(source) if network.needs_level else None
     coverage = torch.zeros(source.canvas_shape, device=source.scale.device)
+    seen = torch.zeros_like(coverage)
+    counts = torch.zeros_like(source.scale)
     stacks: dict[int, PatchStack] = {}
-    energy = numpy.zeros(2)
+    box, unit = (slice(0), slice(0)), 0.0
     for piece, patches in _patches_of(network, source, level):
         weights = intensity(piece.probe)
+        if not unit:  # the first pattern decides, whatever the size of the pieces
+            box, unit = support_box(weights[0].cpu().numpy()), _power_of_two(weights[0])
+        inside = torch.zeros_like(weights)
+        inside[:, *box] = weights[:, *box]
         coverage = coverage + put_patches(weights, piece.rows, piece.corners, source.canvas_shape)
-        energy += [float(value) for value in _energies(patches, piece)]
+        seen = seen + put_patches(inside, piece.rows, piece.corners, source.canvas_shape)
+        counts = counts + _total_counts(piece, source)
         for row in torch.unique(piece.rows).tolist():
             keep = piece.rows == row
-            if row not in stacks:
-                stacks[row] = _new_stack(weights, source)
-            stacks[row].add(patches[keep], weights[keep], piece.corners[keep])
+            stack = stacks.setdefault(row, PatchStack(box, unit))
+            stack.add(patches[keep], weights[keep], piece.corners[keep])
     numerator = torch.zeros(source.canvas_shape, dtype=torch.complex64)
     for row, stack in stacks.items():
         numerator[row] = stack.put((1, *source.canvas_shape[1:]))[0]
-    if network.needs_level:
-        numerator = numerator * float(_gain(torch.tensor(energy[0]), torch.tensor(energy[1])))
     scale = source.scale[:, None, None]
-    canvas = blend(numerator.to(coverage.device), coverage)
+    canvas = blend(numerator.to(seen.device), seen)
+    if network.needs_level:
+        canvas = _match_counts(canvas, coverage, counts)
     return Canvas(canvas * scale, coverage / scale.square())
 
 
-def _new_stack(weights: Tensor, source: PatternSource) -> PatchStack:
-    box = support_box(weights.mean(dim=0).cpu().numpy())
-    size = (box[0].stop - box[0].start) * (box[1].stop - box[1].start) * 8
-    number = getattr(getattr(source, 'indices', None), 'size', 0)
-    return PatchStack(box, is_half=number * size > HALF_PRECISION_BYTES)
+def _power_of_two(weights: Tensor) -> float:
+    """Returns the power of two next to the highest weight."""
+    return float(2.0 ** torch.log2(weights.max().clamp(min=1e-30)).round())
 
 
 def _patches_of(
@@ -182,19 +186,24 @@ def _inputs(piece: Piece) -> tuple[Tensor, Tensor]:
     return center_frequencies(counts), intensity(piece.probe).sum(dim=(-2, -1))
 
 
-def _energies(patches: Tensor, piece: Piece) -> tuple[Tensor, Tensor]:
-    """Returns the counts that were measured, and those that the patches let through.
+def _total_counts(piece: Piece, source: PatternSource) -> Float[Tensor, ' group']:
+    """Returns the counts that were measured in each group."""
+    total = torch.zeros_like(source.scale)
+    return total.index_add(0, piece.rows, _inputs(piece)[0].sum(dim=(-2, -1)))
 
-    The propagation is unitary, so the sum over the detector is the sum over the exit wave.
+
+def _match_counts(
+    canvas: Complex[Tensor, 'group y x'],
+    coverage: Float[Tensor, 'group y x'],
+    counts: Float[Tensor, ' group'],
+) -> Complex[Tensor, 'group y x']:
+    """Returns the canvases, each times the factor that lets the measured counts through.
+
+    The propagation is unitary, so the sum over all detectors is that of `coverage * |O|**2`.
     """
-    counts = (piece.roots.square() - COUNT_FLOOR).clamp(min=0.0)
-    if piece.good_pixels is not None:
-        counts = counts * piece.good_pixels
-    return counts.sum(), (intensity(piece.probe) * squared_modulus(patches)).sum()
-
-
-def _gain(measured: Tensor, expected: Tensor) -> Tensor:
-    return torch.sqrt(measured.clamp(min=1e-12) / expected.clamp(min=1e-12))
+    expected = (coverage * squared_modulus(canvas)).sum(dim=(-2, -1))
+    gain = torch.sqrt(counts.clamp(min=1e-12) / expected.clamp(min=1e-12))
+    return canvas * gain[:, None, None]
 
 
 def find_level(source: PatternSource) -> Level:

@@ -55,19 +55,21 @@ def support_box(power: NDArray[numpy.floating]) -> tuple[slice, slice]:
 class PatchStack:
     """Patches of one canvas, times their weights, as they come from the network.
 
-    Kept on the CPU, cropped to the box that holds the probe. Adding patches in parts of any size
-    gives the same stack.
+    Kept on the CPU, cropped to the box that holds the probe; in half precision once they are
+    many. Adding patches in parts of any size gives the same stack.
 
     Attributes:
         box: Part of the window that is kept.
-        is_half: Keep half precision, for scans whose patches would not fit otherwise.
+        unit: About the highest weight; half precision is relative to it.
+        max_bytes: Beyond this size, half precision is kept.
     """
 
     box: tuple[slice, slice]
-    is_half: bool = False
+    unit: float = 1.0
+    max_bytes: int = HALF_PRECISION_BYTES
     _parts: list[Tensor] = field(default_factory=list)
     _corners: list[Tensor] = field(default_factory=list)
-    _unit: float = 0.0
+    _bytes: int = 0
 
     def add(
         self,
@@ -77,13 +79,15 @@ class PatchStack:
     ) -> None:
         """Adds patches with their weights."""
         weighted = (patches * weights)[:, *self.box].detach().cpu().contiguous()
-        if self.is_half:
-            self._unit = self._unit or float(weights.max())
-            halves = torch.view_as_real(weighted) / self._unit
-            self._parts.append(halves.to(torch.float16))
-        else:
-            self._parts.append(weighted)
+        was_half = self._bytes > self.max_bytes
+        self._bytes += weighted.nbytes
+        self._parts.append(weighted)
         self._corners.append(corners.cpu())
+        if self._bytes > self.max_bytes:
+            first = len(self._parts) - 1 if was_half else 0
+            for index in range(first, len(self._parts)):
+                parts = torch.view_as_real(self._parts[index]) / self.unit
+                self._parts[index] = parts.to(torch.float16)
 
     def patches(self) -> tuple[list[NDArray[Any]], NDArray[numpy.int64]]:
         """Returns weighted patches, without a copy, and the corners of their boxes.
@@ -98,7 +102,7 @@ class PatchStack:
         """Returns the sum of the weighted patches, brought in step, on a canvas of `shape`."""
         patches, corners = self.patches()
         factors = phase_factors(patches, corners)
-        unit = numpy.float32(self._unit if self.is_half else 1.0)
+        unit = numpy.float32(self.unit if self._bytes > self.max_bytes else 1.0)
         canvas = numpy.zeros(shape, dtype=numpy.complex64)
         height, width = patches[0].shape[:2]
         for patch, factor, (y, x) in zip(patches, factors, corners.tolist()):

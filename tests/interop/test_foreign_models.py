@@ -20,8 +20,11 @@ from ptychodus_pinn_torch.backend import ReconstructRequest
 from ptychodus_pinn_torch.config import Config, override_config
 from ptychodus_pinn_torch.interop.convert import convert_model, recognise_model
 from ptychodus_pinn_torch.learning.inference import load_network, reconstruct
+from ptychodus_pinn_torch.learning.scan_reader import ScanReader, ScanSource
 from ptychodus_pinn_torch.metrics import compare_objects, coverage_of
 from ptychodus_pinn_torch.networks.ptychopinn import PinnLayout, PtychoPinnNetwork
+from ptychodus_pinn_torch.physics.forward_model import expected_counts
+from ptychodus_pinn_torch.physics.probe import shift_probe
 from ptychodus_pinn_torch.scan.scan import Scan
 
 CHECKPOINTS = (
@@ -171,6 +174,29 @@ def test_what_is_not_of_ptychopinn_is_left_to_others(tmp_path: Path) -> None:
     assert recognise_model(write_bytes(tmp_path / 'a.txt', b'words')) is None
     own = zip_bytes({'manifest.json': b'{}', 'config.json': b'{}'})
     assert recognise_model(write_bytes(tmp_path / 'b.h5.zip', own)) is None
+
+
+@pytest.mark.parametrize('num_channels', [1, 4])
+def test_converted_model_explains_the_counts_in_sum_whatever_the_pieces(
+    tmp_path: Path, simulated_scan: Scan, num_channels: int
+) -> None:
+    scan = simulated_scan.select(numpy.arange(0, 144, 6))
+    members = tensorflow_members(num_channels=num_channels)
+    network = network_of(write_bytes(tmp_path / 'wts.h5.zip', zip_bytes(members)))
+    found = []
+    for piece_bytes in (1, 2**26):
+        reader = ScanReader(scan, piece_bytes=piece_bytes)
+        with torch.inference_mode():
+            canvas = network.run(ScanSource(reader, 1, numpy.arange(len(reader.shifts))))
+        found.append(canvas.object_)
+    assert float((found[0] - found[1]).abs().max() / found[0].abs().max()) < 1e-3
+    expected = expected_counts(
+        found[0],
+        torch.zeros(reader.num_patterns, dtype=torch.int64),
+        reader.corners,
+        shift_probe(reader.probe, reader.shifts),
+    )
+    assert float(expected.sum()) == pytest.approx(reader.total_counts(), rel=1e-3)
 
 
 def test_layout_survives_the_configuration() -> None:

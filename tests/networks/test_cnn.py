@@ -154,8 +154,8 @@ def test_stitch_recovers_the_object_on_the_covered_area() -> None:
     weights = torch.outer(torch.hann_window(34)[1:-1], torch.hann_window(34)[1:-1]).expand(
         60, -1, -1
     )
-    for is_half, tolerance in ((False, 1e-4), (True, 4e-3)):
-        stack = PatchStack((slice(0, 32), slice(0, 32)), is_half=is_half)
+    for max_bytes, tolerance in ((2**30, 1e-4), (30 * 32 * 32 * 8, 4e-3), (0, 4e-3)):
+        stack = PatchStack((slice(0, 32), slice(0, 32)), max_bytes=max_bytes)
         stack.add(patches[:20] * phases[:20, None, None], weights[:20], torch.tensor(corners[:20]))
         stack.add(patches[20:] * phases[20:, None, None], weights[20:], torch.tensor(corners[20:]))
         found = stack.put((1, 80, 90))
