@@ -69,13 +69,19 @@ class PtychoPINN:
         return given + tf.complex(change[..., 0], change[..., 1])
 
     def present_probe(self, scan: int) -> NDArray[numpy.complex64]:
-        """Returns the probe of a scan as training has left it, its scale included."""
-        probe = self._probe(self.given[scan], scan)
-        if 'log_scale' in self.variables:
-            scale = tf.exp(0.5 * self.variables['log_scale'][scan])
-            probe = probe * tf.cast(scale, tf.complex64)
-        found: NDArray[numpy.complex64] = probe.numpy()
-        return found
+        """Returns the probe of a scan as training has left it."""
+        probe: NDArray[numpy.complex64] = self._probe(self.given[scan], scan).numpy()
+        return probe
+
+    def scale(self, scan: Any) -> Any:
+        """Returns the factor on the expected counts of a scan.
+
+        It is no part of the probe that the network sees: the network's level is relative to the
+        power of its probe, so that a factor on both would cancel.
+        """
+        if 'log_scale' not in self.variables:
+            return tf.constant(1.0)
+        return tf.exp(tf.gather(self.variables['log_scale'], scan))
 
     def gradients(self, batch: GroupBatch) -> tuple[float, list[Any]]:
         """Returns the loss of a batch and its gradient for every variable, in their order."""
@@ -96,22 +102,21 @@ class PtychoPINN:
         counts, placement = measured.counts, measured.placement
         with tf.GradientTape() as tape:
             probe = self._probe(measured.given, own_probe)
-            if 'log_scale' in self.variables:
-                scale = tf.exp(0.5 * tf.gather(self.variables['log_scale'], measured.scan))
-                probe = probe * tf.cast(scale, tf.complex64)
             canvas, coverage = merge(self.network, counts, probe, placement)
             if measured.object_ is not None:
                 data_loss = losses.object_loss(canvas, measured.object_, coverage)
             else:
                 shifted = shift_probe(probe, placement.shifts)
                 expected = expected_counts(canvas, placement.rows, placement.corners, shifted)
+                expected = expected * self.scale(measured.scan)
                 is_poisson = self.config.loss.kind == 'poisson'
                 compare = losses.poisson_loss if is_poisson else losses.amplitude_loss
                 data_loss = compare(expected, counts, measured.good_pixels)
             total = data_loss + self._regularisation(canvas, coverage)
         zero = tf.UnconnectedGradients.ZERO
         values = list(self.variables.values())
-        return data_loss, tape.gradient(total, values, unconnected_gradients=zero)
+        found = tape.gradient(total, values, unconnected_gradients=zero)
+        return data_loss, [tf.convert_to_tensor(gradient) for gradient in found]
 
     def _regularisation(
         self, canvas: Complex[tf.Tensor, 'group y x'], coverage: Float[tf.Tensor, 'group y x']
@@ -130,11 +135,12 @@ class PtychoPINN:
             total += settings.probe_reference * departure / len(changes)
         return total
 
-    def judge(self, task: Task, reader: ScanReader) -> dict[str, float]:
+    def judge(self, task: Task, reader: ScanReader, scale: Any = 1.0) -> dict[str, float]:
         """Returns how well the first pattern of a task is predicted from the others.
 
         `held_out` is the relative amplitude error, `held_out_flat` that of a flat object, and
-        `floor` the loss that photon noise alone implies.
+        `floor` the loss that photon noise alone implies. `scale` is the factor on the expected
+        counts that was learnt for the scan.
         """
         indices = task.indices[0]
         reader = reader.around(indices)
@@ -147,7 +153,7 @@ class PtychoPINN:
             rows = tf.constant([0], tf.int32)
             return expected_counts(tf.constant(canvas)[None], rows, corners, probe)
 
-        expected = expect(stitch(self.network, reader, indices[1:]))
+        expected = expect(stitch(self.network, reader, indices[1:])) * scale
         flat = numpy.full(reader.canvas_shape, reader.mean_level(indices), numpy.complex64)
         error = losses.relative_amplitude_error
         return {

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterable
+from importlib.util import find_spec
 
 from ..config import Config, ConfigError, iter_options, override_config
 
@@ -57,7 +58,12 @@ def settle_training_options(config: Config) -> tuple[Config, str]:
     _refuse(_changed(config, _PYTORCH_ONLY), 'is not there with the tensorflow backend')
     if config.execution.logger == 'mlflow':
         _refuse(['execution.logger = mlflow'], 'is not there with the tensorflow backend')
-    if config.physics.train_probe is False and config.loss.probe_reference:
+    if config.execution.logger == 'tensorboard' and find_spec('tensorboard') is None:
+        raise ConfigError(
+            'execution.logger = tensorboard, which is not installed: pip install '
+            "'ptychodus-pinn-torch[tensorboard]', or choose csv."
+        )
+    if config.loss.probe_reference and not config.physics.train_probe:
         raise ConfigError('loss.probe_reference keeps a trained probe: set physics.train_probe.')
     if config.network.architecture == 'cnn':
         return config, ''

@@ -117,7 +117,7 @@ def stitch(
     scale = reader.mean_level(indices)
     probe = tf.constant(reader.probe * numpy.float32(scale))
     box = support_box(intensity(probe[None])[0].numpy())
-    patch_sum = PatchSum(reader.canvas_shape)
+    patch_sum = PatchSum(reader.canvas_shape, box)
     corners = reader.corners[indices]
     stacks = find_stacks(numpy.zeros(len(indices), int), corners, network.num_channels)
     firsts = first_places(stacks)
@@ -129,7 +129,7 @@ def stitch(
         patches = _map(network, reader, indices[part], probe)[firsts[own] - low]
         shifts = tf.constant(reader.shifts[indices[own]], tf.float64)
         weights = intensity(shift_probe(probe, shifts)).numpy()
-        patch_sum.add(patches, weights, corners[own], box)
+        patch_sum.add(own, corners[own], patches, weights)
         if after_batch is not None:
             after_batch(len(numpy.flatnonzero(firsts < high)))
     merged, _ = patch_sum.merge()

@@ -185,9 +185,7 @@ def _update_probe(
     state.probe += PROBE_STEP * _divide(total, weight, max(settings.alpha, 0.5))
 
 
-def _find_moves(
-    exposure: _Exposure, good_pixels: NDArray[numpy.float32]
-) -> NDArray[numpy.float64]:
+def _find_moves(exposure: _Exposure, good_pixels: NDArray[numpy.float32]) -> NDArray[numpy.float64]:
     """Returns the shift (n, 2) of one Gauss-Newton step on the detector amplitudes.
 
     The amplitude A changes with the position by `sum_p Re(conj(F_p) F[dP_p O]) / A`; the two
@@ -211,7 +209,8 @@ def _find_moves(
 
     a, b, c = dot(slopes[0], slopes[0]), dot(slopes[0], slopes[1]), dot(slopes[1], slopes[1])
     p, q = dot(slopes[0], blame), dot(slopes[1], blame)
-    damping = 1e-3 * (a + c) + 1e-20
+    # the absolute part keeps patterns in place that see a flat object, whose slopes are noise
+    damping = 1e-3 * (a + c) + 1e-8 * exposure.expected.sum(axis=(-2, -1)) + 1e-20
     a, c = a + damping, c + damping
     determinant = a * c - b * b
     moves = numpy.stack([(c * p - b * q) / determinant, (a * q - b * p) / determinant], axis=1)

@@ -133,13 +133,20 @@ class Run:
             if stop.is_set and self.place < len(tasks):
                 return
             is_last = self.step >= training.max_steps
-            number = math.ceil(training.max_steps * training.accumulate / max(1, len(tasks)))
-            if is_last or (self.epoch + 1) % max(1, number // VALIDATIONS_PER_RUN) == 0:
+            if is_last or (self.epoch + 1) % self._judging_interval(len(tasks)) == 0:
                 self._judge()
                 checkpoint()
             self._end_epoch(stop, write_row)
             if training.early_stopping and self.waited >= training.early_stopping:
                 return
+
+    def _judging_interval(self, num_tasks: int) -> int:
+        """Returns the epochs between two judgements; one where they decide about the end."""
+        training = self.config.training
+        if training.early_stopping:
+            return 1
+        num_epochs = math.ceil(training.max_steps * training.accumulate / max(1, num_tasks))
+        return max(1, num_epochs // VALIDATIONS_PER_RUN)
 
     def _run_epoch(self, tasks: Sequence[Task], stop: StopRequest) -> None:
         training = self.config.training
@@ -212,7 +219,8 @@ class Run:
             reader.with_probe(self.model.present_probe(index))
             for index, reader in enumerate(self.model.readers)
         ]
-        return [self.model.judge(task, readers[task.scan]) for task in tasks]
+        judge, scale = self.model.judge, self.model.scale
+        return [judge(task, readers[task.scan], scale(task.scan)) for task in tasks]
 
     def _end_epoch(self, stop: StopRequest, write_row: Callable[[Row], None]) -> None:
         loss = float(numpy.mean(self._losses)) if self._losses else math.nan

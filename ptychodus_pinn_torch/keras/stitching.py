@@ -44,48 +44,58 @@ def support_box(power: NDArray[numpy.floating]) -> tuple[slice, slice]:
 class PatchSum:
     """Patches times their weights, kept in the box that holds the probe, until all are there.
 
-    Adding patches in parts of any size gives the same sum.
+    Adding patches in parts of any size, in any order, gives the same sum.
 
     Attributes:
         shape: (Y, X) of the canvas.
+        box: Part of the window that is kept (see `support_box`).
     """
 
     shape: tuple[int, int]
-    _box: tuple[slice, slice] | None = None
-    _patches: list[NDArray[numpy.complex64]] = field(default_factory=list)
+    box: tuple[slice, slice]
+    _parts: list[NDArray[numpy.complex64]] = field(default_factory=list)
     _corners: list[NDArray[numpy.int64]] = field(default_factory=list)
-    _coverage: NDArray[numpy.float32] | None = None
+    _numbers: list[NDArray[numpy.int64]] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        # in double precision, so that the order in which patterns come does not show
+        self._coverage = numpy.zeros(self.shape)
 
     def add(
         self,
+        numbers: NDArray[numpy.int64],
+        corners: NDArray[numpy.int64],
         patches: NDArray[numpy.complex64],
         weights: NDArray[numpy.float32],
-        corners: NDArray[numpy.int64],
-        box: tuple[slice, slice],
     ) -> None:
-        """Adds patches (J, H, W) with their weights at their corners (J, 2)."""
-        if self._coverage is None:
-            self._coverage = numpy.zeros(self.shape, dtype=numpy.float32)
+        """Adds patches (J, H, W) with their weights at their corners (J, 2).
+
+        `numbers` (J,) say which patterns they belong to; all is summed in their order.
+        """
+        self._numbers.append(numbers)
+        self._corners.append(corners)
+        self._parts.append(numpy.ascontiguousarray((patches * weights)[:, *self.box]))
         height, width = weights.shape[1:]
         for weight, (y, x) in zip(weights, corners.tolist()):
             self._coverage[y : y + height, x : x + width] += weight
-        self._patches.append(numpy.ascontiguousarray((patches * weights)[:, *box]))
-        self._corners.append(corners + numpy.array([box[0].start, box[1].start]))
 
     def merge(
         self, *, is_synchronised: bool = True
     ) -> tuple[NDArray[numpy.complex64], NDArray[numpy.float32]]:
         """Returns the weighted mean (Y, X) and the coverage (Y, X)."""
-        assert self._coverage is not None, 'there are no patches'
-        patches, corners = numpy.concatenate(self._patches), numpy.concatenate(self._corners)
+        order = numpy.argsort(numpy.concatenate(self._numbers), kind='stable')
+        corners = numpy.concatenate(self._corners)[order]
+        patches = numpy.concatenate(self._parts)[order]
+        start = numpy.array([self.box[0].start, self.box[1].start])
         factors = numpy.ones(len(patches), dtype=numpy.complex64)
         if is_synchronised:
-            factors = phase_factors(patches, corners)
+            factors = phase_factors(patches, corners + start)
         canvas = numpy.zeros(self.shape, dtype=numpy.complex64)
         height, width = patches.shape[1:]
-        for patch, factor, (y, x) in zip(patches, factors, corners.tolist()):
+        for patch, factor, (y, x) in zip(patches, factors, (corners + start).tolist()):
             canvas[y : y + height, x : x + width] += factor * patch
-        return blend(canvas, self._coverage), self._coverage
+        coverage = self._coverage.astype(numpy.float32)
+        return blend(canvas, coverage), coverage
 
 
 def phase_factors(

@@ -101,12 +101,12 @@ def _starting_point(config: Config) -> tuple[Config, dict[str, Any] | None, str]
         return config, None, 'none'
     archive = read_model(Path(start))
     network = archive.config.network.model_dump()
-    plain = type(config.network)(architecture='cnn')
+    plain = type(config.network)(architecture='cnn').model_dump()
     given = config.network.model_dump()
-    if config.network != plain and given != network:
-        changed = ', '.join(key for key in given if given[key] != network[key])
+    changed = [key for key in given if given[key] not in (plain[key], network[key])]
+    if changed:
         raise ConfigError(
-            f'{start}: has another network than asked for ({changed}): leave out those options, '
+            f'{start}: has another network than asked for ({", ".join(changed)}): leave out those options, '
             'or start from scratch with --start none.'
         )
     config = override_config(config, {f'network.{key}': value for key, value in network.items()})
