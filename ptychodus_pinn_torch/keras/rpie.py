@@ -210,7 +210,7 @@ def _find_moves(exposure: _Exposure, good_pixels: NDArray[numpy.float32]) -> NDA
     a, b, c = dot(slopes[0], slopes[0]), dot(slopes[0], slopes[1]), dot(slopes[1], slopes[1])
     p, q = dot(slopes[0], blame), dot(slopes[1], blame)
     # the absolute part keeps patterns in place that see a flat object, whose slopes are noise
-    damping = 1e-3 * (a + c) + 1e-8 * exposure.expected.sum(axis=(-2, -1)) + 1e-20
+    damping = 1e-3 * (a + c) + 1e-6 * exposure.expected.sum(axis=(-2, -1)) + 1e-20
     a, c = a + damping, c + damping
     determinant = a * c - b * b
     moves = numpy.stack([(c * p - b * q) / determinant, (a * q - b * p) / determinant], axis=1)

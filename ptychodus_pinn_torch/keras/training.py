@@ -15,7 +15,6 @@ from ..archive import Archive, write_archive
 from ..backend import EpochReport, Report, TrainRequest
 from ..config import Config, ConfigError, override_config
 from ..model_card import write_card
-from ..model_card import write_card
 from .checkpoint import read_checkpoint, write_checkpoint
 from .loading import choose_device, set_threads
 from .model import NETWORK_PREFIX, PtychoPINN
