@@ -157,7 +157,7 @@ def train_cdi_model_torch(
 def _history_of(archive: Archive) -> dict[str, list[float]]:
     columns = {'train_loss': 'loss', 'val_loss': 'held_out'}
     return {
-        name: [float(row[column]) for row in archive.history if row.get(column) is not None]  # type: ignore[arg-type]
+        name: [value for row in archive.history if (value := row.get(column)) is not None]
         for name, column in columns.items()
     }
 
