@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import math
 import time
+from pathlib import Path
 from typing import Any
 
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch.callbacks import ModelCheckpoint
 
 from ..backend import EpochReport, Report
 
-__all__ = ['Reporter', 'StopRequest']
+__all__ = ['EpochCheckpoint', 'Reporter', 'StopRequest']
 
 REPORT_INTERVAL_S = 0.5
 
@@ -41,6 +43,7 @@ class Reporter(Callback):
         self._first_step = 0
         self._last_report = 0.0
         self._losses: list[torch.Tensor] = []
+        self.is_partial = False
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Starts the clock."""
@@ -63,6 +66,7 @@ class Reporter(Callback):
                                    remaining_s=self._remaining(trainer)))
         if self.stop.is_set:
             trainer.should_stop = True
+            self.is_partial = batch_idx + 1 < trainer.num_training_batches
 
     def _remaining(self, trainer: Trainer) -> float | None:
         done = trainer.global_step - self._first_step
@@ -94,11 +98,15 @@ class Reporter(Callback):
             'held_out': metric('held_out'),
             'learning_rate': float(trainer.optimizers[0].param_groups[0]['lr']),
         }
-        self.history.append(row)
+        if not self.is_partial:
+            self.history.append(row)
         self._send(EpochReport('train', trainer.global_step, self.total_steps,
                                trainer.current_epoch, loss=mean, held_out=row['held_out'],
                                floor=row['floor'], remaining_s=self._remaining(trainer),
                                is_epoch_end=True))
+
+        if self.stop.is_set:
+            trainer.should_stop = True
 
     def state_dict(self) -> dict[str, Any]:
         """Returns the history, for the checkpoint."""
@@ -107,3 +115,22 @@ class Reporter(Callback):
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Takes up the history of an interrupted run."""
         self.history = list(state_dict['history'])
+
+
+class EpochCheckpoint(ModelCheckpoint):
+    """Keeps the state after the last whole epoch: what a run is resumed from, bit for bit."""
+
+    def __init__(self, reporter: Reporter, folder: Path) -> None:
+        super().__init__(
+            dirpath=folder,
+            filename='last',
+            save_top_k=1,
+            save_on_train_epoch_end=True,
+            enable_version_counter=False,
+        )
+        self.reporter = reporter
+
+    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Saves, unless the epoch was cut short."""
+        if not self.reporter.is_partial:
+            super().on_train_epoch_end(trainer, pl_module)

@@ -28,7 +28,31 @@ def _loader(dataset: Dataset[GroupBatch]) -> DataLoader[GroupBatch]:
     return DataLoader(dataset, batch_size=None, shuffle=False, num_workers=0)
 
 
-class ScanDataModule(LightningDataModule):
+class _EpochCounter(LightningDataModule):
+    """Counts the epochs handed out, and keeps the count in checkpoints.
+
+    Lightning's own count stands still while a run is being resumed at the end of an epoch.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._next_epoch = 0
+
+    def _take_epoch(self) -> int:
+        epoch = self._next_epoch
+        self._next_epoch += 1
+        return epoch
+
+    def state_dict(self) -> dict[str, int]:
+        """Returns what a checkpoint must hold."""
+        return {'next_epoch': self._next_epoch}
+
+    def load_state_dict(self, state_dict: dict[str, int]) -> None:
+        """Takes up the count of an interrupted run."""
+        self._next_epoch = int(state_dict['next_epoch'])
+
+
+class ScanDataModule(_EpochCounter):
     """Groups of measured patterns of one or more scans."""
 
     def __init__(
@@ -48,8 +72,8 @@ class ScanDataModule(LightningDataModule):
         return len(plan_epoch(self.readers, self.config, 0, world=process_rank()[1]))
 
     def train_dataloader(self) -> DataLoader[GroupBatch]:
-        """Returns the batches of the present epoch."""
-        epoch = self.trainer.current_epoch if self.trainer is not None else 0
+        """Returns the batches of the next epoch."""
+        epoch = self._take_epoch()
         rank, world = process_rank()
         tasks = plan_epoch(self.readers, self.config, epoch, rank=rank, world=world)
         return _loader(GroupDataset(self.readers, tasks, needs_object=self.needs_object))
@@ -76,7 +100,7 @@ class RandomScanDataset(Dataset[GroupBatch]):
         return random_batch([self.seed, self.first + index], **self.shape)
 
 
-class SyntheticDataModule(LightningDataModule):
+class SyntheticDataModule(_EpochCounter):
     """Random objects under random probes: what the shipped model is made from."""
 
     STEPS_PER_EPOCH = 100
@@ -95,8 +119,8 @@ class SyntheticDataModule(LightningDataModule):
         }
 
     def train_dataloader(self) -> DataLoader[GroupBatch]:
-        """Returns the batches of the present epoch, none of which ever comes again."""
-        epoch = self.trainer.current_epoch if self.trainer is not None else 0
+        """Returns the batches of the next epoch, none of which ever comes again."""
+        epoch = self._take_epoch()
         rank, world = process_rank()
         first = (epoch * world + rank) * self.STEPS_PER_EPOCH
         return _loader(

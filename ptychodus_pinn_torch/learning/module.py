@@ -65,7 +65,8 @@ class PtychoPINN(LightningModule):
     def training_step(self, batch: GroupBatch, batch_idx: int) -> Tensor:
         """Returns the loss of a batch, deep supervision and regularisation included."""
         batch = self.forward_model.with_probe(batch)
-        canvas = self(batch)
+        # the probe is given to the network; it learns through the forward model alone
+        canvas = self(replace(batch, probe=batch.probe.detach()))
         with torch.autocast(self.device.type, enabled=False):
             last = self._data_loss(canvas.object_, canvas, batch)
             total = last
@@ -167,8 +168,20 @@ class PtychoPINN(LightningModule):
         checkpoint['plateau'] = self.plateau.state()
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Restores the state of the plateau rule."""
+        """Restores the state of the plateau rule, and goes on with the next epoch.
+
+        Checkpoints are taken after whole epochs, but before Lightning counts them as completed;
+        and as epochs differ in length, it would go on in the middle of the next one.
+        """
         self.plateau.load(checkpoint['plateau'])
+        loop = checkpoint['loops']['fit_loop']
+        epochs = loop['epoch_progress']['current']
+        for key in epochs:
+            epochs[key] = epochs['ready']
+        batches = loop['epoch_loop.batch_progress']
+        batches['is_last_batch'] = False
+        for key in batches['current']:
+            batches['current'][key] = 0
 
     @property
     def plateau(self) -> PlateauRule:

@@ -51,8 +51,8 @@ def pretrain(
     }
     data = SyntheticDataModule(config, **shape)
     module = PtychoPINN(config, total_steps=config.training.max_steps)
-    epochs = -(-config.training.max_steps * config.training.accumulate // data.STEPS_PER_EPOCH)
-    run = Run(config, module, data, output, num_epochs=epochs, is_resumed=is_resumed)
+    steps = max(1, data.STEPS_PER_EPOCH // config.training.accumulate)
+    run = Run(config, module, data, output, steps_per_epoch=steps, is_resumed=is_resumed)
     details = {
         'made_from': 'random objects under random probes (scan/random_scans.py)',
         'seed': config.training.seed,

@@ -24,7 +24,7 @@ from ..archive import Archive, read_archive, shipped_model, write_archive
 from ..backend import EpochReport, Report, TrainRequest
 from ..config import Config, ConfigError, override_config
 from ..networks.registry import load_weights
-from .callbacks import Reporter, StopRequest
+from .callbacks import EpochCheckpoint, Reporter, StopRequest
 from .data_module import ScanDataModule, process_rank
 from .device import choose_accelerator, set_threads
 from ..model_card import write_card
@@ -37,7 +37,8 @@ logger = logging.getLogger(__name__)
 
 NETWORK_PREFIX = 'network.'
 FLAT_RATIO = 0.9
-VALIDATIONS_PER_RUN = 20
+STEPS_PER_VALIDATION = 100
+"""About as many steps lie between two validations, which cost as much as five."""
 
 
 @dataclass
@@ -48,7 +49,7 @@ class Run:
     module: PtychoPINN
     data: LightningDataModule
     output: Path
-    num_epochs: int
+    steps_per_epoch: int
     is_resumed: bool = False
     start: str = 'none'
 
@@ -90,7 +91,7 @@ def train(request: TrainRequest, report: Report) -> Path:
         module,
         data,
         request.output,
-        num_epochs=-(-config.training.max_steps // steps),
+        steps_per_epoch=steps,
         is_resumed=request.is_resumed,
         start=start,
     )
@@ -241,15 +242,15 @@ def _callbacks(run: Run, reporter: Reporter) -> tuple[list[Callback], ModelCheck
         monitor='held_out' if has_validation else None,
         mode='min',
         save_top_k=1,
-        save_last=True,
         enable_version_counter=False,
     )
+    last = EpochCheckpoint(reporter, run.folder)
     callbacks: list[Callback] = [reporter]
     if training.ema_decay:
         callbacks.append(EMAWeightAveraging(decay=training.ema_decay))
     if training.early_stopping and has_validation:
         callbacks.append(EarlyStopping('held_out', patience=training.early_stopping, mode='min'))
-    return [*callbacks, keeper], keeper
+    return [*callbacks, keeper, last], keeper
 
 
 def _trainer(run: Run, callbacks: list[Callback]) -> Trainer:
@@ -269,7 +270,7 @@ def _trainer(run: Run, callbacks: list[Callback]) -> Trainer:
         max_epochs=-1,
         accumulate_grad_batches=training.accumulate,
         gradient_clip_val=training.clip_norm or None,
-        check_val_every_n_epoch=max(1, run.num_epochs // VALIDATIONS_PER_RUN),
+        check_val_every_n_epoch=max(1, round(STEPS_PER_VALIDATION / run.steps_per_epoch)),
         reload_dataloaders_every_n_epochs=1,
         num_sanity_val_steps=0,
         logger=_logger(execution.logger, run.folder),

@@ -11,7 +11,7 @@ from jaxtyping import Bool, Complex, Float, Int
 from torch import Tensor, nn
 
 from ..config import NetworkConfig
-from ..physics.canvas import Canvas, put_patches, take_patches
+from ..physics.canvas import Canvas, add_patches, take_patches
 from ..physics.forward_model import GroupBatch
 from ..physics.propagation import intensity, to_detector, to_sample
 from .blocks import CanvasUNet
@@ -201,13 +201,10 @@ class UnrolledNetwork(nn.Module):
             difference = amplitude_difference(canvas, piece)
             update = piece.probe.conj().resolve_conj() * difference
             update = update[:, 0] if update.shape[1] == 1 else update.sum(dim=1)
-            numerator = numerator + put_patches(
-                update, piece.rows, piece.corners, source.canvas_shape
-            )
+            numerator = add_patches(numerator, update, piece.rows, piece.corners)
             if covered is not None:
-                covered = covered + put_patches(
-                    intensity(piece.probe), piece.rows, piece.corners, source.canvas_shape
-                )
+                power = intensity(piece.probe)
+                covered = add_patches(covered, power, piece.rows, piece.corners)
         if covered is not None:
             covers.append(covered)
         covered = covers[subset]

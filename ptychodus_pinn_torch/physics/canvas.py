@@ -9,7 +9,7 @@ import torch
 from jaxtyping import Complex, Float, Int
 from torch import Tensor
 
-__all__ = ['Canvas', 'put_patches', 'take_patches']
+__all__ = ['Canvas', 'add_patches', 'put_patches', 'take_patches']
 
 
 @dataclass(frozen=True)
@@ -67,6 +67,27 @@ def put_patches(
     return _PutPatches.apply(patches, rows, corners, shape)
 
 
+def add_patches(
+    canvas: Complex[Tensor, 'batch height width'],
+    patches: Complex[Tensor, 'patch window_height window_width'],
+    rows: Int[Tensor, ' patch'],
+    corners: Int[Tensor, 'patch 2'],
+) -> Complex[Tensor, 'batch height width']:
+    """Returns the canvases with the patches added.
+
+    Without gradients this happens in place and pattern by pattern, so that the sum does not
+    depend on how the patterns were cut into pieces, not even in its last bit.
+
+    Raises:
+        IndexError: a window leaves its canvas.
+    """
+    _check_inside(corners, patches.shape[-2:], canvas.shape[-2:])
+    if torch.is_grad_enabled():
+        shape = (canvas.shape[0], canvas.shape[1], canvas.shape[2])
+        return canvas + put_patches(patches, rows, corners, shape)
+    return _scatter_into(canvas, patches, rows, corners)
+
+
 def _check_inside(corners: Tensor, window: Any, canvas: Any) -> None:
     if corners.device.type != 'cpu' or corners.numel() == 0:
         return  # a device is not made to wait; its kernels check indices themselves
@@ -90,8 +111,7 @@ def _gather(canvas: Tensor, rows: Tensor, corners: Tensor, shape: tuple[int, int
     return patches
 
 
-def _scatter(patches: Tensor, rows: Tensor, corners: Tensor, shape: Any) -> Tensor:
-    canvas = torch.zeros(tuple(shape), dtype=patches.dtype, device=patches.device)
+def _scatter_into(canvas: Tensor, patches: Tensor, rows: Tensor, corners: Tensor) -> Tensor:
     height, width = patches.shape[-2:]
     if patches.device.type != 'cpu':
         indices = _flat_indices(canvas.shape, rows, corners, (height, width))
@@ -133,7 +153,8 @@ class _PutPatches(torch.autograd.Function):
     def forward(ctx: Any, patches: Tensor, rows: Tensor, corners: Tensor, shape: Any) -> Tensor:
         ctx.save_for_backward(rows, corners)
         ctx.window = tuple(patches.shape[-2:])
-        return _scatter(patches, rows, corners, shape)
+        canvas = torch.zeros(tuple(shape), dtype=patches.dtype, device=patches.device)
+        return _scatter_into(canvas, patches, rows, corners)
 
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> Any:  # type: ignore[override]
