@@ -339,7 +339,7 @@ BAD_INPUT: dict[str, tuple[Callable[[str, Scan, Path, Path], Any], str]] = {
     ),
     'a truncated model': (
         lambda name, scan, model, path: reconstruct(name, scan, cut(model, path)),
-        'is no model archive, or is damaged',
+        'is no (zip|model archive)',
     ),
     'a weight that is not finite': (
         lambda name, scan, model, path: reconstruct(name, scan, spoil(model, path)),
@@ -456,6 +456,16 @@ def test_an_engine_that_is_missing_is_said_with_the_command_that_installs_it(
         resolve_backend()
 
 
+def test_the_tensorflow_engine_itself_says_when_tensorflow_is_missing(
+    monkeypatch: pytest.MonkeyPatch, scan: Scan, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(importlib.util, 'find_spec', lambda word, *a: None)
+    with pytest.raises(RuntimeError, match='TensorFlow backend selected, .*pip install'):
+        train('tensorflow', [scan], tmp_path / 'model.h5.zip')
+    with pytest.raises(RuntimeError, match='TensorFlow backend selected, .*pip install'):
+        reconstruct('tensorflow', scan, None)
+
+
 def test_both_engines_are_listed_installed_or_not() -> None:
     assert available_backends() == ('pytorch', 'tensorflow')
     with pytest.raises(ValueError, match="backend 'jax' is unknown"):
@@ -551,7 +561,8 @@ def test_the_dropdown_offers_both_and_sets_the_backend(monkeypatch: pytest.Monke
 
     application = widgets.QApplication.instance() or widgets.QApplication(['ptychodus'])
     settings = PINNTorchSettings(SettingsRegistry())
-    box = BackendViewController(settings.backend).get_widget().findChild(widgets.QComboBox)
+    controller = BackendViewController(settings.backend)
+    box = controller.get_widget().findChild(widgets.QComboBox)
     assert [box.itemText(index) for index in range(box.count())] == BACKENDS
     for name in reversed(BACKENDS):
         box.setCurrentText(name)
