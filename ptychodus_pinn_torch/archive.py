@@ -98,9 +98,7 @@ def write_archive(path: Path, archive: Archive) -> Path:
     """
     from safetensors.numpy import save
 
-    contiguous = {
-        name: numpy.ascontiguousarray(array) for name, array in archive.weights.items()
-    }
+    contiguous = {name: numpy.ascontiguousarray(array) for name, array in archive.weights.items()}
     members = {
         'config.json': archive.config.model_dump_json(indent=2).encode(),
         'weights.safetensors': save(contiguous),
@@ -269,8 +267,11 @@ def describe_archive(path: Path) -> str:
     Raises:
         ArchiveError: as `read_archive`.
     """
-    archive = read_archive(path)
-    manifest = read_manifest(path)
+    from .interop.convert import recognise_model
+
+    foreign = recognise_model(path)
+    archive = read_archive(path) if foreign is None else foreign
+    manifest = read_manifest(path) if foreign is None else {'created': 'by PtychoPINN'}
     network = archive.config.network
     numbers = sum(int(array.size) for array in archive.weights.values())
     lines = [
@@ -280,11 +281,11 @@ def describe_archive(path: Path) -> str:
     ]
     lines += [f'  {key:<13} {value}' for key, value in archive.details.items()]
     packages = manifest.get('packages', {})
-    lines.append('  written by    ' + ', '.join(f'{k} {v}' for k, v in packages.items()))
+    if packages:
+        lines.append('  written by    ' + ', '.join(f'{k} {v}' for k, v in packages.items()))
     if archive.history:
         last = archive.history[-1]
         lines.append(
-            '  last epoch    '
-            + ', '.join(f'{k} {v:.5g}' for k, v in last.items() if v is not None)
+            '  last epoch    ' + ', '.join(f'{k} {v:.5g}' for k, v in last.items() if v is not None)
         )
     return '\n'.join(lines)

@@ -77,9 +77,7 @@ class NetworkConfig(Section):
     )
     num_stages: int = option(8, 'unrolled: physics-and-CNN stages.', ge=1, le=32)
     width: int = option(12, 'unrolled: channels at full resolution.', ge=2, le=256)
-    num_subsets: int = option(
-        9, 'unrolled: ordered subsets of patterns per stage, K.', ge=1, le=64
-    )
+    num_subsets: int = option(9, 'unrolled: ordered subsets of patterns per stage, K.', ge=1, le=64)
     num_memory: int = option(
         4, 'unrolled: channels of memory handed from stage to stage.', ge=0, le=64
     )
@@ -154,9 +152,7 @@ class TrainingConfig(Section):
     batch_size: int = option(
         0, 'Groups per step. 0 chooses: 1 for unrolled, 8 for cnn.', ge=0, le=65536
     )
-    learning_rate: float = option(
-        2e-3, 'Peak learning rate.', basic=True, gt=0.0, le=1.0
-    )
+    learning_rate: float = option(2e-3, 'Peak learning rate.', basic=True, gt=0.0, le=1.0)
     schedule: Literal['cosine', 'constant', 'exponential', 'plateau'] = option(
         'cosine', 'Course of the learning rate after the warm-up.'
     )
@@ -165,9 +161,7 @@ class TrainingConfig(Section):
     )
     optimizer: Literal['adam', 'adamw'] = option('adam', 'Optimiser.')
     weight_decay: float = option(0.0, 'Decay of the weights (adamw).', ge=0.0, le=1.0)
-    clip_norm: float = option(
-        1.0, 'Gradients are clipped to this norm. 0 does not clip.', ge=0.0
-    )
+    clip_norm: float = option(1.0, 'Gradients are clipped to this norm. 0 does not clip.', ge=0.0)
     accumulate: int = option(1, 'Batches per optimiser step.', ge=1, le=1024)
     holdout_fraction: float = option(
         0.05,
@@ -176,7 +170,8 @@ class TrainingConfig(Section):
         le=0.5,
     )
     early_stopping: int = option(
-        0, 'Stop after this many epochs without a better held-out error. 0 never stops early.',
+        0,
+        'Stop after this many epochs without a better held-out error. 0 never stops early.',
         unit='epochs',
         ge=0,
     )
@@ -216,15 +211,11 @@ class ReconstructionConfig(Section):
         le=10_000,
     )
     refine_method: Literal['rpie', 'adam'] = option('rpie', 'Update rule of the refinement.')
-    alpha: float = option(
-        0.0, 'rPIE regularisation. 0 chooses by dose.', ge=0.0, le=1.0
-    )
+    alpha: float = option(0.0, 'rPIE regularisation. 0 chooses by dose.', ge=0.0, le=1.0)
     refine_batch: int = option(
         0, 'Patterns per refinement update. 0 chooses by dose.', unit='patterns', ge=0
     )
-    update_probe: bool = option(
-        False, 'The refinement adjusts the probe as well.', basic=True
-    )
+    update_probe: bool = option(False, 'The refinement adjusts the probe as well.', basic=True)
     update_positions: bool = option(
         False, 'The refinement adjusts the positions as well.', basic=True
     )
@@ -243,9 +234,7 @@ class ReconstructionConfig(Section):
 class ExecutionConfig(Section):
     """Where and how the work runs; has no influence on what is computed."""
 
-    accelerator: Literal['auto', 'cpu', 'cuda', 'mps'] = option(
-        'auto', 'Device.', basic=True
-    )
+    accelerator: Literal['auto', 'cpu', 'cuda', 'mps'] = option('auto', 'Device.', basic=True)
     devices: int = option(1, 'Devices per machine.', ge=1, le=1024)
     num_threads: int = option(
         0, 'CPU threads. 0 chooses one per idle core.', unit='threads', ge=0, le=1024
@@ -399,7 +388,7 @@ def load_config(path: Path) -> Config:
             tree = yaml.safe_load(text) or {}
         else:
             tree = json.loads(text)
-    except Exception as error:  # noqa: BLE001 - yaml and json share no base class
+    except Exception as error:
         first = str(error).splitlines()[0]
         raise ConfigError(f'{path}: is neither JSON nor YAML: {first}.') from error
     if not isinstance(tree, dict):

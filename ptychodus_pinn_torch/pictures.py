@@ -28,11 +28,11 @@ class Panel:
     metrics: ObjectMetrics | None = None
 
 
-def _figure(*size: float) -> Any:
+def _figure(width: float, height: float) -> Any:
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=size, layout='constrained')
+    figure = Figure(figsize=(width, height), layout='constrained')
     FigureCanvasAgg(figure)
     return figure
 

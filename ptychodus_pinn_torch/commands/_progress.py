@@ -39,8 +39,10 @@ class ProgressLine:
         if self.is_quiet or not report.total:
             return
         now = time.monotonic()
-        if not self.is_terminal and not report.is_epoch_end and (
-            now - self._last < self.LOG_INTERVAL_S
+        if (
+            not self.is_terminal
+            and not report.is_epoch_end
+            and (now - self._last < self.LOG_INTERVAL_S)
         ):
             return
         if not self.is_terminal and now - self._last < 1.0:

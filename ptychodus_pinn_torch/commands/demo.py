@@ -118,9 +118,7 @@ def _simulate(seed: int, number: int) -> Scan:
     )
 
 
-def _compare(
-    name: str, scan: Scan, model: Path, table: Table, folder: Path
-) -> list[Panel]:
+def _compare(name: str, scan: Scan, model: Path, table: Table, folder: Path) -> list[Panel]:
     """Returns the panels of one scan; adds rows to the table and writes the product files."""
     assert scan.truth is not None
     panels = [Panel('truth', scan.truth)]

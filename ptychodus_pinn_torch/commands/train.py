@@ -25,7 +25,11 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument('--resume', action='store_true', help='go on with an interrupted run')
     parser.add_argument('--no-check', action='store_true', help='skip the examination of the scans')
     parser.add_argument(
-        '--labels', type=Path, nargs='*', default=[], metavar='FILE',
+        '--labels',
+        type=Path,
+        nargs='*',
+        default=[],
+        metavar='FILE',
         help='supervised: one image per scan to learn from (reconstruction or product)',
     )
     parser.add_argument('--backend', help='pytorch or tensorflow')

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import shutil
+import zipfile
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ..archive import EXTENSION, Archive, read_archive, shipped_model
+from ..archive import EXTENSION, Archive, ArchiveError, read_archive, shipped_model
 
 __all__ = ['MODEL_EXTENSION', 'MODEL_NAME', 'ModelFacts', 'ModelFile', 'inspect_model']
 
@@ -34,7 +35,7 @@ def inspect_model(path: Path) -> ModelFacts:
     Raises:
         ValueError: not a model of ours; says what it is.
     """
-    archive = read_archive(path)
+    archive = _read_model(path)
     return ModelFacts(
         summary=summarise(archive),
         history=tuple(
@@ -42,6 +43,27 @@ def inspect_model(path: Path) -> ModelFacts:
             for row in archive.history
         ),
     )
+
+
+def _read_model(path: Path) -> Archive:
+    try:
+        return read_archive(path)
+    except ArchiveError:
+        if not zipfile.is_zipfile(path):
+            raise
+        with zipfile.ZipFile(path) as bundle:
+            names = bundle.namelist()
+        if any(name.endswith(('data.pkl', 'model.pth')) for name in names):
+            raise ArchiveError(
+                f'{path}: is a torch model of PtychoPINN: convert it with ptychodus-pinn convert, '
+                'then load the result.'
+            ) from None
+        from ..interop.convert import recognise_model  # of a TensorFlow archive: no engine needed
+
+        foreign = recognise_model(path)
+        if foreign is None:
+            raise
+        return foreign
 
 
 def summarise(archive: Archive) -> str:

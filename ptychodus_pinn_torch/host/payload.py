@@ -11,7 +11,7 @@ import tempfile
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, Any
+from typing import IO, TYPE_CHECKING, Any, cast
 
 import numpy
 from numpy.typing import NDArray
@@ -115,9 +115,10 @@ def decode_payload(line: bytes) -> tuple[int, TrainPayload | ReconstructPayload]
     level, name, tree = json.loads(line)
     for kind in (TrainPayload, ReconstructPayload):
         if kind.__name__ == name:
-            return int(level), TypeAdapter(kind).validate_python(tree)
+            return int(level), cast(
+                TrainPayload | ReconstructPayload, TypeAdapter(kind).validate_python(tree)
+            )
     raise ValueError(f'{name!r} is no payload.')
-
 
 
 @contextlib.contextmanager

@@ -199,9 +199,12 @@ def main(control: IO[bytes]) -> int:
         level=logging.WARNING, format='%(message)s', handlers=[ChannelHandler(channel)]
     )
     logging.getLogger(_PACKAGE).setLevel(level)
-    work = _train if isinstance(payload, TrainPayload) else _reconstruct
+    reporter = Reporter(channel, is_stopping)
     try:
-        work(payload, channel, Reporter(channel, is_stopping))
+        if isinstance(payload, TrainPayload):
+            _train(payload, channel, reporter)
+        else:
+            _reconstruct(payload, channel, reporter)
     except KeyboardInterrupt:
         channel.send('stopped')
     except BaseException as error:  # noqa: BLE001 - the parent raises it

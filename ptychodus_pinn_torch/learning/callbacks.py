@@ -61,9 +61,16 @@ class Reporter(Callback):
         if now - self._last_report >= REPORT_INTERVAL_S:
             self._last_report = now
             loss = None if value is None else float(value)
-            self._send(EpochReport('train', trainer.global_step, self.total_steps,
-                                   trainer.current_epoch, loss=loss,
-                                   remaining_s=self._remaining(trainer)))
+            self._send(
+                EpochReport(
+                    'train',
+                    trainer.global_step,
+                    self.total_steps,
+                    trainer.current_epoch,
+                    loss=loss,
+                    remaining_s=self._remaining(trainer),
+                )
+            )
         if self.stop.is_set:
             trainer.should_stop = True
             self.is_partial = batch_idx + 1 < trainer.num_training_batches
@@ -100,10 +107,19 @@ class Reporter(Callback):
         }
         if not self.is_partial:
             self.history.append(row)
-        self._send(EpochReport('train', trainer.global_step, self.total_steps,
-                               trainer.current_epoch, loss=mean, held_out=row['held_out'],
-                               floor=row['floor'], remaining_s=self._remaining(trainer),
-                               is_epoch_end=True))
+        self._send(
+            EpochReport(
+                'train',
+                trainer.global_step,
+                self.total_steps,
+                trainer.current_epoch,
+                loss=mean,
+                held_out=row['held_out'],
+                floor=row['floor'],
+                remaining_s=self._remaining(trainer),
+                is_epoch_end=True,
+            )
+        )
 
         if self.stop.is_set:
             trainer.should_stop = True

@@ -124,9 +124,7 @@ class SyntheticDataModule(_EpochCounter):
         rank, world = process_rank()
         first = (epoch * world + rank) * self.STEPS_PER_EPOCH
         return _loader(
-            RandomScanDataset(
-                self.config.training.seed, first, self.STEPS_PER_EPOCH, **self.shape
-            )
+            RandomScanDataset(self.config.training.seed, first, self.STEPS_PER_EPOCH, **self.shape)
         )
 
     def val_dataloader(self) -> DataLoader[GroupBatch]:

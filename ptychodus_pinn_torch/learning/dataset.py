@@ -28,6 +28,8 @@ __all__ = [
 ]
 
 MAX_VALIDATION_GROUPS = 16
+PATTERN_NETWORKS = {'cnn', 'ptychopinn'}
+"""Networks that see a pattern, or a stack of C, at a time, and are bound to a pattern size."""
 
 
 @dataclass(frozen=True)
@@ -51,8 +53,8 @@ def resolve_group_size(config: Config, pattern_size: int) -> int:
     """Returns C: what the configuration says, or what suits network and pattern size."""
     if config.grouping.group_size:
         return config.grouping.group_size
-    if config.network.architecture == 'cnn':
-        return 1
+    if config.network.architecture in PATTERN_NETWORKS:
+        return config.network.cnn_channels
     return 36 if pattern_size < 96 else 16
 
 
@@ -60,7 +62,7 @@ def resolve_batch_size(config: Config) -> int:
     """Returns B, the groups per step."""
     if config.training.batch_size:
         return config.training.batch_size
-    return 8 if config.network.architecture == 'cnn' else 1
+    return 8 if config.network.architecture in PATTERN_NETWORKS else 1
 
 
 def training_members(reader: ScanReader, config: Config, number: int) -> NDArray[numpy.int64]:
@@ -72,9 +74,7 @@ def training_members(reader: ScanReader, config: Config, number: int) -> NDArray
 def held_out_members(reader: ScanReader, config: Config, number: int) -> NDArray[numpy.int64]:
     """Returns the patterns of a scan that training never sees."""
     rng = numpy.random.default_rng([config.training.seed, 1, number])
-    return choose_held_out(
-        reader.scan.positions_px, config.training.holdout_fraction, rng
-    )
+    return choose_held_out(reader.scan.positions_px, config.training.holdout_fraction, rng)
 
 
 def plan_epoch(
@@ -98,7 +98,7 @@ def plan_epoch(
             neighbor_pool=config.grouping.neighbor_pool,
             max_distance_px=config.grouping.max_distance_px,
         ).indices
-        if config.network.architecture == 'cnn' and group_size == 4:
+        if config.network.architecture in PATTERN_NETWORKS and group_size == 4:
             groups = order_group_of_four(reader.scan.positions_px, groups)
         steps = math.ceil(len(groups) / (size * world))
         filled = numpy.resize(groups, (steps * size * world, groups.shape[1]))

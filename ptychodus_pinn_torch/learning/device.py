@@ -45,8 +45,10 @@ def set_threads(number: int) -> int:
         if given.isdigit() and int(given) > 0:
             number = int(given)
         else:
-            cores = len(os.sched_getaffinity(0)) if hasattr(os, 'sched_getaffinity') else (
-                os.cpu_count() or 1
+            cores = (
+                len(os.sched_getaffinity(0))
+                if hasattr(os, 'sched_getaffinity')
+                else (os.cpu_count() or 1)
             )
             busy = os.getloadavg()[0] if hasattr(os, 'getloadavg') else 0.0
             number = max(1, min(16, int(cores - busy + 0.5)))

@@ -37,7 +37,7 @@ def split_parameters(
     first, last = _halves(network)
     kind = config.training.finetune if is_finetuned else 'all'
     if kind == 'all':
-        groups = [{'params': first + last, 'role': 'all'}]
+        groups: list[dict[str, Any]] = [{'params': first + last, 'role': 'all'}]
     elif kind == 'decoder':
         for parameter in first:
             parameter.requires_grad_(False)
@@ -62,9 +62,7 @@ def _halves(network: nn.Module) -> tuple[list[nn.Parameter], list[nn.Parameter]]
     return first, last
 
 
-def rate_factor(
-    training: TrainingConfig, total_steps: int, *, role: str
-) -> Callable[[int], float]:
+def rate_factor(training: TrainingConfig, total_steps: int, *, role: str) -> Callable[[int], float]:
     """Returns the learning rate, relative to its peak, as a function of the step.
 
     `role` is 'all', or for staged fine-tuning 'first' (the decoder: the whole run, at a tenth in

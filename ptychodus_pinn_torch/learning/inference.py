@@ -111,11 +111,16 @@ def reconstruct(request: ReconstructRequest, report: Report) -> Reconstruction:
             starts['network'] = _network_start(network, reader, config, progress)
         elif config.reconstruction.start == 'object':
             starts['object'] = _object_start(reader)
-        name = _guard(starts, reader, config, progress)
-        candidates = {name: starts[name]}
-        if config.reconstruction.update_probe and config.reconstruction.guard:
-            candidates = starts
-        result = refine(candidates, reader, config, progress)
+        options = config.reconstruction
+        rerun = None
+        if network is not None and options.update_probe and options.guard:
+            name = 'network'  # which start is best shows when the probe has been mended
+
+            def rerun() -> Tensor:
+                return _network_start(network, reader, config, progress)
+        else:
+            name = _guard(starts, reader, config, progress)
+        result = refine((name, starts[name]), reader, config, progress, rerun)
     return _finish(result, reader, progress)
 
 
@@ -132,10 +137,8 @@ def read_any_model(path: Path) -> Archive:
     Raises:
         ArchiveError: neither.
     """
-    try:
-        from ..interop.convert import recognise_model
-    except ImportError:
-        return read_archive(path, backend='pytorch')
+    from ..interop.convert import recognise_model
+
     return recognise_model(path) or read_archive(path, backend='pytorch')
 
 

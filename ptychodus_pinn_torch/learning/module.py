@@ -83,9 +83,7 @@ class PtychoPINN(LightningModule):
             return losses.object_loss(object_, batch.object_, canvas.coverage)
         expected = self.forward_model(object_, batch, batch.shifted_probe())
         compare = (
-            losses.poisson_loss
-            if self.config.loss.kind == 'poisson'
-            else losses.amplitude_loss
+            losses.poisson_loss if self.config.loss.kind == 'poisson' else losses.amplitude_loss
         )
         return compare(expected, batch.counts, batch.good_pixels)
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
@@ -98,39 +98,76 @@ def _by_dose(
 
 
 def refine(
-    starts: dict[str, Tensor], reader: ScanReader, config: Config, progress: Progress
+    start: tuple[str, Tensor],
+    reader: ScanReader,
+    config: Config,
+    progress: Progress,
+    rerun: Callable[[], Tensor] | None = None,
 ) -> Refined:
-    """Returns the refined best of one or more starts.
+    """Returns the refined start.
 
-    With several starts each is refined for one epoch, and the one that then explains held-out
-    patterns best goes on: so a start that a wrong probe has spoilt does no harm.
+    Args:
+        start: Its name and its canvas.
+        reader: The scan.
+        config: What to update, how long, and by which rule.
+        progress: Takes reports, times and sentences.
+        rerun: Given when the probe is updated from a network start: runs the network with the
+            present probe of the reader. A wrong probe spoils the network's image, so the probe is
+            first mended from a flat start, and what explains the counts best goes on.
     """
-    plan = _plan(reader, config, is_from_network=set(starts) == {'network'})
+    name, canvas = start
+    plan = _plan(reader, config, is_from_network=name == 'network' and rerun is None)
     started = time.monotonic()
-    runs = {
-        name: Refined(
-            RefinementState(canvas.clone(), reader.probe.clone(), reader.shifts.clone()), name
-        )
-        for name, canvas in starts.items()
-    }
-    best = next(iter(runs.values()))
-    first = 0
-    if len(runs) > 1 and plan.max_epochs > 0:
-        for run in runs.values():
-            _epoch(run, 0, plan, reader, config, progress)
-        best = min(runs.values(), key=lambda run: _judge(run, plan, reader))
-        first = 1
-        if best.start == 'flat':
-            progress.say(
-                f'{reader.scan.name}: after an epoch with probe update the flat start explains '
-                'the counts better than the network: going on from the flat one.'
-            )
+    run, first = _new_run(name, canvas, reader), 0
+    if rerun is not None and plan.max_epochs > 1:
+        run, first = _mend_probe(run, rerun, plan, reader, config, progress)
     if config.reconstruction.refine_method == 'adam':
-        _run_adam(best, plan, reader, config, progress)
+        _run_adam(run, plan, reader, config, progress)
     else:
-        _run_rpie(best, first, plan, reader, config, progress)
+        _run_rpie(run, first, plan, reader, config, progress)
     progress.spent('refine', started)
-    return best
+    return run
+
+
+def _new_run(name: str, canvas: Tensor, reader: ScanReader) -> Refined:
+    state = RefinementState(canvas.clone(), reader.probe.clone(), reader.shifts.clone())
+    return Refined(state, name)
+
+
+def _mend_probe(
+    network: Refined,
+    rerun: Callable[[], Tensor],
+    plan: Plan,
+    reader: ScanReader,
+    config: Config,
+    progress: Progress,
+) -> tuple[Refined, int]:
+    """Returns the best of three runs after the same number of epochs, and that number.
+
+    The three: from the network under the given probe, from flat, and from the network under the
+    probe that the flat run has arrived at.
+    """
+    epochs = min(3, max(1, plan.max_epochs // 2))
+    level = network.state.canvas.abs().mean()
+    flat = _new_run('flat', torch.ones_like(network.state.canvas) * level, reader)
+    for epoch in range(epochs):
+        _epoch(flat, epoch, plan, reader, config, progress)
+    given = reader.probe
+    reader.probe = flat.state.probe
+    again = _new_run('network', rerun(), reader)
+    reader.probe = given
+    again.state.shifts = flat.state.shifts.clone()
+    again.losses = list(flat.losses[:-1])
+    _epoch(again, epochs - 1, plan, reader, config, progress)
+    for epoch in range(epochs):
+        _epoch(network, epoch, plan, reader, config, progress)
+    best = min((network, again, flat), key=lambda run: _judge(run, plan, reader))
+    if best is flat:
+        progress.say(
+            f'{reader.scan.name}: with the probe as far as it could be mended, the flat start '
+            'explains the counts better than the network: going on from the flat one.'
+        )
+    return best, epochs
 
 
 def _batches(plan: Plan, epoch: int, config: Config) -> Sequence[Tensor]:
@@ -149,7 +186,9 @@ def _epoch(
         reader,
         _batches(plan, epoch, config),
         plan.settings,
-        lambda done: progress.step('refine', epoch * total + done, plan.max_epochs * total, started),
+        lambda done: progress.step(
+            'refine', epoch * total + done, plan.max_epochs * total, started
+        ),
     )
     run.losses.append((epoch + 1, error))
 

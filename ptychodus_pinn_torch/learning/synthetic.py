@@ -16,7 +16,12 @@ __all__ = ['random_batch', 'with_random_objects']
 
 
 def random_batch(
-    seed: int | list[int], *, num_groups: int, num_patterns: int, pattern_size: int, canvas_size: int
+    seed: int | list[int],
+    *,
+    num_groups: int,
+    num_patterns: int,
+    pattern_size: int,
+    canvas_size: int,
 ) -> GroupBatch:
     """Returns groups of random objects under random probes, with Poisson noise and the truth.
 
@@ -47,9 +52,7 @@ def with_random_objects(batch: GroupBatch, seed: int) -> GroupBatch:
     rng = numpy.random.default_rng(seed)
     num_groups, height, width = batch.canvas_shape
     size = max(height, width)
-    objects = numpy.stack(
-        [random_object(rng, size)[:height, :width] for _ in range(num_groups)]
-    )
+    objects = numpy.stack([random_object(rng, size)[:height, :width] for _ in range(num_groups)])
     generator = torch.Generator().manual_seed(int(rng.integers(2**62)))
     on_device = torch.from_numpy(objects).to(batch.counts.device)
     return _measure(replace(batch, object_=on_device), generator)

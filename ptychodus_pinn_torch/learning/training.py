@@ -20,14 +20,16 @@ from lightning.pytorch import Callback, LightningDataModule, Trainer
 from lightning.pytorch.callbacks import EarlyStopping, EMAWeightAveraging, ModelCheckpoint
 from lightning.pytorch.loggers import CSVLogger, Logger
 
-from ..archive import Archive, read_archive, shipped_model, write_archive
+from ..archive import Archive, shipped_model, write_archive
 from ..backend import EpochReport, Report, TrainRequest
 from ..config import Config, ConfigError, override_config
+from ..model_card import write_card
 from ..networks.registry import load_weights
 from .callbacks import EpochCheckpoint, Reporter, StopRequest
 from .data_module import ScanDataModule, process_rank
+from .dataset import PATTERN_NETWORKS
 from .device import choose_accelerator, set_threads
-from ..model_card import write_card
+from .inference import read_any_model
 from .module import PtychoPINN
 from .scan_reader import ScanReader
 
@@ -119,7 +121,7 @@ def _starting_point(config: Config) -> tuple[Config, dict[str, Any] | None, str]
         path = shipped_model()
     else:
         path = Path(start)
-    archive = read_archive(path, backend='pytorch')
+    archive = read_any_model(path)
     network = archive.config.network.model_dump()
     given = config.network.model_dump()
     if config.network != type(config.network)() and given != network:
@@ -149,7 +151,7 @@ def _check_labels(request: TrainRequest) -> None:
 def _settle_network(config: Config, readers: Sequence[ScanReader]) -> Config:
     """Returns the configuration with the pattern size of a network that is bound to one."""
     sizes = {reader.window for reader in readers}
-    if config.network.architecture != 'cnn':
+    if config.network.architecture not in PATTERN_NETWORKS:
         return config
     if len(sizes) > 1:
         raise ValueError(
@@ -216,9 +218,7 @@ def _prepare_folder(run: Run) -> str | None:
     text = run.config.model_dump_json(indent=2, exclude={'execution'})
     if run.is_resumed:
         if not last.is_file() or not stored.is_file():
-            raise ConfigError(
-                f'{run.folder}: holds no interrupted run: start without --resume.'
-            )
+            raise ConfigError(f'{run.folder}: holds no interrupted run: start without --resume.')
         if json.loads(stored.read_text(encoding='utf-8')) != json.loads(text):
             raise ConfigError(
                 f'{stored}: the interrupted run had other options: give the same ones, or start '

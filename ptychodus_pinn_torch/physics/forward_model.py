@@ -78,20 +78,15 @@ class GroupBatch:
 
         return replace(
             self,
-            **{
-                name: move(getattr(self, name))
-                for name in (
-                    'counts',
-                    'rows',
-                    'corners',
-                    'shifts',
-                    'probe',
-                    'good_pixels',
-                    'object_',
-                    'held_out',
-                    'scans',
-                )
-            },
+            counts=self.counts.to(device, non_blocking=True),
+            rows=self.rows.to(device),
+            corners=self.corners.to(device),
+            shifts=self.shifts.to(device),
+            probe=self.probe.to(device),
+            good_pixels=move(self.good_pixels),
+            object_=move(self.object_),
+            held_out=move(self.held_out),
+            scans=move(self.scans),
         )
 
 

@@ -211,14 +211,10 @@ def _move(
     determinant = a * c - b * b
     change = torch.stack([(c * p - b * q) / determinant, (a * q - b * p) / determinant], dim=1)
     limit = settings.max_position_change_px
-    state.shifts[indices] += (settings.position_step * change).clamp(-limit, limit).to(
-        state.shifts
-    )
+    state.shifts[indices] += (settings.position_step * change).clamp(-limit, limit).to(state.shifts)
 
 
-def relative_error(
-    state: RefinementState, patterns: Patterns, batches: Sequence[Tensor]
-) -> float:
+def relative_error(state: RefinementState, patterns: Patterns, batches: Sequence[Tensor]) -> float:
     """Returns `sum (sqrt I - sqrt D)**2 / sum D` over the patterns of the batches."""
     total_error, total_counts = 0.0, 0.0
     spectrum = probe_spectrum(state.probe)
@@ -227,9 +223,7 @@ def relative_error(
         probe = shift_spectrum(spectrum, state.shifts[indices].to(device))
         rows = torch.zeros(len(indices), dtype=torch.int64, device=device)
         corners = patterns.corners[indices].to(device)
-        patches = take_patches(
-            state.canvas, rows, corners, (probe.shape[-2], probe.shape[-1])
-        )
+        patches = take_patches(state.canvas, rows, corners, (probe.shape[-2], probe.shape[-1]))
         expected = intensity(to_detector(probe * patches[:, None]))
         counts = patterns.counts_of(indices)
         misfit = (torch.sqrt(expected) - torch.sqrt(counts)).square()
@@ -244,7 +238,11 @@ class AdamRefiner:
     """Adam on object, and where asked probe, for the amplitude loss; state kept over epochs."""
 
     def __init__(
-        self, state: RefinementState, *, learning_rate: float = 0.02, update_probe: bool = False,
+        self,
+        state: RefinementState,
+        *,
+        learning_rate: float = 0.02,
+        update_probe: bool = False,
         update_positions: bool = False,
     ) -> None:
         self.state = state

@@ -104,9 +104,11 @@ def draw_groups(
         if not is_open[seed]:
             continue
         distances, near = tree.query(positions_px[everyone[seed]], k=pool)
-        near = near[near != seed][: pool - 1] if max_distance_px <= 0.0 else near[
-            (distances <= max_distance_px) & (near != seed)
-        ]
+        near = (
+            near[near != seed][: pool - 1]
+            if max_distance_px <= 0.0
+            else near[(distances <= max_distance_px) & (near != seed)]
+        )
         row = _fill(int(seed), near, group_size, rng)
         is_open[row] = False
         rows.append(everyone[row])

@@ -86,9 +86,7 @@ def test_the_image_lies_on_the_input_grid_and_keeps_what_was_not_scanned(scan: S
     assert (image.object_[:, -30:] == object_[:, -30:]).all()
     plain = image_of(scan, refine_epochs=1)
     inner = (slice(40, -20), slice(20, -50))
-    assert numpy.allclose(
-        image.object_[inner], numpy.pad(plain.object_, padding)[inner], atol=1e-4
-    )
+    assert numpy.allclose(image.object_[inner], numpy.pad(plain.object_, padding)[inner], atol=1e-4)
 
 
 def test_positions_and_probe_come_back_unchanged_unless_asked(

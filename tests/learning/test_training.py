@@ -52,17 +52,13 @@ def scan() -> Scan:
 
 def image_error(scan: Scan, model: Path | None, config: Config) -> float:
     options = {'reconstruction.refine_epochs': 0, 'reconstruction.guard': False}
-    result = reconstruct(
-        ReconstructRequest(scan, override_config(config, options), model), ignore
-    )
+    result = reconstruct(ReconstructRequest(scan, override_config(config, options), model), ignore)
     assert scan.truth is not None
     return compare_objects(result.object_, scan.truth, weights=coverage_mask(scan)).nrmse
 
 
 @pytest.mark.parametrize('loss', ['amplitude', 'poisson'])
-def test_training_without_labels_improves_the_image(
-    scan: Scan, tmp_path: Path, loss: str
-) -> None:
+def test_training_without_labels_improves_the_image(scan: Scan, tmp_path: Path, loss: str) -> None:
     before = small(training__max_steps=1, training__learning_rate=1e-9)
     after = small(training__max_steps=120, loss__kind=loss)
     untrained = train(TrainRequest((scan,), before, tmp_path / 'a.h5.zip'), ignore)
@@ -100,9 +96,7 @@ def test_an_interrupted_run_resumes_to_the_same_weights_bit_for_bit(
         train(TrainRequest((scan,), config, output), interrupt)
     half = read_archive(output).details['steps']
     assert 0 < half < 40
-    resumed = read_archive(
-        train(TrainRequest((scan,), config, output, is_resumed=True), ignore)
-    )
+    resumed = read_archive(train(TrainRequest((scan,), config, output, is_resumed=True), ignore))
     assert resumed.details['steps'] == 40
     assert all(numpy.array_equal(whole[name], resumed.weights[name]) for name in whole)
 
@@ -177,9 +171,7 @@ def test_probe_and_scale_really_train(scan: Scan, tmp_path: Path) -> None:
     assert weights['log_scale'][0] != 0.0
 
 
-def test_several_scans_train_one_model_each_with_its_own_probe(
-    scan: Scan, tmp_path: Path
-) -> None:
+def test_several_scans_train_one_model_each_with_its_own_probe(scan: Scan, tmp_path: Path) -> None:
     other = simulate_scan(
         SimulationSpec(pattern_size=32, num_positions=64, step_px=3.0, num_modes=2, seed=9)
     )

@@ -80,14 +80,10 @@ def test_groups_of_a_batch_do_not_touch_each_other(
         assert torch.allclose(network(alone).object_[0], both[row], atol=1e-5)
 
 
-def test_the_order_of_patterns_does_not_matter(
-    network: UnrolledNetwork, batch: GroupBatch
-) -> None:
+def test_the_order_of_patterns_does_not_matter(network: UnrolledNetwork, batch: GroupBatch) -> None:
     order = torch.randperm(batch.num_patterns, generator=torch.Generator().manual_seed(1))
     network.eval()
-    assert torch.allclose(
-        network(batch.select(order)).object_, network(batch).object_, atol=1e-4
-    )
+    assert torch.allclose(network(batch.select(order)).object_, network(batch).object_, atol=1e-4)
 
 
 def test_a_stronger_probe_and_a_weaker_object_give_the_same_counts_and_image(

@@ -94,9 +94,7 @@ def test_forward_model_agrees_with_the_numpy_reference() -> None:
 def test_an_empty_frame_holds_the_photons_of_the_probe() -> None:
     probe = soft_probe()
     canvas = torch.ones(1, 20, 20, dtype=torch.complex128)
-    counts = expected_counts(
-        canvas, torch.tensor([0]), torch.tensor([[1, 2]]), probe[None]
-    )
+    counts = expected_counts(canvas, torch.tensor([0]), torch.tensor([[1, 2]]), probe[None])
     assert torch.allclose(counts.sum(), squared_modulus(probe).sum(), rtol=1e-12)
 
 
