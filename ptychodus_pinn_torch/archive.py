@@ -271,7 +271,9 @@ def describe_archive(path: Path) -> str:
 
     foreign = recognise_model(path)
     archive = read_archive(path) if foreign is None else foreign
-    manifest = read_manifest(path) if foreign is None else {'created': 'by PtychoPINN'}
+    manifest: dict[str, Any] = {'created': 'by PtychoPINN'}
+    if foreign is None:
+        manifest = read_manifest(path)
     network = archive.config.network
     numbers = sum(int(array.size) for array in archive.weights.values())
     lines = [

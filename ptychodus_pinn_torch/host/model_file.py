@@ -36,6 +36,8 @@ def inspect_model(path: Path) -> ModelFacts:
         ValueError: not a model of ours; says what it is.
     """
     archive = _read_model(path)
+    if archive is None:
+        return ModelFacts('a TensorFlow model of PtychoPINN, converted when it is used')
     return ModelFacts(
         summary=summarise(archive),
         history=tuple(
@@ -45,7 +47,8 @@ def inspect_model(path: Path) -> ModelFacts:
     )
 
 
-def _read_model(path: Path) -> Archive:
+def _read_model(path: Path) -> Archive | None:
+    """Returns an archive of ours, or None for one of PtychoPINN's that the engine converts."""
     try:
         return read_archive(path)
     except ArchiveError:
@@ -58,12 +61,11 @@ def _read_model(path: Path) -> Archive:
                 f'{path}: is a torch model of PtychoPINN: convert it with ptychodus-pinn convert, '
                 'then load the result.'
             ) from None
-        from ..interop.convert import recognise_model  # of a TensorFlow archive: no engine needed
+        from ..interop.convert import read_foreign_model  # of TensorFlow: needs no engine
 
-        foreign = recognise_model(path)
-        if foreign is None:
+        if read_foreign_model(path) is None:
             raise
-        return foreign
+        return None
 
 
 def summarise(archive: Archive) -> str:
