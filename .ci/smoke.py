@@ -31,9 +31,11 @@ def main() -> None:
         error = compare_objects(image.object_, scan.truth, weights=coverage_mask(scan)).nrmse
         print(f'wheel: NRMSE {error:.4f} of 100 simulated patterns')
         assert error < 0.12
-    code = 'import ptychodus.model.core as core; m = core.ModelCore(); m.__enter__(); ' \
-        "names = list(m.processing_core.processing_api.available_reconstructors()); " \
+    code = (
+        'import ptychodus.model.core as core; m = core.ModelCore(); m.__enter__(); '
+        'names = list(m.processing_core.processing_api.available_reconstructors()); '
         "assert any('pinn-torch' in n.lower() for n in names), names; m.__exit__(None, None, None)"
+    )
     subprocess.run([sys.executable, '-c', code], check=True)
     print('wheel: listed by Ptychodus')
 

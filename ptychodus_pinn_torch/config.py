@@ -159,7 +159,7 @@ class TrainingConfig(Section):
     warmup_fraction: float = option(
         0.08, 'Part of the steps in which the rate rises from a tenth to its peak.', ge=0.0, le=0.9
     )
-    optimizer: Literal['adam', 'adamw'] = option('adam', 'Optimiser.')
+    optimizer: Literal['adam', 'adamw'] = option('adam', 'The optimiser of the weights.')
     weight_decay: float = option(0.0, 'Decay of the weights (adamw).', ge=0.0, le=1.0)
     clip_norm: float = option(1.0, 'Gradients are clipped to this norm. 0 does not clip.', ge=0.0)
     accumulate: int = option(1, 'Batches per optimiser step.', ge=1, le=1024)
@@ -234,7 +234,9 @@ class ReconstructionConfig(Section):
 class ExecutionConfig(Section):
     """Where and how the work runs; has no influence on what is computed."""
 
-    accelerator: Literal['auto', 'cpu', 'cuda', 'mps'] = option('auto', 'Device.', basic=True)
+    accelerator: Literal['auto', 'cpu', 'cuda', 'mps'] = option(
+        'auto', 'The device that does the work; auto takes a GPU where there is one.', basic=True
+    )
     devices: int = option(1, 'Devices per machine.', ge=1, le=1024)
     num_threads: int = option(
         0, 'CPU threads. 0 chooses one per idle core.', unit='threads', ge=0, le=1024

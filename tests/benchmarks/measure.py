@@ -1,0 +1,285 @@
+"""Measures what docs/benchmarks.md reports: `python tests/benchmarks/measure.py WHAT`.
+
+One thread; seconds are CPU seconds of the process; quality is scored outside of the clock.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import resource
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+os.environ.setdefault('OMP_NUM_THREADS', '1')
+
+import numpy
+import torch
+
+import ptychodus_pinn_torch as pinn
+from ptychodus_pinn_torch.archive import read_archive, shipped_model
+from ptychodus_pinn_torch.backend import Reconstruction
+from ptychodus_pinn_torch.learning.inference import load_network
+from ptychodus_pinn_torch.learning.scan_reader import ScanReader, ScanSource
+from ptychodus_pinn_torch.metrics import compare_objects, coverage_mask, data_error
+from ptychodus_pinn_torch.scan.files import read_scan, write_scan_npz
+from ptychodus_pinn_torch.scan.scan import Scan
+
+DATA = Path(
+    os.environ.get('PTYCHODUS_PINN_DATA', Path(__file__).resolve().parents[3] / 'shared' / 'data')
+)
+
+
+def say(*words: object) -> None:
+    """Prints a line at once."""
+    print(*words, flush=True)
+
+
+def image(scan: Scan, model: Path | None = None, **options: Any) -> tuple[Reconstruction, float]:
+    """Returns an image and the CPU seconds that it took."""
+    named = {f'reconstruction.{key}': value for key, value in options.items()}
+    started = time.process_time()
+    result = pinn.reconstruct(scan, model, options=named)
+    return result, time.process_time() - started
+
+
+def error(scan: Scan, result: Reconstruction) -> float:
+    """Returns the NRMSE against the truth."""
+    return compare_objects(result.object_, scan.truth, weights=coverage_mask(scan)).nrmse
+
+
+def bare_physics(scan: Scan) -> Any:
+    """Returns the object after the network's physics with its CNN switched off."""
+    network = load_network(read_archive(shipped_model()))
+    reader = ScanReader(scan)
+    with torch.inference_mode():
+        source = ScanSource(reader, network.num_subsets, numpy.arange(scan.num_patterns))
+        canvas = network.run(source, use_cnn=False).object_[0].numpy()
+    object_ = scan.object_.copy()
+    y, x = reader.origin
+    object_[y : y + canvas.shape[0], x : x + canvas.shape[1]] = canvas
+    return object_
+
+
+def simulated() -> None:
+    """Shipped model on families of simulated scans, beside tuned rPIE and the bare physics."""
+    cases = {
+        '80 %': {'num_positions': 1024, 'step_px': 4.0},
+        '60 %': {'num_positions': 256, 'step_px': 8.0, 'jitter_px': 2.0},
+        '1e4 photons': {'num_positions': 1024, 'step_px': 4.0, 'photons': 1e4},
+    }
+    for name, geometry in cases.items():
+        for kind in ('leaves', 'independent', 'photo'):
+            scan = pinn.simulate(object_kind=kind, seed=11, **geometry)
+            alone, alone_s = image(scan, refine_epochs=0)
+            one, _ = image(scan, refine_epochs=1)
+            four, four_s = image(scan, refine_epochs=4)
+            adam, _ = image(scan, refine_epochs=4, refine_method='adam')
+            row = {
+                'network': error(scan, alone),
+                '+1': error(scan, one),
+                '+4': error(scan, four),
+                '+4 adam': error(scan, adam),
+            }
+            area = coverage_mask(scan)
+            row['no CNN'] = compare_objects(bare_physics(scan), scan.truth, weights=area).nrmse
+            for alpha in (0.1, 0.3):
+                epochs, seconds, flat = 4, 0.0, None
+                while seconds < four_s and epochs < 64:
+                    flat, seconds = image(
+                        scan, start='flat', refine_epochs=epochs, alpha=alpha, refine_batch=8
+                    )
+                    epochs *= 2
+                row[f'rPIE {alpha} x{epochs // 2}, {seconds:.1f} s'] = error(scan, flat)
+            shown = ', '.join(f'{key} {value:.3f}' for key, value in row.items())
+            say(f'{name:<12} {kind:<12} {alone_s:.2f} s, +4 {four_s:.2f} s: {shown}')
+
+
+def real() -> None:
+    """Shipped model on the measured scan that it never saw; half of it held out."""
+    scan = read_scan(DATA / 'velociprobe_siemens_128.npz')
+    with numpy.load(DATA / 'velociprobe_siemens_128.npz') as file:
+        area = file['illumination'] > 0.3
+    for options in (
+        {'refine_epochs': 0},
+        {'refine_epochs': 1},
+        {'refine_epochs': 2},
+        {'refine_epochs': 4},
+        {'refine_epochs': -1},
+        {'refine_epochs': 4, 'start': 'flat', 'alpha': 0.1},
+        {'refine_epochs': 8, 'start': 'flat', 'alpha': 0.1},
+        {'refine_epochs': 8, 'start': 'flat', 'alpha': 0.3},
+    ):
+        result, seconds = image(scan, **options)
+        metrics = compare_objects(result.object_, scan.object_, weights=area)
+        say(
+            f'{options}: phase rms {metrics.phase_rms_rad:.4f} rad, SSIM {metrics.ssim_phase:.3f}, '
+            f'FRC {metrics.frc_half_per_nyquist:.2f}, {seconds:.1f} CPU-s'
+        )
+    for name, order in (
+        ('even/odd', numpy.argsort(numpy.arange(516) % 2, kind='stable')),
+        ('random', numpy.random.default_rng(3).permutation(516)),
+    ):
+        half, other = scan.select(numpy.sort(order[:258])), scan.select(numpy.sort(order[258:]))
+        for epochs in (0, 1, 4):
+            result, _ = image(half, refine_epochs=epochs)
+            held_out = data_error(other, result.object_, scan.probe)
+            say(f'half of the frames, {name}, +{epochs}: held-out error {held_out:.5f}')
+        for alpha in (0.1, 0.3):
+            result, seconds = image(half, start='flat', refine_epochs=24, alpha=alpha)
+            held_out = data_error(other, result.object_, scan.probe)
+            say(f'  rPIE {alpha} from flat, 24 epochs, {seconds:.1f} s: {held_out:.5f}')
+
+
+def wrong() -> None:
+    """Wrong probes with probe update, wrong positions: network start against flat start."""
+    from scipy.ndimage import affine_transform
+
+    scan = pinn.simulate(object_kind='independent', seed=11, num_positions=1024)
+    probe = scan.probe[0]
+    frequency = numpy.fft.fftfreq(64)
+    squared = frequency[:, None] ** 2 + frequency[None] ** 2
+    probes = {'exact': probe}
+    for strength in range(5, 400, 5):
+        moved = numpy.fft.ifft2(numpy.fft.fft2(probe) * numpy.exp(-1j * strength * squared))
+        if abs(numpy.vdot(moved, probe)) / numpy.linalg.norm(probe) ** 2 < 0.95:
+            break
+    probes['defocus, overlap 0.95'] = moved
+    for name, factor in (('10 % wider', 1 / 1.1), ('10 % narrower', 1.1)):
+        parts = [
+            affine_transform(part, [factor, factor], 31.5 * (1 - factor), order=3)
+            for part in (probe.real, probe.imag)
+        ]
+        scaled = parts[0] + 1j * parts[1]
+        probes[name] = scaled * numpy.linalg.norm(probe) / numpy.linalg.norm(scaled)
+    for name, given in probes.items():
+        told = replace(scan, probe=given[None].astype(numpy.complex64))
+        row = {}
+        for epochs in (4, 8):
+            for start in ('network', 'flat'):
+                result, _ = image(told, refine_epochs=epochs, update_probe=True, start=start)
+                row[f'{start} +{epochs}'] = error(scan, result)
+        say(f'probe {name}:', ', '.join(f'{key} {value:.3f}' for key, value in row.items()))
+    rng = numpy.random.default_rng(0)
+    off = 0.5 / numpy.sqrt(2) * rng.standard_normal(scan.positions_px.shape)
+    told = replace(scan, positions_px=scan.positions_px + off)
+    for name, given, options in (
+        ('right positions', scan, {}),
+        ('0.5 px off', told, {}),
+        ('0.5 px off, updated', told, {'update_positions': True}),
+    ):
+        result, _ = image(given, refine_epochs=4, **options)
+        say(f'{name}: {error(scan, result):.4f}')
+
+
+def _in_new_process(code: str, *words: object) -> dict[str, float]:
+    output = subprocess.run(
+        [sys.executable, '-c', code, *map(str, words)], check=True, capture_output=True, text=True
+    ).stdout
+    return json.loads(output.splitlines()[-1])
+
+
+_SPEED = """
+import json, resource, sys, time
+import ptychodus_pinn_torch as pinn
+from ptychodus_pinn_torch.scan.files import write_reconstruction_npz
+pinn.reconstruct(pinn.simulate(num_positions=36))
+peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+cpu, wall = time.process_time(), time.perf_counter()
+scan = pinn.read_scan(sys.argv[1])
+image = pinn.reconstruct(scan, options={'reconstruction.refine_epochs': int(sys.argv[2])})
+write_reconstruction_npz(sys.argv[1] + '.image.npz', object_=image.object_,
+    positions_px=image.positions_px, probe=image.probe, losses=image.losses)
+print(json.dumps({'cpu': time.process_time() - cpu, 'wall': time.perf_counter() - wall,
+    'grown': (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - peak) / 1024,
+    'peak': resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024}))
+"""
+
+
+def speed() -> None:
+    """File to image for 1024 and 10 times as many patterns, warm process, one thread."""
+    with tempfile.TemporaryDirectory() as folder:
+        for number in (1024, 10240):
+            path = Path(folder) / f'{number}.npz'
+            write_scan_npz(path, pinn.simulate(num_positions=number, seed=1))
+            pages = number * 64 * 64 * 2 / 2**20
+            for epochs in (0, 1, -1):
+                found = _in_new_process(_SPEED, path, epochs)
+                say(
+                    f'{number} patterns, refine {epochs}: {found["cpu"]:.2f} CPU-s, '
+                    f'{number / found["cpu"]:.0f} patterns/s, peak {found["peak"]:.0f} MB, '
+                    f'grown by {found["grown"]:.0f} MB, frames {pages:.0f} MB'
+                )
+
+
+def training(kind: str = 'unrolled', seeds: int = 3) -> None:
+    """From scratch on the measured scan alone, without labels."""
+    scan = read_scan(DATA / 'velociprobe_siemens_128.npz')
+    with numpy.load(DATA / 'velociprobe_siemens_128.npz') as file:
+        area = file['illumination'] > 0.3
+    options: dict[str, Any] = {'training.start': 'none', 'network.architecture': kind}
+    if kind == 'unrolled':
+        options |= {'network.num_stages': 3, 'network.width': 16, 'training.max_steps': 230}
+        options |= {'grouping.group_size': 12}
+    else:
+        options |= {'loss.kind': 'poisson', 'training.max_steps': 1300}
+    with tempfile.TemporaryDirectory() as folder:
+        for seed in range(seeds):
+            started = time.process_time()
+            model = pinn.train(
+                scan,
+                Path(folder) / f'{seed}.h5.zip',
+                options=options | {'training.seed': seed, 'execution.num_threads': 1},
+            )
+            seconds = time.process_time() - started
+            row = []
+            for epochs in (0, 4):
+                result, _ = image(scan, model, refine_epochs=epochs, guard=False)
+                metrics = compare_objects(result.object_, scan.object_, weights=area)
+                row.append(f'+{epochs} {metrics.phase_rms_rad:.4f}')
+            say(f'{kind}, seed {seed}: {seconds:.0f} CPU-s, phase rms {", ".join(row)} rad')
+
+
+def memory() -> None:
+    """Bytes per pattern that training holds beyond the file's own."""
+    from ptychodus_pinn_torch.config import Config
+    from ptychodus_pinn_torch.learning.dataset import plan_epoch
+
+    scan = pinn.simulate(num_positions=10000, seed=1)
+    with tempfile.TemporaryDirectory() as folder:
+        path = write_scan_npz(Path(folder) / 'scan.npz', scan)
+        scan = read_scan(path)
+        reader = ScanReader(scan)
+        tasks = plan_epoch([reader], Config(), 0)
+        held = sum(task.indices.nbytes for task in tasks)
+        held += reader.corners.nbytes + reader.shifts.nbytes + scan.positions_px.nbytes
+        own = scan.patterns.nbytes
+        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+        say(
+            f'{held / scan.num_patterns:.0f} bytes per pattern beyond {own / scan.num_patterns:.0f}'
+            f' of the file ({100 * held / own:.2f} %), peak of this process {peak:.0f} MB'
+        )
+
+
+WHAT: dict[str, Callable[[], None]] = {
+    'simulated': simulated,
+    'real': real,
+    'wrong': wrong,
+    'speed': speed,
+    'memory': memory,
+    'train': training,
+    'train-cnn': lambda: training('cnn'),
+}
+
+
+if __name__ == '__main__':
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument('what', choices=WHAT)
+    WHAT[parser.parse_args().what]()
