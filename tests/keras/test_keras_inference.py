@@ -50,9 +50,7 @@ def model(tmp_path):
 def run(scan, model=None, report=lambda item: None, **options):
     options = {f'reconstruction.{name}': value for name, value in options.items()}
     options |= {'execution.accelerator': 'cpu', 'execution.num_threads': 1}
-    return reconstruct(
-        ReconstructRequest(scan, override_config(Config(), options), model), report
-    )
+    return reconstruct(ReconstructRequest(scan, override_config(Config(), options), model), report)
 
 
 @pytest.mark.parametrize('update', ['object', 'probe', 'positions'])

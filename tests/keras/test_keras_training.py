@@ -296,9 +296,7 @@ def test_a_start_model_must_fit(tiny_scan, tmp_path, plain):
             training__start=str(plain.path), network__cnn_skips=False,
         )  # fmt: skip
     unrolled = override_config(plain.config, {'network.architecture': 'unrolled'})
-    other = write_archive(
-        tmp_path / 'u.h5.zip', replace(plain, config=unrolled, backend='pytorch')
-    )
+    other = write_archive(tmp_path / 'u.h5.zip', replace(plain, config=unrolled, backend='pytorch'))
     with pytest.raises(ArchiveError, match='unrolled network of the pytorch .* tensorflow'):
         run(tiny_scan, tmp_path / 'm.h5.zip', training__start=str(other))
 
