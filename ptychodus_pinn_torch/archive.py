@@ -45,6 +45,8 @@ MAX_MEMBER_BYTES = {
     'history.csv': 2**28,
     'README.md': 2**22,
 }
+SHARED_NETWORKS = {'cnn'}
+"""Networks that every engine runs, with the same weights."""
 HISTORY_COLUMNS = ('epoch', 'step', 'loss', 'floor', 'held_out', 'learning_rate')
 
 
@@ -162,7 +164,8 @@ def read_archive(path: Path, *, backend: str | None = None) -> Archive:
     """
     members, manifest = _read_members(path)
     found = str(manifest.get('backend', 'pytorch'))
-    if backend is not None and found != backend:
+    config = _parse_config(path, members['config.json'])
+    if backend not in {None, found} and config.network.architecture not in SHARED_NETWORKS:
         raise ArchiveError(
             f'{path}: was made by the {found} backend and cannot be run by the {backend} backend: '
             f'choose --backend {found}, or train again.'
@@ -178,7 +181,7 @@ def read_archive(path: Path, *, backend: str | None = None) -> Archive:
         if not numpy.isfinite(array).all():
             raise ArchiveError(f'{path}: weight {name} is not finite: train the model again.')
     return Archive(
-        config=_parse_config(path, members['config.json']),
+        config=config,
         weights=weights,
         history=_parse_history(members['history.csv'].decode()),
         card=members['README.md'].decode(errors='replace'),

@@ -25,13 +25,12 @@ def write_card(
     details: Mapping[str, Any],
     history: Sequence[Mapping[str, float | None]],
     *,
-    title: str = 'A model for ptychographic reconstruction',
-    text: str = '',
+    about: str = '',
 ) -> str:
     """Returns the model card: what it was made from, how, and what it reached (Markdown)."""
-    lines = [f'# {title}', '']
-    if text:
-        lines += [text.strip(), '']
+    lines = ['# A model for ptychographic reconstruction', '']
+    if about:
+        lines += [about.strip(), '']
     lines += ['## Data and result', '']
     lines += [f'- {key.replace("_", " ")}: {value}' for key, value in details.items()]
     lines += ['', '## Options that differ from the defaults', '', *_changed_options(config), '']

@@ -120,7 +120,10 @@ def reconstruct(request: ReconstructRequest, report: Report) -> Reconstruction:
                 return _network_start(network, reader, config, progress)
         else:
             name = _guard(starts, reader, config, progress)
-        result = refine((name, starts[name]), reader, config, progress, rerun)
+        is_good = name == 'network' and getattr(network, 'num_passes', 1) > 1  # not pattern-wise
+        result = refine(
+            (name, starts[name]), reader, config, progress, rerun, is_good_start=is_good
+        )
     return _finish(result, reader, progress)
 
 

@@ -64,9 +64,10 @@ class PtychoPINN(LightningModule):
 
     def training_step(self, batch: GroupBatch, batch_idx: int) -> Tensor:
         """Returns the loss of a batch, deep supervision and regularisation included."""
-        batch = self.forward_model.with_probe(batch)
         # the probe is given to the network; it learns through the forward model alone
-        canvas = self(replace(batch, probe=batch.probe.detach()))
+        given = self.forward_model.with_probe(batch, has_scale=False)
+        canvas = self(replace(given, probe=given.probe.detach()))
+        batch = self.forward_model.with_probe(batch)
         with torch.autocast(self.device.type, enabled=False):
             last = self._data_loss(canvas.object_, canvas, batch)
             total = last
@@ -106,8 +107,8 @@ class PtychoPINN(LightningModule):
     @torch.no_grad()
     def validation_step(self, batch: GroupBatch, batch_idx: int) -> None:
         """Logs how well held-out patterns are predicted, and how well a flat object does."""
+        canvas = self(self.forward_model.with_probe(batch, has_scale=False))
         batch = self.forward_model.with_probe(batch)
-        canvas = self(batch)
         if batch.held_out is None:
             assert batch.object_ is not None
             error = losses.object_loss(canvas.object_, batch.object_, canvas.coverage)

@@ -16,6 +16,21 @@ from .training import Run, run_training
 __all__ = ['pretrain']
 
 DEFAULT_BATCH = 2
+ABOUT = """
+Trained on random objects under random probes only; it has seen no measurement. The probe is an input,
+so it serves instruments that it has never met.
+
+- Objects: dead leaves, Gaussian fields, stars, lines and gratings, blobs, constants, and mixtures;
+  amplitude down to 0.3, phase within 1.7 rad; amplitude and phase independent in three of four.
+- Probes: defocused soft discs, zone plates, crossed mirrors, with astigmatism and coma; 1 to 3 modes.
+- Scans: jittered grids and spirals, steps of 0.25 to 1.1 rms radii of the probe; 5e3 to 2.5e6 photons.
+- Loss: squared complex error of the object where it is covered, its global phase removed; the last
+  stage, and each earlier one with a weight of 0.3.
+- Limits: thin objects and the far field. Always refine by at least one epoch. With a wrong probe,
+  update the probe.
+
+The command `ptychodus-pinn pretrain` with the options below makes it again.
+"""
 
 
 def pretrain(
@@ -52,7 +67,9 @@ def pretrain(
     data = SyntheticDataModule(config, **shape)
     module = PtychoPINN(config, total_steps=config.training.max_steps)
     steps = max(1, data.STEPS_PER_EPOCH // config.training.accumulate)
-    run = Run(config, module, data, output, steps_per_epoch=steps, is_resumed=is_resumed)
+    run = Run(
+        config, module, data, output, steps_per_epoch=steps, is_resumed=is_resumed, about=ABOUT
+    )
     details = {
         'made_from': 'random objects under random probes (scan/random_scans.py)',
         'seed': config.training.seed,

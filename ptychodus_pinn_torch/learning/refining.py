@@ -103,6 +103,8 @@ def refine(
     config: Config,
     progress: Progress,
     rerun: Callable[[], Tensor] | None = None,
+    *,
+    is_good_start: bool = False,
 ) -> Refined:
     """Returns the refined start.
 
@@ -114,9 +116,10 @@ def refine(
         rerun: Given when the probe is updated from a network start: runs the network with the
             present probe of the reader. A wrong probe spoils the network's image, so the probe is
             first mended from a flat start, and what explains the counts best goes on.
+        is_good_start: The start needs a gentle refinement.
     """
     name, canvas = start
-    plan = _plan(reader, config, is_from_network=name == 'network' and rerun is None)
+    plan = _plan(reader, config, is_from_network=is_good_start and rerun is None)
     started = time.monotonic()
     run, first = _new_run(name, canvas, reader), 0
     if rerun is not None and plan.max_epochs > 1:

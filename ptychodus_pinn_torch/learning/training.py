@@ -54,6 +54,7 @@ class Run:
     steps_per_epoch: int
     is_resumed: bool = False
     start: str = 'none'
+    about: str = ''
 
     @property
     def folder(self) -> Path:
@@ -202,7 +203,7 @@ def run_training(run: Run, report: Report, details: dict[str, Any]) -> Path:
         config=run.config,
         weights=_archive_weights(run.module),
         history=reporter.history,
-        card=write_card(run.config, details, reporter.history),
+        card=write_card(run.config, details, reporter.history, about=run.about),
         details=details,
     )
     write_archive(run.output, archive)

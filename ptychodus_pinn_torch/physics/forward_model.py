@@ -158,12 +158,15 @@ class ForwardModel(nn.Module):
         terms = [getattr(self, f'change_{i}').square().mean() for i in range(self.num_scans)]
         return torch.stack(terms).mean()
 
-    def with_probe(self, batch: GroupBatch) -> GroupBatch:
-        """Returns the batch seen through the present probes and scales."""
+    def with_probe(self, batch: GroupBatch, *, has_scale: bool = True) -> GroupBatch:
+        """Returns the batch seen through the present probes and scales.
+
+        The network is not told the scale: it measures its own, and would undo it.
+        """
         if batch.scans is None:
             return batch
         scans = batch.scans.tolist()
-        scale = torch.exp(0.5 * self.log_scale)
+        scale = torch.exp(0.5 * self.log_scale * float(has_scale))
         if len(set(scans)) == 1:
             return replace(batch, probe=self.probe(scans[0]) * scale[scans[0]])
         return replace(batch, probe=torch.stack([self.probe(s) * scale[s] for s in scans]))

@@ -206,7 +206,8 @@ def _move(
 
     a, b, c = dot(slopes[0], slopes[0]), dot(slopes[0], slopes[1]), dot(slopes[1], slopes[1])
     p, q = dot(slopes[0], blame), dot(slopes[1], blame)
-    damping = 1e-3 * (a + c) + 1e-20
+    # over a flat object the slopes are rounding noise and must not move anything
+    damping = 1e-3 * (a + c) + 1e-6 * amplitude.square().sum(dim=(-2, -1))
     a, c = a + damping, c + damping
     determinant = a * c - b * b
     change = torch.stack([(c * p - b * q) / determinant, (a * q - b * p) / determinant], dim=1)
