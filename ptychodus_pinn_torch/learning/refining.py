@@ -93,7 +93,8 @@ def _by_dose(
     photons = reader.total_counts() / max(1, reader.num_patterns)
     is_low = photons < LOW_DOSE
     alpha = options.alpha or (1.0 if is_low or is_from_network else 0.3)
-    batch = options.refine_batch or (64 if is_low or reader.device.type != 'cpu' else 8)
+    usual = 16 if is_from_network else 8
+    batch = options.refine_batch or (64 if is_low or reader.device.type != 'cpu' else usual)
     return alpha, min(batch, reader.num_patterns)
 
 

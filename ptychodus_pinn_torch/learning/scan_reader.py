@@ -16,9 +16,6 @@ from ..scan.scan import Scan, calibrate_probe, split_positions
 
 __all__ = ['ScanReader', 'ScanSource']
 
-CACHE_BYTES = 128 * 2**20
-"""Prepared patterns are kept while they fit here, so that small scans are prepared once."""
-
 
 class ScanReader:
     """Gives patterns, shifted probes and windows of a scan by index.
@@ -36,6 +33,7 @@ class ScanReader:
         piece_bytes: int = 2**24,
     ) -> None:
         self.scan = scan
+        self._total_counts: float | None = None
         self.device = device or torch.device('cpu')
         probe, self.calibration = calibrate_probe(scan)
         if num_probe_modes and num_probe_modes < len(probe):
@@ -88,12 +86,15 @@ class ScanReader:
             yield indices[first : first + self.piece_size]
 
     def total_counts(self) -> float:
-        """Returns the sum of all counts over good pixels."""
+        """Returns the sum of all counts over good pixels; they are added up once."""
+        if self._total_counts is not None:
+            return self._total_counts
         total = 0.0
         for part in self.split(numpy.arange(self.num_patterns)):
             raw = numpy.asarray(self.scan.patterns[part[0] : part[-1] + 1])
             sums = raw.sum(axis=0, dtype=numpy.float64)
             total += float(sums[self.scan.good_pixels].sum())
+        self._total_counts = total
         return total
 
 
@@ -112,22 +113,11 @@ class ScanSource:
         rows = torch.zeros(len(indices), dtype=torch.int64)
         self._numbers = subset_numbers(rows, corners, self.num_subsets).numpy()
         self._spectrum = probe_spectrum(reader.probe * self.scale)
-        self._cache: dict[tuple[int, int], Piece] = {}
-        self._cached_bytes = 0
 
     def pieces(self, subset: int) -> Iterator[Piece]:
         """Yields the subset in parts that fit the memory budget."""
-        members = self.indices[self._numbers == subset]
-        for number, part in enumerate(self.reader.split(members)):
-            key = (subset, number)
-            piece = self._cache.get(key)
-            if piece is None:
-                piece = self._prepare(part)
-                size = piece.roots.nbytes + piece.probe.nbytes
-                if self._cached_bytes + size <= CACHE_BYTES:
-                    self._cache[key] = piece
-                    self._cached_bytes += size
-            yield piece
+        for part in self.reader.split(self.indices[self._numbers == subset]):
+            yield self._prepare(part)
 
     def _prepare(self, part: NDArray[numpy.int64]) -> Piece:
         reader = self.reader
