@@ -193,7 +193,7 @@ def test_error_on_some_patterns_is_that_of_a_scan_of_them(simulated_scan: Scan):
 
 
 def test_bad_pixels_do_not_enter_the_error(simulated_scan: Scan):
-    patterns = numpy.array(simulated_scan.patterns)
+    patterns = numpy.array(simulated_scan.patterns, dtype=numpy.uint32)
     patterns[:, 7, 8] = 10**6
     good = simulated_scan.good_pixels.copy()
     good[7, 8] = False

@@ -51,7 +51,7 @@ def test_check_prints_findings(tiny_scan_path: Path, capsys):
 
 def test_inspect_says_what_a_scan_holds(tmp_path: Path, tiny_scan_path: Path, capsys):
     out = _run(capsys, 'inspect', tiny_scan_path, '--draw', tmp_path / 'scan.png')
-    assert '35 of 32 x 32 pixels, uint32' in out and '2 modes' in out
+    assert '35 of 32 x 32 pixels, uint16' in out and '2 modes' in out
     assert '57 x 69 pixels' in out and 'known: the scan is simulated' in out
     assert _is_png(tmp_path / 'scan.png')
 

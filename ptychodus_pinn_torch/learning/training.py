@@ -250,12 +250,16 @@ def _callbacks(run: Run, reporter: Reporter) -> tuple[list[Callback], ModelCheck
     if training.ema_decay:
         callbacks.append(EMAWeightAveraging(decay=training.ema_decay))
     if training.early_stopping and has_validation:
-        callbacks.append(EarlyStopping('held_out', patience=training.early_stopping, mode='min'))
+        callbacks.append(
+            EarlyStopping('held_out', patience=training.early_stopping, mode='min', min_delta=1e-6)
+        )
     return [*callbacks, keeper, last], keeper
 
 
 def _trainer(run: Run, callbacks: list[Callback]) -> Trainer:
     execution, training = run.config.execution, run.config.training
+    num_epochs = -(-training.max_steps // run.steps_per_epoch)
+    interval = min(round(STEPS_PER_VALIDATION / run.steps_per_epoch), num_epochs // 4)
     world = process_rank()[1]
     local = int(os.environ.get('LOCAL_WORLD_SIZE', execution.devices))
     has_many = world > 1 or execution.devices > 1
@@ -271,7 +275,7 @@ def _trainer(run: Run, callbacks: list[Callback]) -> Trainer:
         max_epochs=-1,
         accumulate_grad_batches=training.accumulate,
         gradient_clip_val=training.clip_norm or None,
-        check_val_every_n_epoch=max(1, round(STEPS_PER_VALIDATION / run.steps_per_epoch)),
+        check_val_every_n_epoch=max(1, interval),
         reload_dataloaders_every_n_epochs=1,
         num_sanity_val_steps=0,
         logger=_logger(execution.logger, run.folder),

@@ -43,7 +43,7 @@ def _soft_disk(size: int) -> NDArray[Any]:
     unit = size / 64.0
     axis = numpy.arange(size) - (size - 1.0) / 2.0
     radius = numpy.hypot(axis[:, None], axis[None, :])
-    disk = 1.0 / (1.0 + numpy.exp((radius - 14.25 * unit) / (2.0 * unit)))
+    disk = 1.0 / (1.0 + numpy.exp((radius - 9.3 * unit) / (1.5 * unit)))
     # A defocused beam is curved: 4.5 rad at 13 px, a few depths of focus away.
     disk = disk * numpy.exp(4.5j * (radius / (13.0 * unit)) ** 2)
     frequency = numpy.fft.fftfreq(size)

@@ -118,7 +118,7 @@ def test_repeated_positions_are_counted(simulated_scan: Scan):
 
 
 def test_dead_and_hot_pixels_are_named(simulated_scan: Scan):
-    patterns = numpy.array(simulated_scan.patterns)
+    patterns = numpy.array(simulated_scan.patterns, dtype=numpy.uint32)
     patterns[:, 34, 29] = 0
     patterns[:, 5, 50] = 70000
     scan = replace(simulated_scan, patterns=patterns)
@@ -131,7 +131,8 @@ def test_dead_and_hot_pixels_are_named(simulated_scan: Scan):
 
 
 def test_saturation_is_noticed(simulated_scan: Scan):
-    patterns = numpy.minimum(simulated_scan.patterns, 65535).astype(numpy.uint16)
+    brighter = 8 * simulated_scan.patterns.astype(numpy.int64)
+    patterns = numpy.minimum(brighter, 65535).astype(numpy.uint16)
     assert 'saturated' in _find(replace(simulated_scan, patterns=patterns), 'pixels')[1]
 
 

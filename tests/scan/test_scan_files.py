@@ -76,7 +76,7 @@ def test_own_file_gives_the_scan_back(tiny_scan: Scan, tiny_scan_path: Path):
 
 def test_patterns_stay_on_disk_in_their_own_type(tiny_scan_path: Path):
     patterns = read_scan(tiny_scan_path).patterns
-    assert isinstance(patterns, numpy.memmap) and patterns.dtype == numpy.uint32
+    assert isinstance(patterns, numpy.memmap) and patterns.dtype == numpy.uint16
     assert Path(patterns.filename) == tiny_scan_path
     assert not patterns.flags.writeable
 
@@ -108,7 +108,7 @@ def test_ptychodus_training_data_is_read(tmp_path: Path, tiny_scan: Scan):
     numpy.testing.assert_allclose(read.positions_px, tiny_scan.positions_px, atol=1e-9)
     numpy.testing.assert_allclose(read.object_, tiny_scan.truth)
     assert read.has_object and not read.good_pixels[3, 4] and read.good_pixels.sum() == 1023
-    assert read.patterns.dtype == numpy.uint32
+    assert read.patterns.dtype == numpy.uint16
 
 
 def test_measured_scan_is_read(real_scan: Scan):
