@@ -44,6 +44,7 @@ class Reporter(Callback):
         self._last_report = 0.0
         self._losses: list[torch.Tensor] = []
         self.is_partial = False
+        self._is_validated = False
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Starts the clock."""
@@ -88,6 +89,10 @@ class Reporter(Callback):
         except KeyboardInterrupt:
             self.stop.is_set = True
 
+    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Notes that the held-out error is that of this epoch."""
+        self._is_validated = True
+
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Writes a row of the history (after validation, where there is one)."""
         metrics = trainer.callback_metrics
@@ -95,7 +100,7 @@ class Reporter(Callback):
         self._losses = []
 
         def metric(name: str) -> float | None:
-            return float(metrics[name]) if name in metrics else None
+            return float(metrics[name]) if self._is_validated and name in metrics else None
 
         row = {
             'epoch': float(trainer.current_epoch),
@@ -105,6 +110,7 @@ class Reporter(Callback):
             'held_out': metric('held_out'),
             'learning_rate': float(trainer.optimizers[0].param_groups[0]['lr']),
         }
+        self._is_validated = False
         if not self.is_partial:
             self.history.append(row)
         self._send(

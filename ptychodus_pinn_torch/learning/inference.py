@@ -214,7 +214,10 @@ def _network_start(
             source = ScanSource(reader, subsets, everyone)
             reporting = _ReportingSource(source, progress, passes * reader.num_patterns)
             mixed = config.execution.precision == 'bf16-mixed'
-            with torch.autocast(reader.device.type, dtype=torch.bfloat16, enabled=mixed):
+            with (
+                torch.no_grad(),
+                torch.autocast(reader.device.type, dtype=torch.bfloat16, enabled=mixed),
+            ):
                 canvas = network.run(reporting)  # type: ignore[operator]
             break
         except (MemoryError, torch.OutOfMemoryError) as error:

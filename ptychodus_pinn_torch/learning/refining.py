@@ -134,7 +134,7 @@ def refine(
 
 
 def _new_run(name: str, canvas: Tensor, reader: ScanReader) -> Refined:
-    state = RefinementState(canvas.clone(), reader.probe.clone(), reader.shifts.clone())
+    state = RefinementState(canvas.detach().clone(), reader.probe.clone(), reader.shifts.clone())
     return Refined(state, name)
 
 

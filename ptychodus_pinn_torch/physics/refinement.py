@@ -242,7 +242,7 @@ class AdamRefiner:
         self,
         state: RefinementState,
         *,
-        learning_rate: float = 0.02,
+        learning_rate: float = 0.01,
         update_probe: bool = False,
         update_positions: bool = False,
     ) -> None:
@@ -253,7 +253,7 @@ class AdamRefiner:
         self.change = torch.zeros_like(state.probe, requires_grad=update_probe)
         self.moves = torch.zeros_like(state.shifts, requires_grad=update_positions)
         if update_probe:
-            groups.append({'params': [self.change], 'lr': learning_rate})
+            groups.append({'params': [self.change], 'lr': 0.2 * learning_rate})
         if update_positions:
             groups.append({'params': [self.moves], 'lr': learning_rate})
         self.optimizer = torch.optim.Adam(groups, betas=(0.9, 0.99))

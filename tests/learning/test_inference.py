@@ -191,6 +191,13 @@ def test_automatic_refinement_stops_by_held_out_patterns(scan: Scan) -> None:
     assert image.held_out is not None and image.held_out < 0.1
 
 
+@pytest.mark.parametrize('update_probe', [False, True])
+def test_adam_improves_the_image_of_the_network(scan: Scan, update_probe: bool) -> None:
+    alone = image_of(scan, refine_epochs=0)
+    refined = image_of(scan, refine_epochs=4, refine_method='adam', update_probe=update_probe)
+    assert error_of(scan, refined) < error_of(scan, alone) * (1.2 if update_probe else 1.0)
+
+
 @pytest.mark.parametrize('method', ['rpie', 'adam'])
 def test_both_update_rules_lower_the_data_error(scan: Scan, method: str) -> None:
     image = image_of(scan, refine_epochs=4, refine_method=method, start='flat')
