@@ -42,8 +42,8 @@ def read_scan(
     """Returns the scan in a file or folder, in the package's conventions.
 
     Read are Ptychodus' training NPZ, PtychoPINN's NPZ, an NPZ with positions in metres, the NPZ
-    of `ptychodus-pinn simulate`, and Ptychodus' `diffraction.h5` with `product.h5`. Patterns keep
-    the dtype of the file and stay on disk.
+    of `ptychodus-pinn simulate`, Ptychodus' `diffraction.h5` with `product.h5`, and CXI files by
+    Ptychodus' reader. Patterns keep the dtype of the file and stay on disk.
 
     Args:
         path: An NPZ, a folder with `diffraction.h5` and `product.h5`, or one of the two.

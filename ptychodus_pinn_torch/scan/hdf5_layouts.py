@@ -19,6 +19,7 @@ __all__ = ['find_pair', 'load_host_product', 'read_hdf5_layout']
 logger = logging.getLogger(__name__)
 
 _DIFFRACTION, _PRODUCT = 'diffraction.h5', 'product.h5'
+_CXI_ENTRY = 'entry_1'
 
 
 def find_pair(path: Path, product: Path | None) -> tuple[Path, Path]:
@@ -37,6 +38,8 @@ def find_pair(path: Path, product: Path | None) -> tuple[Path, Path]:
     else:
         with _open(path) as file:
             keys = set(file)
+        if _CXI_ENTRY in keys:
+            return path, product or _find_cxi_product(path)
         if 'patterns' in keys:
             diffraction = path
         elif 'probe_position_x_m' in keys:
@@ -54,6 +57,20 @@ def find_pair(path: Path, product: Path | None) -> tuple[Path, Path]:
                 'one folder, or name the product with --product.'
             )
     return diffraction, product
+
+
+def _find_cxi_product(path: Path) -> Path:
+    """Returns the file itself when it holds an object, else its neighbour `product.cxi`."""
+    with _open(path) as file:
+        if f'{_CXI_ENTRY}/image_2' in file:
+            return path
+    neighbour = path.with_name('product.cxi')
+    if not neighbour.exists():
+        raise ValueError(
+            f'{path} holds no object and probe, and {neighbour} is missing: name the product with '
+            '--product.'
+        )
+    return neighbour
 
 
 def read_hdf5_layout(diffraction: Path, product: Path) -> RawScan:
@@ -110,6 +127,10 @@ def load_host_product(path: Path) -> Any:
     with _open(path) as file:
         keys = sorted(file)
     try:
+        if _CXI_ENTRY in keys:
+            from ptychodus.plugins.cxi_file import CXIProductFileIO
+
+            return CXIProductFileIO().read(path)
         return load_product(path)
     except KeyError as error:
         raise ValueError(
@@ -136,6 +157,10 @@ def _open(path: Path) -> h5py.File:
 def _read_diffraction(
     path: Path,
 ) -> tuple[NDArray[Any], NDArray[Any], NDArray[Any] | None, float | None]:
+    with _open(path) as file:
+        is_cxi = _CXI_ENTRY in file
+    if is_cxi:
+        return _read_cxi(path)
     with _open(path) as file:
         dataset = file.get('patterns')
         if not isinstance(dataset, h5py.Dataset):
@@ -166,6 +191,26 @@ def _read_diffraction(
             f'{path} holds {len(patterns)} patterns but {len(indexes)} indexes: export it again.'
         )
     return patterns, indexes, bad_pixels, None if pixel_m is None else float(pixel_m)
+
+
+def _read_cxi(
+    path: Path,
+) -> tuple[NDArray[Any], NDArray[Any], NDArray[Any] | None, float | None]:
+    """Returns the patterns of a CXI file (Maia, Nature Methods 9, 2012) by Ptychodus' reader."""
+    from ptychodus.plugins.cxi_file import CXIDiffractionFileReader
+
+    try:
+        dataset = CXIDiffractionFileReader().read(path)
+        parts = [numpy.asarray(array.get_patterns()) for array in dataset]
+    except (ValueError, KeyError, OSError) as error:
+        raise ValueError(f'{path} cannot be read as a CXI file: {error}') from error
+    if not parts:
+        raise ValueError(f'{path} holds no patterns: export it again.')
+    patterns = numpy.concatenate(parts) if len(parts) > 1 else parts[0]
+    pixel = dataset.get_metadata().detector_pixel_geometry
+    staged = stage_blocks(patterns.shape, patterns.dtype, lambda rows: patterns[rows])
+    bad_pixels = dataset.get_bad_pixels()
+    return staged, numpy.arange(len(patterns)), bad_pixels, pixel.width_m if pixel else None
 
 
 def _pair_by_index(
