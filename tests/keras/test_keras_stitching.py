@@ -58,8 +58,10 @@ def test_a_whole_scan_is_stitched_as_by_the_pytorch_engine(tiny_scan, channels):
     ours = stitch(network, ScanReader(scan), everyone)
     with torch.no_grad():
         source = ScanSource(TorchReader(scan), 1, everyone)
-        theirs = to_torch(network, config).eval().run(source).object_[0].numpy()
-    assert numpy.abs(ours - theirs).max() <= 1e-5 * numpy.abs(theirs).max()
+        canvas = to_torch(network, config).eval().run(source)
+    theirs, coverage = canvas.object_[0].numpy(), canvas.coverage[0].numpy()
+    is_seen = coverage > 0.02 * coverage.max()  # beyond, rounding decides
+    assert numpy.abs(ours - theirs)[is_seen].max() <= 1e-5 * numpy.abs(theirs).max()
 
 
 @pytest.mark.parametrize('channels', [1, 4])
@@ -81,7 +83,9 @@ def test_groups_are_merged_as_by_the_pytorch_engine(tiny_scan, channels):
     theirs = dataset.make_batch(their_reader, their_task, needs_object=False)
     with torch.no_grad():
         wanted = to_torch(network, config).train()(theirs)
-    assert numpy.abs(canvas - wanted.object_.numpy()).max() <= 1e-5 * abs(wanted.object_).max()
+    is_seen = wanted.coverage.numpy() > 0.02 * float(wanted.coverage.max())
+    difference = numpy.abs(canvas - wanted.object_.numpy())
+    assert difference[is_seen].max() <= 1e-5 * abs(wanted.object_).max()
     numpy.testing.assert_allclose(coverage, wanted.coverage.numpy(), rtol=1e-4, atol=1e-3)
 
 
