@@ -189,7 +189,7 @@ def test_a_trained_model_beats_a_flat_object_by_a_margin(
         assert result.start == 'network'
         assert object_error(result.object_, item) < 0.95 * flat
         refined = reconstruct(backend, item, model)
-        assert object_error(refined.object_, item) < 0.6 * flat
+        assert object_error(refined.object_, item) < 0.8 * flat
         assert refined.losses[-1][1] < refined.losses[0][1]
 
 
