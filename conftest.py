@@ -11,7 +11,7 @@ import pytest
 
 from ptychodus_pinn_torch.scan.files import read_scan, write_scan_npz
 from ptychodus_pinn_torch.scan.scan import Scan
-from ptychodus_pinn_torch.scan.simulation import SimulationSpec, simulate_scan
+from ptychodus_pinn_torch.simulation.simulated_scan import SimulationSpec, simulate_scan
 
 DATA_VARIABLE = 'PTYCHODUS_PINN_DATA'
 FULL, SMALL = 'velociprobe_siemens_128.npz', 'velociprobe_siemens_128_small.npz'

@@ -8,8 +8,8 @@ import tempfile
 from pathlib import Path
 
 import ptychodus_pinn_torch as pinn
-from ptychodus_pinn_torch.archive import shipped_model
-from ptychodus_pinn_torch.metrics import compare_objects, coverage_mask
+from ptychodus_pinn_torch.metrics.comparison import compare_objects, coverage_mask
+from ptychodus_pinn_torch.models.archive import shipped_model
 
 
 def main() -> None:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from .api import reconstruct, simulate, train
     from .config import Config
-    from .metrics import compare_objects
+    from .metrics.comparison import compare_objects
     from .scan.files import read_scan
     from .scan.scan import Scan
 
@@ -31,7 +31,7 @@ __all__ = [
 _HOMES = {
     'Config': '.config',
     'Scan': '.scan.scan',
-    'compare_objects': '.metrics',
+    'compare_objects': '.metrics.comparison',
     'read_scan': '.scan.files',
     'reconstruct': '.api',
     'simulate': '.api',

@@ -79,6 +79,6 @@ def train(
 
 def simulate(**options: Any) -> Scan:
     """Returns a simulated scan with its truth; the options are those of `SimulationSpec`."""
-    from .scan.simulation import SimulationSpec, simulate_scan
+    from .simulation.simulated_scan import SimulationSpec, simulate_scan
 
     return simulate_scan(SimulationSpec(**options))

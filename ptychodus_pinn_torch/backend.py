@@ -185,11 +185,11 @@ def get_backend(name: str) -> Backend:
             backend: Backend = item.load()()
             return backend
     if name == 'pytorch':
-        from .learning.engine import PyTorchBackend
+        from .training.pytorch_backend import PyTorchBackend
 
         return PyTorchBackend()
     if name == 'tensorflow':
-        from .keras.engine import TensorFlowBackend
+        from .tensorflow_backend.engine import TensorFlowBackend
 
         return TensorFlowBackend()
     raise ValueError(f'backend {name!r} is unknown: choose one of {available_backends()}.')

@@ -1,44 +1,103 @@
-"""The one immutable configuration tree: every option is declared here, and only here."""
+"""The one immutable configuration tree: every option is declared here, and only here.
+
+A declaration says where its option applies: for which commands, backends, networks and modes, and
+what else has to be set. Flags, forms, INI keys, the documentation and the refusal of options without
+effect follow from it.
+"""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field, replace
+from importlib.metadata import entry_points
 from pathlib import Path
-from typing import Any, Literal, get_args, get_origin
+from typing import Any, ClassVar, Literal, get_args, get_origin
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    SerializeAsAny,
+    ValidationError,
+    field_validator,
+)
 
 __all__ = [
     'Config',
     'ConfigError',
+    'NetworkConfig',
     'Option',
+    'Scope',
+    'Section',
     'iter_options',
     'load_config',
+    'option',
     'override_config',
     'preset',
+    'refuse_without_effect',
 ]
+
+NETWORK_GROUP = 'ptychodus_pinn_torch.networks'
+TRAIN, PRETRAIN, RECONSTRUCT = 'train', 'pretrain', 'reconstruct'
 
 
 class ConfigError(ValueError):
     """A configuration that cannot be used; the message names the option and what to do."""
 
 
+@dataclass(frozen=True)
+class Scope:
+    """Where an option has an effect; an empty tuple sets no limit.
+
+    Attributes:
+        commands: Of `train`, `pretrain` and `reconstruct`.
+        backends: Names of engines.
+        networks: Kinds of networks.
+        modes: Of `unsupervised` and `supervised`.
+        needs: (path, values) of another option without one of whose values it does nothing.
+    """
+
+    commands: tuple[str, ...] = ()
+    backends: tuple[str, ...] = ()
+    networks: tuple[str, ...] = ()
+    modes: tuple[str, ...] = ()
+    needs: tuple[str, tuple[Any, ...]] | None = None
+
+    def narrowed(self, other: Scope) -> Scope:
+        """Returns this scope with the limits that the other one sets."""
+        limits = {name: value for name, value in vars(other).items() if value}
+        return replace(self, **limits)
+
+
 def option(
-    default: Any, description: str, *, unit: str = '', basic: bool = False, **bounds: Any
+    default: Any,
+    description: str,
+    *,
+    unit: str = '',
+    basic: bool = False,
+    scope: Scope | None = None,
+    **bounds: Any,
 ) -> Any:
-    """Returns a pydantic field that carries unit and visibility next to bounds and description."""
-    return Field(
-        default=default,
-        description=description,
-        json_schema_extra={'unit': unit, 'basic': basic},
-        **bounds,
-    )
+    """Returns a pydantic field that carries unit, visibility and scope next to bounds and text.
+
+    Args:
+        default: Value where nothing is given.
+        description: A sentence for help, tool tips and documentation.
+        unit: Of the value.
+        basic: Whether it is shown to everybody, or to those who ask for all options.
+        scope: Where it applies, as far as that differs from the rest of its section.
+        **bounds: Of pydantic: `ge`, `gt`, `le`, `lt`.
+    """
+    extra = {'unit': unit, 'basic': basic, 'scope': scope or Scope()}
+    return Field(default=default, description=description, json_schema_extra=extra, **bounds)
 
 
 class Section(BaseModel):
     """A frozen group of options that refuses names it does not know."""
+
+    scope: ClassVar[Scope] = Scope()
+    """Where the options of the section apply, unless one says otherwise."""
 
     model_config = ConfigDict(frozen=True, extra='forbid', validate_default=True)
 
@@ -46,10 +105,13 @@ class Section(BaseModel):
 class GroupingConfig(Section):
     """How overlapping patterns are put together into groups."""
 
+    scope: ClassVar[Scope] = Scope(commands=(TRAIN,))
+
     group_size: int = option(
         0,
         'Patterns per group, C. 0 chooses: 36 for patterns below 96 px, 16 from there on; the '
         'cnn network takes 1 or 4.',
+        scope=Scope(commands=(TRAIN, PRETRAIN)),
         ge=0,
         le=1024,
     )
@@ -68,56 +130,155 @@ class GroupingConfig(Section):
 
 
 class NetworkConfig(Section):
-    """Which network, and its size. These travel in the model archive."""
+    """Which network, and its size. These options travel in the model archive.
 
-    architecture: str = option(
+    Each kind has a section of its own, found by `kind`. A network of another distribution brings
+    one as the attribute `config_type` of its class, which the entry point of that name names.
+
+    Attributes:
+        is_patchwise: Whether the network sees a pattern, or a stack of C, at a time.
+    """
+
+    scope: ClassVar[Scope] = Scope(commands=(TRAIN, PRETRAIN))
+    is_patchwise: ClassVar[bool] = False
+
+    kind: str = option(
         'unrolled',
         'unrolled: overlap and probe inside the network (recommended); cnn: the PtychoPINN '
-        'convolutional network. Others may register by entry point.',
+        'convolutional network; ptychopinn: a converted model. Others may register by entry point.',
     )
-    num_stages: int = option(8, 'unrolled: physics-and-CNN stages.', ge=1, le=32)
-    width: int = option(12, 'unrolled: channels at full resolution.', ge=2, le=256)
-    num_subsets: int = option(9, 'unrolled: ordered subsets of patterns per stage, K.', ge=1, le=64)
-    num_memory: int = option(
-        4, 'unrolled: channels of memory handed from stage to stage.', ge=0, le=64
+
+    @property
+    def size_px(self) -> int:
+        """The pattern size that the network is built for; 0 for any."""
+        return 0
+
+    @property
+    def stack_size(self) -> int:
+        """C, the patterns that go through the network together; 0 for any number."""
+        return 0
+
+
+class UnrolledConfig(NetworkConfig):
+    """Overlap and probe inside the network: physics steps, each corrected by a small CNN."""
+
+    kind: Literal['unrolled'] = option('unrolled', 'Physics steps and a CNN, stage by stage.')
+    num_stages: int = option(8, 'Physics-and-CNN stages.', ge=1, le=32)
+    width: int = option(12, 'Channels at full resolution.', ge=2, le=256)
+    num_subsets: int = option(9, 'Ordered subsets of patterns per stage, K.', ge=1, le=64)
+    num_memory: int = option(4, 'Channels of memory handed from stage to stage.', ge=0, le=64)
+
+
+class CnnConfig(NetworkConfig):
+    """The PtychoPINN network: a pattern, or a stack of four, in; patches of the object out."""
+
+    is_patchwise: ClassVar[bool] = True
+
+    kind: Literal['cnn'] = option('cnn', 'Patterns in, patches of the object out.')
+    pattern_size: int = option(
+        0, 'Pattern size the network is built for. 0 takes that of the scan.', ge=0, le=1024
     )
-    cnn_pattern_size: int = option(
-        0, 'cnn: pattern size the network is built for. 0 takes that of the scan.', ge=0, le=1024
-    )
-    cnn_channels: int = option(
+    num_channels: int = option(
         1,
-        'cnn: patterns that go through the network together, ordered by place: 1, or 4 with '
-        'groups of 4.',
+        'Patterns that go through the network together, ordered by place: 1, or 4 with groups of 4.',
         ge=1,
         le=16,
     )
-    cnn_width: int = option(16, 'cnn: channels of the first encoder level.', ge=2, le=512)
-    cnn_skips: bool = option(True, 'cnn: skip connections from encoder to decoder.')
-    cnn_attention: Literal['none', 'cbam', 'eca', 'spatial'] = option(
-        'none', 'cnn: attention after each encoder level and decoder level.'
+    first_width: int = option(16, 'Channels of the first encoder level.', ge=2, le=512)
+    has_skips: bool = option(True, 'Skip connections from encoder to decoder.')
+    attention: Literal['none', 'cbam', 'eca', 'spatial'] = option(
+        'none', 'Attention after each encoder level and decoder level.'
     )
-    cnn_head: Literal['amplitude_phase', 'real_imaginary'] = option(
-        'amplitude_phase', 'cnn: what the last layers stand for.'
+    head: Literal['amplitude_phase', 'real_imaginary'] = option(
+        'amplitude_phase', 'What the last layers stand for.'
     )
-    cnn_outer_branch: bool = option(
-        False, "cnn: PtychoPINN's probe_big, a second branch for the outer part of the patch."
+    has_outer_branch: bool = option(
+        False, "PtychoPINN's probe_big, a second branch for the outer part of the patch."
     )
-    cnn_stem: int = option(
+    stem: int = option(
         0,
-        'cnn: pixels folded into channels at the entrance (1, 2 or 4). 0 chooses 2 from 128 px on.',
+        'Pixels folded into channels at the entrance (1, 2 or 4). 0 chooses 2 from 128 px on.',
         ge=0,
         le=4,
     )
-    ptychopinn_layout: str = option(
-        '', 'ptychopinn: layout of a network of PtychoPINN, as its conversion writes it.'
+
+    @property
+    def size_px(self) -> int:
+        """The pattern size that the network is built for; 0 for that of the scan."""
+        return self.pattern_size
+
+    @property
+    def stack_size(self) -> int:
+        """C, the patterns that go through the network together."""
+        return self.num_channels
+
+
+class PtychoPinnConfig(NetworkConfig):
+    """A network of the published PtychoPINN codes, with weights that were trained there."""
+
+    is_patchwise: ClassVar[bool] = True
+
+    kind: Literal['ptychopinn'] = option('ptychopinn', 'A converted model of PtychoPINN.')
+    layout: str = option('', 'Layout of a network of PtychoPINN, as its conversion writes it.')
+
+    @property
+    def size_px(self) -> int:
+        """The pattern size that the network was built for."""
+        return int(self._parsed().get('pattern_size', 0))
+
+    @property
+    def stack_size(self) -> int:
+        """C, the patterns that go through the network together."""
+        return int(self._parsed().get('num_channels', 1))
+
+    def _parsed(self) -> dict[str, Any]:
+        try:
+            return dict(json.loads(self.layout or '{}'))
+        except (ValueError, TypeError):
+            return {}  # the network says what is wrong with it
+
+
+_NETWORKS: dict[str, type[NetworkConfig]] = {
+    'unrolled': UnrolledConfig,
+    'cnn': CnnConfig,
+    'ptychopinn': PtychoPinnConfig,
+}
+
+
+def network_kinds() -> tuple[str, ...]:
+    """Returns the kinds of networks: ours, and those that others have registered."""
+    others = {item.name for item in entry_points(group=NETWORK_GROUP)} - set(_NETWORKS)
+    return (*_NETWORKS, *sorted(others))
+
+
+def network_config_type(kind: str) -> type[NetworkConfig]:
+    """Returns the section of options of a kind of network.
+
+    Raises:
+        ValueError: no network of that kind is registered.
+    """
+    if kind in _NETWORKS:
+        return _NETWORKS[kind]
+    for item in entry_points(group=NETWORK_GROUP):
+        if item.name == kind:
+            found: type[NetworkConfig] = item.load().config_type
+            return found
+    raise ValueError(
+        f'network.kind = {kind!r} is unknown: choose one of {", ".join(network_kinds())}.'
     )
 
 
 class PhysicsConfig(Section):
     """What of the measurement is known, and what is learnt."""
 
+    scope: ClassVar[Scope] = Scope(commands=(TRAIN,), modes=('unsupervised',))
+
     num_probe_modes: int = option(
-        0, 'Probe modes used, brightest first. 0 uses all that the scan has.', ge=0, le=64
+        0,
+        'Probe modes used, brightest first. 0 uses all that the scan has.',
+        scope=Scope(commands=(TRAIN, RECONSTRUCT), modes=('unsupervised', 'supervised')),
+        ge=0,
+        le=64,
     )
     train_probe: bool = option(False, 'Training adjusts the probe of each scan.')
     train_scale: bool = option(
@@ -128,23 +289,35 @@ class PhysicsConfig(Section):
 class LossConfig(Section):
     """What training minimises."""
 
+    scope: ClassVar[Scope] = Scope(commands=(TRAIN, PRETRAIN))
+
     kind: Literal['amplitude', 'poisson'] = option(
         'amplitude',
         'amplitude: squared difference of the roots of counts; poisson: negative log-likelihood.',
         basic=True,
+        scope=Scope(commands=(TRAIN,), modes=('unsupervised',)),
     )
     deep_supervision: float = option(
-        0.3, 'Weight of the earlier stages of the unrolled network.', ge=0.0, le=10.0
+        0.3,
+        'Weight of the earlier stages of the unrolled network.',
+        scope=Scope(networks=('unrolled',)),
+        ge=0.0,
+        le=10.0,
     )
     tv_amplitude: float = option(0.0, 'Weight of the total variation of the amplitude.', ge=0.0)
     tv_phase: float = option(0.0, 'Weight of the total variation of the phase.', ge=0.0)
     probe_reference: float = option(
-        0.0, 'Weight that keeps a trained probe near the given one.', ge=0.0
+        0.0,
+        'Weight that keeps a trained probe near the given one.',
+        scope=Scope(commands=(TRAIN,), needs=('physics.train_probe', (True,))),
+        ge=0.0,
     )
 
 
 class TrainingConfig(Section):
-    """The course of a training run."""
+    """How a training run goes."""
+
+    scope: ClassVar[Scope] = Scope(commands=(TRAIN, PRETRAIN))
 
     max_steps: int = option(
         900, 'Optimiser steps of the run.', unit='steps', basic=True, ge=1, le=10_000_000
@@ -154,7 +327,7 @@ class TrainingConfig(Section):
     )
     learning_rate: float = option(2e-3, 'Peak learning rate.', basic=True, gt=0.0, le=1.0)
     schedule: Literal['cosine', 'constant', 'exponential', 'plateau'] = option(
-        'cosine', 'Course of the learning rate after the warm-up.'
+        'cosine', 'The learning rate over the run, after the warm-up.'
     )
     warmup_fraction: float = option(
         0.08, 'Part of the steps in which the rate rises from a tenth to its peak.', ge=0.0, le=0.9
@@ -166,6 +339,7 @@ class TrainingConfig(Section):
     holdout_fraction: float = option(
         0.05,
         'Part of the patterns kept out of training, scattered over the scan, to judge the model.',
+        scope=Scope(commands=(TRAIN,)),
         ge=0.0,
         le=0.5,
     )
@@ -182,6 +356,7 @@ class TrainingConfig(Section):
         0.0,
         "Part of the steps on random objects under the scan's own probe and positions.",
         basic=True,
+        scope=Scope(commands=(TRAIN,)),
         ge=0.0,
         le=1.0,
     )
@@ -189,17 +364,27 @@ class TrainingConfig(Section):
         'shipped',
         'Weights to start from: shipped, none (from scratch), or the path of a model archive.',
         basic=True,
+        scope=Scope(commands=(TRAIN,)),
     )
     finetune: Literal['all', 'decoder', 'staged'] = option(
         'all',
         'What is trained when starting from a model: all; decoder: the last half; staged: the '
         'last half first, then all at a tenth of the rate.',
+        scope=Scope(commands=(TRAIN,)),
     )
-    seed: int = option(0, 'Seed of every random choice.', basic=True, ge=0)
+    seed: int = option(
+        0,
+        'Seed of every random choice.',
+        basic=True,
+        scope=Scope(commands=(TRAIN, PRETRAIN, RECONSTRUCT)),
+        ge=0,
+    )
 
 
 class ReconstructionConfig(Section):
     """How a scan becomes an image."""
+
+    scope: ClassVar[Scope] = Scope(commands=(RECONSTRUCT,))
 
     refine_epochs: int = option(
         -1,
@@ -211,7 +396,13 @@ class ReconstructionConfig(Section):
         le=10_000,
     )
     refine_method: Literal['rpie', 'adam'] = option('rpie', 'Update rule of the refinement.')
-    alpha: float = option(0.0, 'rPIE regularisation. 0 chooses by dose.', ge=0.0, le=1.0)
+    alpha: float = option(
+        0.0,
+        'rPIE regularisation. 0 chooses by dose.',
+        scope=Scope(needs=('reconstruction.refine_method', ('rpie',))),
+        ge=0.0,
+        le=1.0,
+    )
     refine_batch: int = option(
         0, 'Patterns per refinement update. 0 chooses by dose.', unit='patterns', ge=0
     )
@@ -227,7 +418,9 @@ class ReconstructionConfig(Section):
         'Where the refinement starts: the network, a flat object, or the object of the scan.',
     )
     guard: bool = option(
-        True, 'Take the flat start instead when the network explains the counts worse.'
+        True,
+        'Take the flat start instead when the network explains the counts worse.',
+        scope=Scope(needs=('reconstruction.start', ('network', 'object'))),
     )
 
 
@@ -237,15 +430,25 @@ class ExecutionConfig(Section):
     accelerator: Literal['auto', 'cpu', 'cuda', 'mps'] = option(
         'auto', 'The device that does the work; auto takes a GPU where there is one.', basic=True
     )
-    devices: int = option(1, 'Devices per machine.', ge=1, le=1024)
+    devices: int = option(
+        1,
+        'Devices per machine.',
+        scope=Scope(commands=(TRAIN, PRETRAIN), backends=('pytorch',)),
+        ge=1,
+        le=1024,
+    )
     num_threads: int = option(
         0, 'CPU threads. 0 chooses one per idle core.', unit='threads', ge=0, le=1024
     )
     precision: Literal['32-true', 'bf16-mixed'] = option(
-        '32-true', 'Precision of the network; the physics stays in single precision.'
+        '32-true',
+        'Precision of the network; the physics stays in single precision.',
+        scope=Scope(backends=('pytorch',)),
     )
     logger: Literal['csv', 'tensorboard', 'mlflow', 'none'] = option(
-        'csv', 'Where training writes its history, besides the archive.'
+        'csv',
+        'Where training writes its history, besides the archive.',
+        scope=Scope(commands=(TRAIN, PRETRAIN)),
     )
 
 
@@ -255,14 +458,22 @@ class Config(Section):
     mode: Literal['unsupervised', 'supervised'] = option(
         'unsupervised',
         'unsupervised: counts are the only teacher; supervised: the object of the scan is.',
+        scope=Scope(commands=(TRAIN,)),
     )
     grouping: GroupingConfig = GroupingConfig()
-    network: NetworkConfig = NetworkConfig()
+    network: SerializeAsAny[NetworkConfig] = UnrolledConfig()
     physics: PhysicsConfig = PhysicsConfig()
     loss: LossConfig = LossConfig()
     training: TrainingConfig = TrainingConfig()
     reconstruction: ReconstructionConfig = ReconstructionConfig()
     execution: ExecutionConfig = ExecutionConfig()
+
+    @field_validator('network', mode='before')
+    @classmethod
+    def _choose_network(cls, value: Any) -> Any:
+        if isinstance(value, Mapping):
+            return network_config_type(str(value.get('kind', 'unrolled'))).model_validate(value)
+        return value
 
 
 @dataclass(frozen=True)
@@ -279,6 +490,7 @@ class Option:
     unit: str
     description: str
     is_basic: bool
+    scope: Scope = field(default_factory=Scope)
 
     @property
     def path(self) -> str:
@@ -290,6 +502,15 @@ class Option:
         """The command-line flag."""
         return '--' + self.path.replace('_', '-').lower()
 
+    def applies_to(self, command: str) -> bool:
+        """Returns whether the option means anything to a command."""
+        return not self.scope.commands or command in self.scope.commands
+
+    def value_in(self, config: Config) -> Any:
+        """Returns the value that a configuration holds; the default where it has no such option."""
+        section = getattr(config, self.section) if self.section else config
+        return getattr(section, self.name, self.default)
+
 
 def _bound(metadata: list[Any], *names: str) -> float | None:
     for item in metadata:
@@ -299,40 +520,112 @@ def _bound(metadata: list[Any], *names: str) -> float | None:
     return None
 
 
-def iter_options() -> Iterator[Option]:
-    """Yields every option of the tree in the order of declaration."""
-    yield from _iter_section('', Config)
+def iter_options(network: str | None = None) -> Iterator[Option]:
+    """Yields every option of the tree in the order of declaration.
+
+    Args:
+        network: A kind of network whose options are wanted alone; those of all of ours without it.
+    """
+    for name, item in Config.model_fields.items():
+        kind = item.annotation
+        if name == 'network':
+            yield _make_option('network', 'kind', NetworkConfig)
+            for each in _NETWORKS if network is None else (network,):
+                section = network_config_type(each)
+                for key in section.model_fields:
+                    if key != 'kind':
+                        yield _make_option('network', key, section, Scope(networks=(each,)))
+        elif isinstance(kind, type) and issubclass(kind, Section):
+            yield from (_make_option(name, key, kind) for key in kind.model_fields)
+        else:
+            yield _make_option('', name, Config)
 
 
-def _iter_section(section: str, model: type[BaseModel]) -> Iterator[Option]:
-    for name, field in model.model_fields.items():
-        annotation = field.annotation
-        if isinstance(annotation, type) and issubclass(annotation, BaseModel):
-            yield from _iter_section(name, annotation)
-            continue
-        is_choice = get_origin(annotation) is Literal
-        extra = field.json_schema_extra
-        assert isinstance(extra, dict)
-        yield Option(
-            section=section,
-            name=name,
-            kind=str if is_choice else annotation,  # type: ignore[arg-type]
-            default=field.default,
-            choices=tuple(get_args(annotation)) if is_choice else (),
-            minimum=_bound(field.metadata, 'ge', 'gt'),
-            maximum=_bound(field.metadata, 'le', 'lt'),
-            unit=str(extra['unit']),
-            description=field.description or '',
-            is_basic=bool(extra['basic']),
-        )
+def _make_option(
+    section: str, name: str, model: type[Section], limits: Scope | None = None
+) -> Option:
+    declared = model.model_fields[name]
+    annotation, extra = declared.annotation, declared.json_schema_extra
+    assert isinstance(extra, dict)
+    is_choice = get_origin(annotation) is Literal
+    own: Any = extra['scope']
+    return Option(
+        section=section,
+        name=name,
+        kind=str if is_choice else annotation,  # type: ignore[arg-type]
+        default=declared.default,
+        choices=tuple(get_args(annotation)) if is_choice else (),
+        minimum=_bound(declared.metadata, 'ge', 'gt'),
+        maximum=_bound(declared.metadata, 'le', 'lt'),
+        unit=str(extra['unit']),
+        description=declared.description or '',
+        is_basic=bool(extra['basic']),
+        scope=model.scope.narrowed(limits or Scope()).narrowed(own),
+    )
 
 
-def _explain(error: ValidationError, source: str) -> ConfigError:
-    known = [item.path for item in iter_options()]
+def refuse_without_effect(
+    config: Config, *, command: str, backend: str, given: Iterable[str] | None = None
+) -> None:
+    """Refuses options that were set and would do nothing in this run.
+
+    Args:
+        config: The configuration of the run.
+        command: `train`, `pretrain` or `reconstruct`.
+        backend: The engine that will do it.
+        given: Paths of the options that were asked for; by default those of the command that
+            differ from their defaults, so that one file can serve several commands.
+
+    Raises:
+        ConfigError: names each of them, and why.
+    """
+    known = {item.path: item for item in iter_options(config.network.kind)}
+    if given is None:
+        given = [
+            path
+            for path, item in known.items()
+            if item.applies_to(command) and item.value_in(config) != item.default
+        ]
+    found = [(path, _find_reason(known[path], config, command, backend)) for path in given]
+    faults = [f'{path} has no effect {reason}' for path, reason in found if reason]
+    if faults:
+        raise ConfigError(f'{"; ".join(faults)}: leave it out.')
+
+
+def _find_reason(item: Option, config: Config, command: str, backend: str) -> str:
+    """Returns why an option does nothing in a run; empty when it does something."""
+    scope = item.scope
+    limits = (
+        (scope.commands, command, 'on the command {}'),
+        (scope.backends, backend, 'with the {} backend'),
+        (scope.networks, config.network.kind, 'on the {} network'),
+        (scope.modes, config.mode if command == TRAIN else '', 'in {} mode'),
+    )
+    for allowed, actual, reason in limits:
+        if allowed and actual and actual not in allowed:
+            return reason.format(actual)
+    if scope.needs is not None:
+        path, values = scope.needs
+        other = next(option for option in iter_options(config.network.kind) if option.path == path)
+        if other.value_in(config) not in values:
+            wanted = ' or '.join(str(value).lower() for value in values)
+            return f'unless {path} is {wanted}'
+    return ''
+
+
+def _explain(error: ValidationError, source: str, kind: str) -> ConfigError:
+    known = [item.path for item in iter_options(kind if kind in network_kinds() else 'unrolled')]
+    elsewhere = {item.path: item.scope.networks for item in iter_options()}
     parts = []
     for item in error.errors():
         path = '.'.join(str(part) for part in item['loc'])
-        if item['type'] == 'extra_forbidden':
+        if item['type'] == 'value_error' and path == 'network':
+            parts.append(str(item['ctx']['error']).rstrip('.'))
+            continue
+        if item['type'] == 'extra_forbidden' and elsewhere.get(path):
+            owner = elsewhere[path][0]
+            parts.append(f'{path} is an option of network.kind = {owner}, not of {kind}')
+        elif item['type'] == 'extra_forbidden':
             section = path.rpartition('.')[0]
             near = [name for name in known if name.rpartition('.')[0] == section]
             parts.append(f'{path} is no option (there are: {", ".join(near)})')
@@ -350,7 +643,9 @@ def make_config(tree: Mapping[str, Any], *, source: str = 'configuration') -> Co
     try:
         return Config.model_validate(tree)
     except ValidationError as error:
-        raise _explain(error, source) from error
+        network = tree.get('network')
+        kind = network.get('kind', 'unrolled') if isinstance(network, Mapping) else 'unrolled'
+        raise _explain(error, source, str(kind)) from error
 
 
 def override_config(
@@ -362,6 +657,9 @@ def override_config(
         ConfigError: an unknown option or a value out of bounds.
     """
     tree = config.model_dump()
+    kind = values.get('network.kind', config.network.kind)
+    if kind != config.network.kind:
+        tree['network'] = {'kind': kind}
     for path, value in values.items():
         *sections, name = path.split('.')
         branch = tree

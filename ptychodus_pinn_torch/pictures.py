@@ -11,7 +11,7 @@ import numpy
 from numpy.typing import NDArray
 
 from .backend import Reconstruction
-from .metrics import ObjectMetrics
+from .metrics.comparison import ObjectMetrics
 from .scan.scan import Scan
 
 __all__ = ['Panel', 'draw_comparison', 'draw_reconstruction']

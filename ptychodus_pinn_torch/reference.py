@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from .config import Config, iter_options
+from .config import Config, NetworkConfig, Scope, iter_options
 
 __all__ = ['configuration_reference']
 
@@ -24,14 +24,17 @@ def configuration_reference() -> str:
         if item.section != section:
             section = item.section
             field = Config.model_fields.get(section)
-            about = (getattr(field.annotation, '__doc__', '') or '') if field else ''
+            kind: object = NetworkConfig if section == 'network' else field and field.annotation
+            about = (getattr(kind, '__doc__', '') or '') if field else ''
             lines += ['', f'## {section or "general"}', '', about.strip().splitlines()[0] if about
                       else 'What the run is.', '',
-                      '| option | default | allowed | meaning |', '|---|---|---|---|']  # fmt: skip
+                      '| option | default | allowed | where | meaning |', '|---|---|---|---|---|']  # fmt: skip
         allowed = ', '.join(item.choices) or _bounds(item.minimum, item.maximum, item.kind)
         unit = f' [{item.unit}]' if item.unit else ''
         description = item.description.replace('|', '\\|')
-        lines.append(f'| `{item.name}` | `{item.default}` | {allowed} | {description}{unit} |')
+        lines.append(
+            f'| `{item.name}` | `{item.default}` | {allowed} | {_where(item.scope)} | {description}{unit} |'
+        )
     return '\n'.join(lines) + '\n'
 
 
@@ -43,3 +46,18 @@ def _bounds(minimum: float | None, maximum: float | None, kind: type) -> str:
     low = '' if minimum is None else f'from {minimum:g}'
     high = '' if maximum is None else f'to {maximum:g}'
     return ' '.join(part for part in (low, high) if part) or kind.__name__
+
+
+def _where(scope: Scope) -> str:
+    """Returns where an option has an effect."""
+    words = [', '.join(scope.commands)]
+    if scope.networks:
+        words.append(f'{", ".join(scope.networks)} network')
+    if scope.backends:
+        words.append(f'{", ".join(scope.backends)} backend')
+    if len(scope.modes) == 1:
+        words.append(scope.modes[0])
+    if scope.needs:
+        path, values = scope.needs
+        words.append(f'{path} = {" or ".join(str(value) for value in values)}')
+    return '; '.join(word for word in words if word)

@@ -18,14 +18,13 @@ import numpy
 import pytest
 from numpy.typing import NDArray
 
-for _folder in ('host', 'keras'):
+for _folder in ('host', 'tensorflow_backend'):
     sys.path.insert(0, str(Path(__file__).parent / _folder))
 
-from tensorflow_guard import REASON, REQUIRE_VARIABLE, has_tensorflow  # noqa: E402
+from tensorflow_guard import REASON, REQUIRE_VARIABLE, has_tensorflow
 
-from ptychodus_pinn_torch import backend as backends  # noqa: E402
-from ptychodus_pinn_torch.archive import ArchiveError, read_archive, write_archive  # noqa: E402
-from ptychodus_pinn_torch.backend import (  # noqa: E402
+from ptychodus_pinn_torch import backend as backends
+from ptychodus_pinn_torch.backend import (
     BACKEND_VARIABLE,
     EpochReport,
     ReconstructRequest,
@@ -35,19 +34,20 @@ from ptychodus_pinn_torch.backend import (  # noqa: E402
     is_backend_available,
     resolve_backend,
 )
-from ptychodus_pinn_torch.config import Config, override_config  # noqa: E402
-from ptychodus_pinn_torch.metrics import coverage_mask  # noqa: E402
-from ptychodus_pinn_torch.scan.files import read_scan, write_scan_npz  # noqa: E402
-from ptychodus_pinn_torch.scan.output import make_host_product  # noqa: E402
-from ptychodus_pinn_torch.scan.scan import Scan  # noqa: E402
-from ptychodus_pinn_torch.scan.simulation import SimulationSpec, simulate_scan  # noqa: E402
+from ptychodus_pinn_torch.config import Config, override_config
+from ptychodus_pinn_torch.metrics.comparison import coverage_mask
+from ptychodus_pinn_torch.models.archive import ArchiveError, read_archive, write_archive
+from ptychodus_pinn_torch.scan.files import read_scan, write_scan_npz
+from ptychodus_pinn_torch.scan.output import make_host_product
+from ptychodus_pinn_torch.scan.scan import Scan
+from ptychodus_pinn_torch.simulation.simulated_scan import SimulationSpec, simulate_scan
 
 BACKENDS = ['pytorch', 'tensorflow']
 STEPS = 150
 SPEC = SimulationSpec(pattern_size=32, num_positions=100, step_px=3.0, seed=3)
 OPTIONS: dict[str, Any] = {
-    'network.architecture': 'cnn',
-    'network.cnn_width': 16,
+    'network.kind': 'cnn',
+    'network.first_width': 16,
     'training.start': 'none',
     'training.max_steps': STEPS,
     'execution.num_threads': 1,
@@ -261,8 +261,10 @@ def test_a_model_of_tensorflow_gives_the_same_patches_on_pytorch(
     need('tensorflow')
     import torch
 
-    from ptychodus_pinn_torch.keras.models import load_network as load_keras_network
-    from ptychodus_pinn_torch.learning.inference import load_network
+    from ptychodus_pinn_torch.reconstruction.procedure import load_network
+    from ptychodus_pinn_torch.tensorflow_backend.keras_models import (
+        load_network as load_keras_network,
+    )
 
     archive = read_archive(models('tensorflow')[0])
     counts = numpy.asarray(scan.patterns[:5], dtype=numpy.float32)[:, None]
@@ -331,7 +333,7 @@ BAD_INPUT: dict[str, tuple[Callable[[str, Scan, Path, Path], Any], str]] = {
         r'patterns of 32 px, the scan has 64 x 64 px',
     ),
     'an unknown network': (
-        lambda name, scan, model, path: train(name, [scan], path, network__architecture='cheese'),
+        lambda name, scan, model, path: train(name, [scan], path, network__kind='cheese'),
         'cheese',
     ),
     'nothing to resume': (
@@ -496,8 +498,8 @@ Algorithm = pinn-torch_unsupervised
 [PINNTorch]
 backend = {backend}
 [PINNTorchNetwork]
-architecture = cnn
-cnn_width = 8
+kind = cnn
+first_width = 8
 [PINNTorchTraining]
 start = none
 max_steps = 20

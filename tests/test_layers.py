@@ -21,12 +21,11 @@ FORBIDDEN = {
     'backend': ENGINES | QT | {'numpy', 'ptychodus'},
     'scan': ENGINES | QT,
     'metrics': ENGINES | QT,
-    'archive': ENGINES | QT,
+    'models': ENGINES | QT,
     'physics': QT | {'lightning', 'tensorflow', 'ptychodus'},
     'networks': QT | {'lightning', 'tensorflow', 'ptychodus'},
-    'losses': QT | {'lightning', 'tensorflow', 'ptychodus'},
-    'learning': QT | {'tensorflow'},
-    'keras': QT | {'torch', 'lightning'},
+    'training': QT | {'tensorflow'},
+    'tensorflow_backend': QT | {'torch', 'lightning'},
     'cli': ENGINES | QT,
     'commands': ENGINES | QT,
     'host': ENGINES,
@@ -36,12 +35,19 @@ FORBIDDEN = {
 
 OWN_FORBIDDEN = {
     'config': {'*'},
-    'scan': {'physics', 'networks', 'learning', 'keras', 'interop', 'host', 'commands'},
-    'physics': {'scan', 'networks', 'learning', 'keras', 'host', 'commands'},
-    'networks': {'scan', 'learning', 'keras', 'host', 'commands'},
-    'losses': {'scan', 'networks', 'learning', 'keras', 'host', 'commands'},
-    'learning': {'keras', 'host', 'commands'},
-    'keras': {'learning', 'networks', 'physics', 'host', 'commands'},
+    'scan': {
+        'physics',
+        'networks',
+        'training',
+        'tensorflow_backend',
+        'interop',
+        'host',
+        'commands',
+    },
+    'physics': {'training', 'tensorflow_backend', 'host', 'commands'},
+    'networks': {'scan', 'training', 'tensorflow_backend', 'host', 'commands'},
+    'training': {'tensorflow_backend', 'host', 'commands'},
+    'tensorflow_backend': {'training', 'networks', 'physics', 'host', 'commands'},
 }
 """Layers of our own that no module of a layer may import when it is imported."""
 

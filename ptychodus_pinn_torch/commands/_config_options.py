@@ -20,7 +20,7 @@ _SHORT = {
     'reconstruction.update_positions': '--update-positions',
     'execution.num_threads': '--threads',
     'execution.accelerator': '--device',
-    'network.architecture': '--network',
+    'network.kind': '--network',
 }
 """Second, shorter names of the flags that people use."""
 

@@ -23,7 +23,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Returns 0 when the scan can be reconstructed, warnings included, else 1."""
-    from ..scan.preflight import examine_scan
+    from ..checks.preflight import examine_scan
 
     scan = read_scan_from(arguments, arguments.scan)
     findings = examine_scan(scan)

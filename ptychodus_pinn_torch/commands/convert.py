@@ -6,7 +6,7 @@ import argparse
 import sys
 from pathlib import Path
 
-from ..archive import EXTENSION
+from ..models.archive import EXTENSION
 from ._outputs import add_overwrite_option, check_output
 from ._scan_options import add_scan_options, read_scan_from
 
@@ -44,8 +44,8 @@ def run(arguments: argparse.Namespace) -> int:
     output = arguments.output
     check_output(output, arguments, suffixes=(EXTENSION, '.npz'))
     if output.name.endswith(EXTENSION):
-        from ..archive import describe_archive
-        from ..interop.convert import convert_model
+        from ..models.archive import describe_archive
+        from ..models.opening import convert_model
 
         if not arguments.source.exists():
             raise FileNotFoundError(f'{arguments.source}: there is no such model.')

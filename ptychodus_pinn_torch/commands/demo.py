@@ -12,9 +12,9 @@ from pathlib import Path
 from typing import Any
 
 from .. import api
-from ..archive import read_archive
 from ..backend import Reconstruction
-from ..metrics import ObjectMetrics, compare_objects, coverage_map, coverage_mask
+from ..metrics.comparison import ObjectMetrics, compare_objects, coverage_map, coverage_mask
+from ..models.archive import read_archive
 from ..pictures import Panel, draw_comparison
 from ..scan.files import write_product, write_reconstruction_npz, write_scan_npz
 from ..scan.scan import Scan

@@ -201,8 +201,8 @@ def _examine_devices() -> Finding:
 
 
 def _examine_model() -> Finding:
-    from ..archive import shipped_model
     from ..host.model_file import inspect_model
+    from ..models.archive import shipped_model
 
     path = shipped_model()
     if not path.is_file():

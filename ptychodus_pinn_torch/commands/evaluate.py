@@ -85,7 +85,7 @@ def run(arguments: argparse.Namespace) -> int:
 
 
 def _compare(image: Image, reference: Image, scan: Any, threshold: float) -> dict[str, Any]:
-    from ..metrics import compare_objects
+    from ..metrics.comparison import compare_objects
 
     shapes = image.object_.shape, reference.object_.shape
     if shapes[0] != shapes[1]:
@@ -108,7 +108,7 @@ def _find_weights(
     image: Image, reference: Image, scan: Any, threshold: float
 ) -> NDArray[Any] | None:
     """Returns the area to compare: the reference's own, else where the probe was."""
-    from ..metrics import coverage_of
+    from ..metrics.comparison import coverage_of
 
     if reference.weights is not None:
         return reference.weights
@@ -125,7 +125,7 @@ def _find_weights(
 
 
 def _judge_by_counts(image: Image, scan: Any, held_out: str | None) -> dict[str, Any]:
-    from ..metrics import data_error
+    from ..metrics.comparison import data_error
     from ..scan.scan import calibrate_probe
 
     if image.object_.shape != scan.object_.shape:

@@ -33,7 +33,7 @@ def run(arguments: argparse.Namespace) -> int:
     if _is_archive(path):
         if arguments.draw:
             raise UsageError(f'{path} is a model: there is nothing to draw.')
-        from ..archive import describe_archive
+        from ..models.archive import describe_archive
 
         sys.stdout.write(describe_archive(path).rstrip() + '\n')
         return 0
@@ -112,7 +112,7 @@ def _in_metres(pixel_m: tuple[float, float] | None, shape: tuple[int, ...]) -> s
 
 def describe_scan(scan: Scan) -> str:
     """Returns what is in a scan, one line for each part."""
-    from ..scan.preflight import probe_diameter_px
+    from ..checks.preflight import probe_diameter_px
 
     size = scan.pattern_shape
     power = numpy.sum(numpy.abs(scan.probe.astype(numpy.complex128)) ** 2, axis=(1, 2))

@@ -6,7 +6,7 @@ import argparse
 import sys
 from pathlib import Path
 
-from ..archive import EXTENSION, describe_archive
+from ..models.archive import EXTENSION, describe_archive
 from ._config_options import add_config_options, config_from
 from ._outputs import add_overwrite_option, check_output
 from ._progress import ProgressLine
@@ -24,7 +24,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Trains and writes."""
-    from ..learning.pretraining import pretrain
+    from ..training.pretraining import pretrain
 
     if arguments.resume:
         arguments.overwrite = True

@@ -6,9 +6,9 @@ import argparse
 import sys
 from pathlib import Path
 
-from ..scan.sample_objects import OBJECT_KINDS
-from ..scan.sample_probes import PROBE_KINDS
-from ..scan.simulation import PATH_KINDS, SimulationSpec
+from ..simulation.sample_objects import OBJECT_KINDS
+from ..simulation.sample_probes import PROBE_KINDS
+from ..simulation.simulated_scan import PATH_KINDS, SimulationSpec
 
 __all__ = ['configure', 'run']
 
@@ -55,7 +55,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
 def run(arguments: argparse.Namespace) -> int:
     """Returns 0 after the scan was written."""
     from ..scan.files import write_scan_npz
-    from ..scan.simulation import simulate_scan
+    from ..simulation.simulated_scan import simulate_scan
 
     spec = _read_spec(arguments)
     scan = simulate_scan(spec)

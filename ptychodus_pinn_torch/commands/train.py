@@ -7,8 +7,8 @@ import sys
 from dataclasses import replace
 from pathlib import Path
 
-from ..archive import EXTENSION
 from ..backend import TrainRequest, get_backend, resolve_backend
+from ..models.archive import EXTENSION
 from ._config_options import add_config_options, config_from
 from ._outputs import add_overwrite_option, check_output
 from ._progress import ProgressLine
@@ -67,7 +67,7 @@ def run(arguments: argparse.Namespace) -> int:
     finally:
         progress.close()
     if not arguments.quiet:
-        from ..archive import describe_archive
+        from ..models.archive import describe_archive
 
         sys.stdout.write(describe_archive(path) + '\n')
     return 0
@@ -92,7 +92,7 @@ def _with_labels(scans: list, paths: list[Path]) -> list:
 
 
 def _examine(scans: list, config: object, *, is_quiet: bool) -> None:
-    from ..scan.preflight import examine_scan
+    from ..checks.preflight import examine_scan
 
     for scan in scans:
         findings = examine_scan(scan)

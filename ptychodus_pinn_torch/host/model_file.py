@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ..archive import EXTENSION, Archive, ArchiveError, read_archive, shipped_model
+from ..models.archive import EXTENSION, Archive, ArchiveError, read_archive, shipped_model
 
 __all__ = ['MODEL_EXTENSION', 'MODEL_NAME', 'ModelFacts', 'ModelFile', 'inspect_model']
 
@@ -61,7 +61,7 @@ def _read_model(path: Path) -> Archive | None:
                 f'{path}: is a torch model of PtychoPINN: convert it with ptychodus-pinn convert, '
                 'then load the result.'
             ) from None
-        from ..interop.convert import read_foreign_model  # of TensorFlow: needs no engine
+        from ..models.opening import read_foreign_model  # of TensorFlow: needs no engine
 
         if read_foreign_model(path) is None:
             raise
@@ -74,7 +74,7 @@ def summarise(archive: Archive) -> str:
     made = str(details['made_from']) if 'made_from' in details else _join(details.get('scans'))
     size = details.get('pattern_size')
     parts = [
-        f'{archive.config.network.architecture} network, {archive.backend} backend',
+        f'{archive.config.network.kind} network, {archive.backend} backend',
         f'trained {archive.config.mode}' + (f' on {made}' if made else ''),
         f'{_join(details.get("patterns"))} patterns of {size} px' if size else '',
         _count(details.get('probe_modes'), 'probe mode(s)'),

@@ -10,7 +10,7 @@ from ptychodus.api.parameters import StringParameter
 from ptychodus.api.settings import SettingsRegistry
 
 from ..backend import DEFAULT_BACKEND, available_backends
-from ..config import Config, ConfigError, Option, iter_options, override_config
+from ..config import Config, ConfigError, Option, iter_options, network_kinds, override_config
 
 __all__ = ['PINNTorchSettings', 'find_ini_faults', 'group_name', 'iter_host_options']
 
@@ -66,6 +66,10 @@ class PINNTorchSettings:
         values: dict[str, str] = {
             path: parameter.get_value().strip() for path, parameter in self._parameters.items()
         }
+        kind = values['network.kind']
+        if kind in network_kinds():  # options of other networks wait for their turn
+            own = {option.path for option in iter_options(kind)}
+            values = {path: value for path, value in values.items() if path in own}
         try:
             return override_config(Config(), {'mode': mode, **values}, source='PINN-Torch settings')
         except ConfigError as error:
@@ -75,7 +79,9 @@ class PINNTorchSettings:
     def find_fault(path: str, text: str) -> str:
         """Returns what is wrong with the text of an option; empty when nothing is."""
         try:
-            override_config(Config(), {path: text.strip()}, source='PINN-Torch settings')
+            networks = next(o for o in iter_options() if o.path == path).scope.networks
+            chosen = {'network.kind': networks[0]} if networks else {}
+            override_config(Config(), {**chosen, path: text.strip()}, source='PINN-Torch settings')
         except ConfigError as error:
             return str(error)
         return ''

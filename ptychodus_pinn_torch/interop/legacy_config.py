@@ -158,7 +158,7 @@ def _remark(name: str, value: Any) -> str | None:
 
 def _translate(given: Mapping[str, Any], warnings: list[str]) -> dict[str, Any]:
     """Returns our options for the fields that were given."""
-    options: dict[str, Any] = {'network.architecture': 'cnn'}
+    options: dict[str, Any] = {'network.kind': 'cnn'}
 
     def take(name: str, option: str, convert: Callable[[Any], Any] = lambda value: value) -> None:
         if name in given:
@@ -173,17 +173,17 @@ def _translate(given: Mapping[str, Any], warnings: list[str]) -> dict[str, Any]:
                 known = ', '.join(choices)
                 warnings.append(f'{name} = {value!r} is left out: known here are {known}.')
 
-    take('N', 'network.cnn_pattern_size', int)
+    take('N', 'network.pattern_size', int)
     if 'gridsize' in given:
         channels = int(given['gridsize']) ** 2
-        options['network.cnn_channels'] = options['grouping.group_size'] = channels
+        options['network.num_channels'] = options['grouping.group_size'] = channels
         if 'neighbor_count' in given and channels > 1:
             pool = (int(given['neighbor_count']) + 1) / channels
             options['grouping.neighbor_pool'] = min(8.0, max(1.0, pool))
-    take('n_filters_scale', 'network.cnn_width', lambda value: 8 * int(value))
-    take('probe_big', 'network.cnn_outer_branch', bool)
+    take('n_filters_scale', 'network.first_width', lambda value: 8 * int(value))
+    take('probe_big', 'network.has_outer_branch', bool)
     choose('model_type', 'mode', {'pinn': 'unsupervised', 'supervised': 'supervised'})
-    choose('architecture', 'network.architecture', {'cnn': 'cnn'})
+    choose('architecture', 'network.kind', {'cnn': 'cnn'})
     if given.get('mae_weight', 0.0) > given.get('nll_weight', 1.0):
         options['loss.kind'] = 'amplitude'
     elif 'torch_loss_mode' in given:
@@ -230,21 +230,22 @@ def legacy_from_config(config: Config) -> dict[str, Any]:
 
     What PtychoPINN has no field for is left out, and said.
     """
-    channels = config.network.cnn_channels
+    network = config.network
+    channels = network.stack_size or 1
     model = {row[0]: row[1] for row in MODEL_FIELDS} | {
-        'N': config.network.cnn_pattern_size or 64,
+        'N': network.size_px or 64,
         'gridsize': max(1, math.isqrt(channels)),
-        'n_filters_scale': max(1, config.network.cnn_width // 8),
+        'n_filters_scale': max(1, getattr(network, 'first_width', 16) // 8),
         'model_type': 'pinn' if config.mode == 'unsupervised' else 'supervised',
-        'probe_big': config.network.cnn_outer_branch,
+        'probe_big': getattr(network, 'has_outer_branch', False),
     }
     batch = config.training.batch_size or 16
     epochs = max(1, round(config.training.max_steps * batch / GROUPS_PER_EPOCH))
     schedules = {ours: theirs for theirs, ours in _SCHEDULES.items()}
-    if config.network.architecture != 'cnn':
+    if config.network.kind != 'cnn':
         logger.warning(
-            'network.architecture = %r has no counterpart in PtychoPINN: cnn is written.',
-            config.network.architecture,
+            'network.kind = %r has no counterpart in PtychoPINN: cnn is written.',
+            config.network.kind,
         )
     return {row[0]: row[1] for row in TRAINING_FIELDS} | {
         'model': model,

@@ -21,11 +21,11 @@ _FIXED = 'there is no such choice here'
 _EVERY = 'every result covers the whole scan'
 
 MODEL_FIELDS: tuple[Row, ...] = (
-    ('N', 64, 'network.cnn_pattern_size', ''),
-    ('gridsize', 1, 'network.cnn_channels', ''),
-    ('n_filters_scale', 2, 'network.cnn_width', ''),
+    ('N', 64, 'network.pattern_size', ''),
+    ('gridsize', 1, 'network.num_channels', ''),
+    ('n_filters_scale', 2, 'network.first_width', ''),
     ('model_type', 'pinn', 'mode', ''),
-    ('architecture', 'cnn', 'network.architecture', ''),
+    ('architecture', 'cnn', 'network.kind', ''),
     ('fno_modes', 12, None, _ONE_NETWORK),
     ('fno_width', 32, None, _ONE_NETWORK),
     ('fno_blocks', 4, None, _ONE_NETWORK),
@@ -34,10 +34,10 @@ MODEL_FIELDS: tuple[Row, ...] = (
     ('max_hidden_channels', None, None, _ONE_NETWORK),
     ('resnet_width', None, None, _ONE_NETWORK),
     ('fno_input_transform', 'none', None, 'the cnn always sees the root of the counts'),
-    ('generator_output_mode', 'real_imag', None, 'set network.cnn_head instead'),
+    ('generator_output_mode', 'real_imag', None, 'set network.head instead'),
     ('amp_activation', 'sigmoid', None, _AMPLITUDE),
     ('object_big', True, None, 'patches of a group always share one canvas'),
-    ('probe_big', True, 'network.cnn_outer_branch', ''),
+    ('probe_big', True, 'network.has_outer_branch', ''),
     ('probe_mask', False, None, _NO_MASK),
     ('probe_mask_sigma', 1.0, None, _NO_MASK),
     ('probe_mask_diameter', None, None, _NO_MASK),

@@ -14,14 +14,14 @@ from typing import Any
 import numpy
 from numpy.typing import NDArray
 
-from ..archive import read_archive
 from ..backend import TrainRequest, get_backend
 from ..config import Config, override_config
+from ..models.archive import read_archive
+from ..models.opening import recognise_model
 from ..scan.files import read_scan
 from ..scan.npz_layouts import RawScan
 from ..scan.scan import Scan
 from ..scan.scan_checks import build_scan
-from .convert import recognise_model
 from .workflows import TrainedModel
 
 logger = logging.getLogger(__name__)
@@ -66,9 +66,7 @@ class ConfigManager:
         """Returns the configurations that a model was made with."""
         network = model.config.network
         mode = model.config.mode.capitalize()
-        return cls(
-            DataConfig(N=network.cnn_pattern_size, C=network.cnn_channels), ModelConfig(mode=mode)
-        )
+        return cls(DataConfig(N=network.size_px, C=network.stack_size), ModelConfig(mode=mode))
 
     def validate_arch_compatibility(self, model: PtychoModel) -> None:
         """Refuses a model of another pattern size.
@@ -76,7 +74,7 @@ class ConfigManager:
         Raises:
             ValueError: names both sizes.
         """
-        size, own = getattr(self.data_config, 'N', 0), model.config.network.cnn_pattern_size
+        size, own = getattr(self.data_config, 'N', 0), model.config.network.size_px
         if size and own and size != own:
             raise ValueError(f'the model takes patterns of {own} px, the data have {size} px.')
 
@@ -85,14 +83,14 @@ class ConfigManager:
         data, model, training = (
             vars(item) for item in (self.data_config, self.model_config, self.training_config)
         )
-        options: dict[str, Any] = {'network.architecture': 'cnn', 'training.start': 'none'}
+        options: dict[str, Any] = {'network.kind': 'cnn', 'training.start': 'none'}
         rows: tuple[tuple[Mapping[str, Any], str, str, Any], ...] = (
-            (data, 'N', 'network.cnn_pattern_size', int),
-            (data, 'C', 'network.cnn_channels', int),
+            (data, 'N', 'network.pattern_size', int),
+            (data, 'C', 'network.num_channels', int),
             (data, 'C', 'grouping.group_size', int),
             (model, 'mode', 'mode', lambda value: str(value).lower()),
-            (model, 'n_filters_scale', 'network.cnn_width', lambda value: 8 * int(value)),
-            (model, 'probe_big', 'network.cnn_outer_branch', bool),
+            (model, 'n_filters_scale', 'network.first_width', lambda value: 8 * int(value)),
+            (model, 'probe_big', 'network.has_outer_branch', bool),
             (
                 model,
                 'loss_function',
@@ -115,7 +113,7 @@ class ConfigManager:
                 options[option] = convert(source[name])
         for name in ('cbam', 'eca', 'spatial'):
             if model.get(f'{name}_encoder') or model.get(f'{name}_decoder'):
-                options['network.cnn_attention'] = name
+                options['network.attention'] = name
                 taken |= {f'{name}_encoder', f'{name}_decoder'}
                 break
         left = sorted({*data, *model, *training} - taken)
@@ -245,7 +243,7 @@ class Datagen:
 
     def simulate(self, number: int = 1) -> tuple[Scan, ...]:
         """Returns scans of `number` objects under one probe, with their truth."""
-        from ..scan.simulation import SimulationSpec, simulate_scans
+        from ..simulation.simulated_scan import SimulationSpec, simulate_scans
 
         spec = SimulationSpec(**vars(self.config_manager.datagen_config))
         return tuple(simulate_scans(spec, list(range(spec.seed, spec.seed + number))))

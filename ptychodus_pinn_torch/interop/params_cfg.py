@@ -10,8 +10,8 @@ from typing import Any
 import numpy
 
 from ..config import ConfigError
+from ..models.restricted_pickle import read_pickle
 from ..scan.output import write_atomically
-from .restricted_pickle import read_pickle
 
 __all__ = ['read_params_cfg', 'write_params_cfg']
 

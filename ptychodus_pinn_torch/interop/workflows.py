@@ -17,12 +17,12 @@ from typing import Any
 import numpy
 from numpy.typing import NDArray
 
-from ..archive import Archive, ArchiveError, read_archive
 from ..backend import ReconstructRequest, TrainRequest, get_backend
 from ..config import Config, override_config
+from ..models.archive import Archive, ArchiveError, read_archive
+from ..models.opening import recognise_model
 from ..scan.files import read_scan
 from ..scan.scan import Scan
-from .convert import recognise_model
 from .grouped_data import MemmapDatasetBridge, PtychoDataContainerTorch, RawDataTorch
 from .legacy_config import config_from_legacy, dataclass_to_legacy_dict, update_legacy_dict
 from .unweighted_stitching import reassemble_position
@@ -132,7 +132,7 @@ def train_cdi_model_torch(
         config: PtychoPINN's `TrainingConfig` (or its fields), or our `Config`. The model is
             written to its `output_dir` as `wts.h5.zip`.
         execution_config: `PyTorchExecutionConfig`, or its fields.
-        overrides: Our options by path, such as `{'network.architecture': 'unrolled'}`.
+        overrides: Our options by path, such as `{'network.kind': 'unrolled'}`.
     """
     settings = _configure({} if config is None else config, execution_config, overrides)
     output = _output_of({} if config is None else config) / BUNDLE_NAME
@@ -239,10 +239,10 @@ def load_inference_bundle_torch(
         )
     model = TrainedModel(path, _for_images(Config()), _history_of(archive))
     network = archive.config.network
-    size = int(archive.details.get('pattern_size') or network.cnn_pattern_size)
+    size = int(archive.details.get('pattern_size') or network.size_px)
     params = {
         'N': size,
-        'gridsize': max(1, round(network.cnn_channels**0.5)),
+        'gridsize': max(1, round(network.stack_size**0.5)),
         'intensity_scale': 1.0,
         'backend': archive.backend,
     }

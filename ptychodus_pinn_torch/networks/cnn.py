@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from jaxtyping import Complex, Float
 from torch import Tensor, nn
 
-from ..config import NetworkConfig
+from ..config import CnnConfig
 from ..physics.canvas import Canvas
 from ..physics.forward_model import GroupBatch
 from .attention import ChannelGate, make_attention
@@ -35,20 +35,21 @@ class PatchUNet(nn.Module):
     level ends in the attention of the configuration.
     """
 
-    def __init__(self, config: NetworkConfig, num_inputs: int, size: int) -> None:
+    def __init__(self, config: CnnConfig, num_inputs: int, size: int) -> None:
         super().__init__()
-        self.has_skips = config.cnn_skips
+        self.has_skips = config.has_skips
         widths = [
-            config.cnn_width * min(2**level, MAX_WIDENING) for level in range(num_levels(size) + 1)
+            config.first_width * min(2**level, MAX_WIDENING)
+            for level in range(num_levels(size) + 1)
         ]
         self.encoder = nn.ModuleList()
         for before, width in zip([num_inputs, *widths], widths):
-            attention = make_attention(config.cnn_attention, width)
+            attention = make_attention(config.attention, width)
             self.encoder.append(nn.Sequential(ConvPair(before, width), attention))
         self.decoder = nn.ModuleList()
         for below, width in zip(widths[:0:-1], widths[-2::-1]):
-            attention = make_attention(config.cnn_attention, width)
-            num_merged = below + (width if config.cnn_skips else 0)
+            attention = make_attention(config.attention, width)
+            num_merged = below + (width if config.has_skips else 0)
             self.decoder.append(nn.Sequential(ConvPair(num_merged, width), attention))
         self.num_outputs = widths[0]
 
@@ -74,16 +75,16 @@ def num_levels(size: int) -> int:
     return levels
 
 
-def stem_factor(config: NetworkConfig, size: int) -> int:
+def stem_factor(config: CnnConfig, size: int) -> int:
     """Returns the pixels per side that are folded into channels at the entrance.
 
     Raises:
         ValueError: the pattern size is no multiple of it.
     """
-    factor = config.cnn_stem or (2 if size >= STEM_FROM_PX and size % 4 == 0 else 1)
+    factor = config.stem or (2 if size >= STEM_FROM_PX and size % 4 == 0 else 1)
     if size % factor:
         raise ValueError(
-            f'network.cnn_stem = {factor} does not divide patterns of {size} px: choose 1, or crop '
+            f'network.stem = {factor} does not divide patterns of {size} px: choose 1, or crop '
             'the patterns.'
         )
     return factor
@@ -102,16 +103,16 @@ class CnnNetwork(nn.Module):
     num_subsets = 1
     num_passes = 1
 
-    def __init__(self, config: NetworkConfig) -> None:
+    def __init__(self, config: CnnConfig) -> None:
         super().__init__()
-        self.pattern_size = config.cnn_pattern_size or DEFAULT_PATTERN_SIZE
-        self.num_channels = config.cnn_channels
-        self.is_polar = config.cnn_head == 'amplitude_phase'
+        self.pattern_size = config.pattern_size or DEFAULT_PATTERN_SIZE
+        self.num_channels = config.num_channels
+        self.is_polar = config.head == 'amplitude_phase'
         self.stem = stem_factor(config, self.pattern_size)
         folded = self.num_channels * self.stem**2
         self.body = PatchUNet(config, folded, self.pattern_size // self.stem)
         width = self.body.num_outputs
-        self.num_outer = width // 4 if config.cnn_outer_branch else 0
+        self.num_outer = width // 4 if config.has_outer_branch else 0
         self.head = nn.Conv2d(width - self.num_outer, 2 * folded, 3, padding=1)
         self.outer_head = (
             nn.Conv2d(self.num_outer, 2 * folded, 3, padding=1) if self.num_outer else None

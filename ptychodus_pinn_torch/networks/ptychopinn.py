@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from jaxtyping import Complex, Float
 from torch import Tensor, nn
 
-from ..config import NetworkConfig
+from ..config import PtychoPinnConfig
 from ..physics.canvas import Canvas
 from ..physics.forward_model import GroupBatch
 from .attention import AttentionKind, make_attention
@@ -100,7 +100,7 @@ class PinnLayout:
             layout.check()
         except (TypeError, AttributeError, json.JSONDecodeError) as error:
             raise ValueError(
-                'network.ptychopinn_layout is no layout of a PtychoPINN network: convert the '
+                'network.layout is no layout of a PtychoPINN network: convert the '
                 'model with ptychodus-pinn convert instead of writing it by hand.'
             ) from error
         return layout
@@ -190,14 +190,14 @@ class PtychoPinnNetwork(nn.Module):
     num_subsets = 1
     num_passes = 1
 
-    def __init__(self, config: NetworkConfig) -> None:
+    def __init__(self, config: PtychoPinnConfig) -> None:
         super().__init__()
-        if not config.ptychopinn_layout:
+        if not config.layout:
             raise ValueError(
-                'network.architecture = ptychopinn is for converted models: choose cnn to train '
+                'network.kind = ptychopinn is for converted models: choose cnn to train '
                 'a new one, or name the model to start from.'
             )
-        layout = PinnLayout.from_text(config.ptychopinn_layout)
+        layout = PinnLayout.from_text(config.layout)
         self.layout = layout
         self.pattern_size, self.num_channels = layout.pattern_size, layout.num_channels
         widths = [layout.num_channels, *layout.encoder_widths]

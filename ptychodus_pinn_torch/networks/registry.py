@@ -11,13 +11,11 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from ..config import NetworkConfig
+from ..config import NETWORK_GROUP, NetworkConfig
 from ..physics.canvas import Canvas
 from ..physics.forward_model import GroupBatch
 
 __all__ = ['Network', 'build_network', 'load_weights', 'weights_of']
-
-NETWORK_GROUP = 'ptychodus_pinn_torch.networks'
 
 
 class Network(Protocol):
@@ -31,27 +29,14 @@ def build_network(config: NetworkConfig) -> nn.Module:
     """Returns a new network with start values.
 
     Raises:
-        ValueError: no network of that name is registered.
+        ValueError: no network of that kind is registered.
     """
-    if config.architecture == 'unrolled':
-        from .unrolled import UnrolledNetwork
-
-        return UnrolledNetwork(config)
-    if config.architecture == 'cnn':
-        from .cnn import CnnNetwork
-
-        return CnnNetwork(config)
-    if config.architecture == 'ptychopinn':
-        from .ptychopinn import PtychoPinnNetwork
-
-        return PtychoPinnNetwork(config)
     found = {item.name: item for item in entry_points(group=NETWORK_GROUP)}
-    if config.architecture not in found:
-        names = ', '.join(sorted({'unrolled', 'cnn', *found}))
+    if config.kind not in found:
         raise ValueError(
-            f'network.architecture = {config.architecture!r} is unknown: choose one of {names}.'
+            f'network.kind = {config.kind!r} is unknown: choose one of {", ".join(sorted(found))}.'
         )
-    return cast(nn.Module, found[config.architecture].load()(config))
+    return cast(nn.Module, found[config.kind].load()(config))
 
 
 def weights_of(network: nn.Module) -> dict[str, NDArray[Any]]:

@@ -10,7 +10,7 @@ import torch
 from jaxtyping import Bool, Complex, Float, Int
 from torch import Tensor, nn
 
-from ..config import NetworkConfig
+from ..config import UnrolledConfig
 from ..physics.canvas import Canvas, add_patches, take_patches
 from ..physics.forward_model import GroupBatch
 from ..physics.propagation import intensity, to_detector, to_sample
@@ -143,7 +143,7 @@ class UnrolledNetwork(nn.Module):
     any probe and any pattern size; the network sees the object in units of its mean amplitude.
     """
 
-    def __init__(self, config: NetworkConfig) -> None:
+    def __init__(self, config: UnrolledConfig) -> None:
         super().__init__()
         self.num_subsets = config.num_subsets
         self.num_passes = config.num_stages

@@ -1,1 +1,4 @@
-"""Physics in torch: canvas, probe, propagation, forward model and refinement."""
+"""The forward model in torch: measurement, canvas, probe, propagation, losses, update rule.
+
+No file, no network, no training; whoever compares counts with an object does it through here.
+"""

@@ -24,11 +24,11 @@ import numpy
 import torch
 
 import ptychodus_pinn_torch as pinn
-from ptychodus_pinn_torch.archive import read_archive, shipped_model
 from ptychodus_pinn_torch.backend import Reconstruction
-from ptychodus_pinn_torch.learning.inference import load_network
-from ptychodus_pinn_torch.learning.scan_reader import ScanReader, ScanSource
-from ptychodus_pinn_torch.metrics import compare_objects, coverage_mask, data_error
+from ptychodus_pinn_torch.metrics.comparison import compare_objects, coverage_mask, data_error
+from ptychodus_pinn_torch.models.archive import read_archive, shipped_model
+from ptychodus_pinn_torch.physics.measurement import ScanReader, ScanSource
+from ptychodus_pinn_torch.reconstruction.procedure import load_network
 from ptychodus_pinn_torch.scan.files import read_scan, write_scan_npz
 from ptychodus_pinn_torch.scan.scan import Scan
 
@@ -224,7 +224,7 @@ def training(kind: str = 'unrolled', seeds: int = 3) -> None:
     scan = read_scan(DATA / 'velociprobe_siemens_128.npz')
     with numpy.load(DATA / 'velociprobe_siemens_128.npz') as file:
         area = file['illumination'] > 0.3
-    options: dict[str, Any] = {'training.start': 'none', 'network.architecture': kind}
+    options: dict[str, Any] = {'training.start': 'none', 'network.kind': kind}
     if kind == 'unrolled':
         options |= {'network.num_stages': 3, 'network.width': 16, 'training.max_steps': 230}
         options |= {'grouping.group_size': 12}
@@ -250,7 +250,7 @@ def training(kind: str = 'unrolled', seeds: int = 3) -> None:
 def memory() -> None:
     """Bytes per pattern that training holds beyond the file's own."""
     from ptychodus_pinn_torch.config import Config
-    from ptychodus_pinn_torch.learning.dataset import plan_epoch
+    from ptychodus_pinn_torch.training.batches import plan_epoch
 
     scan = pinn.simulate(num_positions=10000, seed=1)
     with tempfile.TemporaryDirectory() as folder:

@@ -16,7 +16,7 @@ from ptychodus.api.reconstruct import ReconstructInput
 from staging import stage
 
 from ptychodus_pinn_torch.scan.output import make_host_product
-from ptychodus_pinn_torch.scan.simulation import SimulationSpec, simulate_scan
+from ptychodus_pinn_torch.simulation.simulated_scan import SimulationSpec, simulate_scan
 
 pytest.importorskip('torch')
 
@@ -165,8 +165,8 @@ def test_layers_relaxed_probe_and_bad_pixels_at_once_come_out_right(simulated):
     from ptychodus.api.probe import ProbeSequence
     from ptychodus.api.settings import SettingsRegistry
 
-    from ptychodus_pinn_torch.archive import shipped_model
     from ptychodus_pinn_torch.host.library import PtychoPINNTorchReconstructorLibrary
+    from ptychodus_pinn_torch.models.archive import shipped_model
 
     if not shipped_model().is_file():
         pytest.skip('there is no shipped model')

@@ -247,9 +247,9 @@ def test_parent_never_imports_an_engine(reconstructor, parameters, training_fold
 def test_a_real_archive_brings_its_history_and_its_description(parameters, tmp_path):
     from ptychodus.api.settings import SettingsRegistry
 
-    from ptychodus_pinn_torch.archive import Archive, write_archive
     from ptychodus_pinn_torch.config import Config
     from ptychodus_pinn_torch.host.library import PtychoPINNTorchReconstructorLibrary
+    from ptychodus_pinn_torch.models.archive import Archive, write_archive
 
     history = [{'epoch': float(epoch), 'loss': 1.0, 'held_out': None} for epoch in range(3)]
     weights = {'w': numpy.ones(3, numpy.float32)}

@@ -100,13 +100,13 @@ def test_fields_become_options() -> None:
     )
     config = found.config
     assert not found.warnings
-    assert (config.network.cnn_pattern_size, config.network.cnn_channels) == (128, 4)
+    assert (config.network.pattern_size, config.network.num_channels) == (128, 4)
     assert config.grouping.group_size == 4 and config.grouping.neighbor_pool == 2.0
     assert config.training.max_steps == 130 and config.training.warmup_fraction == 0.2
     assert config.training.schedule == 'cosine' and config.loss.kind == 'amplitude'
     assert config.mode == 'supervised' and config.physics.train_probe
     assert config.execution.accelerator == 'cuda' and config.execution.devices == 2
-    assert config.training.learning_rate == 5e-4 and config.network.architecture == 'cnn'
+    assert config.training.learning_rate == 5e-4 and config.network.kind == 'cnn'
 
 
 def test_nonsense_is_one_sentence() -> None:
@@ -120,9 +120,9 @@ def test_there_and_back_again(tmp_path: Path) -> None:
     config = override_config(
         Config(),
         {
-            'network.architecture': 'cnn',
-            'network.cnn_pattern_size': 128,
-            'network.cnn_channels': 4,
+            'network.kind': 'cnn',
+            'network.pattern_size': 128,
+            'network.num_channels': 4,
             'training.batch_size': 8,
             'training.schedule': 'plateau',
             'loss.kind': 'poisson',
@@ -135,7 +135,7 @@ def test_there_and_back_again(tmp_path: Path) -> None:
     path.write_text(json.dumps(fields), encoding='utf-8')
     back = load_legacy_config(path)
     assert [text for text in back.warnings if 'backend' not in text] == []
-    for name in ('cnn_pattern_size', 'cnn_channels', 'cnn_width', 'cnn_outer_branch'):
+    for name in ('pattern_size', 'num_channels', 'first_width', 'has_outer_branch'):
         assert getattr(back.config.network, name) == getattr(config.network, name)
     assert back.config.loss == config.loss and back.config.physics == config.physics
     assert back.config.training.schedule == 'plateau'

@@ -9,23 +9,23 @@ import numpy
 import pytest
 import torch
 
-from ptychodus_pinn_torch import losses
-from ptychodus_pinn_torch.config import Config, NetworkConfig, override_config
-from ptychodus_pinn_torch.learning.dataset import Task, make_batch, plan_epoch
-from ptychodus_pinn_torch.learning.scan_reader import ScanReader, ScanSource
+from ptychodus_pinn_torch.config import CnnConfig, Config, override_config
 from ptychodus_pinn_torch.networks.cnn import CnnNetwork, num_levels
 from ptychodus_pinn_torch.networks.patchwise import find_stacks
 from ptychodus_pinn_torch.networks.stitching import PatchStack, phase_factors, support_box
+from ptychodus_pinn_torch.physics import losses
 from ptychodus_pinn_torch.physics.canvas import take_patches
 from ptychodus_pinn_torch.physics.forward_model import expected_counts
+from ptychodus_pinn_torch.physics.measurement import ScanReader, ScanSource
 from ptychodus_pinn_torch.physics.propagation import intensity
 from ptychodus_pinn_torch.scan.scan import Scan
+from ptychodus_pinn_torch.training.batches import Task, make_batch, plan_epoch
 
 
 def make_network(size: int = 32, **options: Any) -> CnnNetwork:
     torch.manual_seed(0)
-    options = {'cnn_width': 8, **options}
-    return CnnNetwork(NetworkConfig(architecture='cnn', cnn_pattern_size=size, **options))
+    options = {'first_width': 8, **options}
+    return CnnNetwork(CnnConfig(kind='cnn', pattern_size=size, **options))
 
 
 def wake(network: CnnNetwork) -> CnnNetwork:
@@ -44,7 +44,7 @@ def make_groups(scan: Scan, num_groups: int, size: int) -> Any:
 
 @pytest.mark.parametrize('size', [32, 48, 64, 96, 100, 128, 256])
 def test_any_pattern_size_gives_patches_of_that_size(size: int) -> None:
-    network = make_network(size, cnn_width=4)
+    network = make_network(size, first_width=4)
     counts = torch.rand(2, 1, size, size) * 10
     patches = network.map_stacks(counts, counts.sum(dim=(-2, -1)), None)
     assert patches.shape == (2, 1, size, size)
@@ -54,7 +54,7 @@ def test_any_pattern_size_gives_patches_of_that_size(size: int) -> None:
 @pytest.mark.parametrize('head', ['amplitude_phase', 'real_imaginary'])
 def test_it_starts_at_the_flat_object(tiny_scan: Scan, head: str) -> None:
     batch = make_groups(tiny_scan, 3, 1)
-    canvas = make_network(cnn_head=head)(batch)
+    canvas = make_network(head=head)(batch)
     for group in range(3):
         power = intensity(batch.probe).sum()
         level = torch.sqrt(batch.counts[group].sum() / power)
@@ -66,13 +66,13 @@ def test_it_starts_at_the_flat_object(tiny_scan: Scan, head: str) -> None:
     'options',
     [
         {},
-        {'cnn_attention': 'cbam'},
-        {'cnn_attention': 'eca'},
-        {'cnn_attention': 'spatial'},
-        {'cnn_outer_branch': True},
-        {'cnn_skips': False},
-        {'cnn_head': 'real_imaginary', 'cnn_stem': 2},
-        {'cnn_channels': 4},
+        {'attention': 'cbam'},
+        {'attention': 'eca'},
+        {'attention': 'spatial'},
+        {'has_outer_branch': True},
+        {'has_skips': False},
+        {'head': 'real_imaginary', 'stem': 2},
+        {'num_channels': 4},
     ],
 )
 def test_every_parameter_learns(tiny_scan: Scan, options: dict[str, Any]) -> None:
@@ -100,7 +100,7 @@ def test_held_out_patterns_are_not_looked_at(tiny_scan: Scan) -> None:
 
 @pytest.mark.parametrize('channels', [1, 4])
 def test_result_does_not_depend_on_the_size_of_pieces(tiny_scan: Scan, channels: int) -> None:
-    network = wake(make_network(cnn_channels=channels))
+    network = wake(make_network(num_channels=channels))
     found = []
     for piece_bytes in (1, 2**18, 2**26):
         reader = ScanReader(tiny_scan, piece_bytes=piece_bytes)
@@ -126,8 +126,8 @@ def test_wrong_pattern_size_is_one_sentence(tiny_scan: Scan) -> None:
 
 
 def test_stem_must_divide_the_pattern() -> None:
-    with pytest.raises(ValueError, match='cnn_stem = 4 does not divide patterns of 50 px'):
-        make_network(50, cnn_stem=4)
+    with pytest.raises(ValueError, match='stem = 4 does not divide patterns of 50 px'):
+        make_network(50, stem=4)
 
 
 def random_patches(number: int = 60) -> tuple[Any, Any, Any]:
@@ -207,9 +207,9 @@ def test_training_on_measured_patterns_leaves_the_flat_object(small_real_scan: S
     config = override_config(
         Config(),
         {
-            'network.architecture': 'cnn',
-            'network.cnn_pattern_size': 128,
-            'network.cnn_width': 8,
+            'network.kind': 'cnn',
+            'network.pattern_size': 128,
+            'network.first_width': 8,
             'training.batch_size': 8,
         },
     )

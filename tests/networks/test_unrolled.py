@@ -8,16 +8,16 @@ import numpy
 import pytest
 import torch
 
-from ptychodus_pinn_torch.config import NetworkConfig
-from ptychodus_pinn_torch.learning.scan_reader import ScanReader, ScanSource
-from ptychodus_pinn_torch.learning.synthetic import random_batch
-from ptychodus_pinn_torch.losses import object_loss
+from ptychodus_pinn_torch.config import UnrolledConfig
 from ptychodus_pinn_torch.networks.blocks import HALO_PX, CanvasUNet
 from ptychodus_pinn_torch.networks.unrolled import UnrolledNetwork, subset_numbers
 from ptychodus_pinn_torch.physics.forward_model import GroupBatch
-from ptychodus_pinn_torch.scan.simulation import SimulationSpec, simulate_scan
+from ptychodus_pinn_torch.physics.losses import object_loss
+from ptychodus_pinn_torch.physics.measurement import ScanReader, ScanSource
+from ptychodus_pinn_torch.simulation.simulated_scan import SimulationSpec, simulate_scan
+from ptychodus_pinn_torch.training.synthetic import random_batch
 
-CONFIG = NetworkConfig(num_stages=2, width=4, num_subsets=3)
+CONFIG = UnrolledConfig(num_stages=2, width=4, num_subsets=3)
 
 
 @pytest.fixture

@@ -18,7 +18,7 @@ from ptychodus_pinn_torch.physics.propagation import (
     to_detector,
     to_sample,
 )
-from ptychodus_pinn_torch.scan.reference_model import predict_counts
+from ptychodus_pinn_torch.simulation.reference_model import predict_counts
 
 
 def random_complex(*shape: int, seed: int = 0) -> torch.Tensor:

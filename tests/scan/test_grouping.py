@@ -5,11 +5,7 @@ from __future__ import annotations
 import numpy
 import pytest
 
-from ptychodus_pinn_torch.scan.grouping import (
-    choose_held_out,
-    draw_groups,
-    order_group_of_four,
-)
+from ptychodus_pinn_torch.scan.grouping import choose_held_out, draw_groups, order_group_of_four
 
 
 def raster(side: int = 12, step: float = 4.0) -> numpy.ndarray:

@@ -7,11 +7,11 @@ from dataclasses import replace
 import numpy
 import pytest
 
-from ptychodus_pinn_torch.metrics import compare_objects, coverage_mask, data_error
-from ptychodus_pinn_torch.scan.reference_model import predict_counts
+from ptychodus_pinn_torch.metrics.comparison import compare_objects, coverage_mask, data_error
 from ptychodus_pinn_torch.scan.resampling import bin_scan, crop_scan
 from ptychodus_pinn_torch.scan.scan import Scan
-from ptychodus_pinn_torch.scan.simulation import SimulationSpec, simulate_scan
+from ptychodus_pinn_torch.simulation.reference_model import predict_counts
+from ptychodus_pinn_torch.simulation.simulated_scan import SimulationSpec, simulate_scan
 
 
 @pytest.fixture(scope='module')

@@ -1,0 +1,307 @@
+"""Examines a scan before a long run: each finding is a sentence with a number and a remedy."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy
+from numpy.typing import NDArray
+from scipy.spatial import KDTree
+
+from ..config import Config
+from ..scan.pattern_store import block_slices
+from ..scan.scan import Scan, calibrate_probe, split_positions
+from .detector_pixels import find_suspicious_pixels
+from .orientation import compare_orientations
+
+__all__ = ['Finding', 'Level', 'examine_scan', 'probe_diameter_px', 'probe_support_px']
+
+Level = Literal['ok', 'warning', 'error']
+
+_MIN_OVERLAP = 0.5
+_MAX_BORDER_POWER = 0.10
+_ORIENTATION_GAIN = 1.25
+_MIN_COUNTS = 200.0
+_PATTERNS_PER_SECOND_64 = 700.0
+_TRAINING_PATTERNS_PER_SECOND_64 = 300.0
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One thing that was looked at.
+
+    Attributes:
+        level: ok, warning (the result will suffer), or error (there will be none).
+        topic: One word or two, for tables.
+        message: A sentence with the number found and, unless ok, what to do.
+    """
+
+    level: Level
+    topic: str
+    message: str
+
+
+def examine_scan(scan: Scan, config: Config | None = None) -> list[Finding]:
+    """Returns what was found, in the order in which a reader would ask.
+
+    Args:
+        scan: As read; nothing is changed.
+        config: For the estimates of memory and time; the defaults are taken without it.
+    """
+    config = Config() if config is None else config
+    findings = list(_examine_counts(scan))
+    findings += _examine_positions(scan)
+    is_usable = all(finding.level != 'error' for finding in findings)
+    findings += _examine_probe(scan)
+    if is_usable:
+        findings += _examine_overlap(scan)
+    findings += _examine_pixels(scan)
+    if is_usable:
+        findings += _examine_orientation(scan)
+    findings += _estimate_cost(scan, config)
+    return findings
+
+
+def _box_power(power: NDArray[numpy.float64], size: int) -> float:
+    start = (power.shape[0] - size) // 2
+    window = slice(start, start + size)
+    return float(power[window, window].sum() / power.sum())
+
+
+def _probe_power(scan: Scan) -> NDArray[numpy.float64]:
+    power: NDArray[numpy.float64] = numpy.sum(
+        numpy.abs(scan.probe.astype(numpy.complex128)) ** 2, axis=0
+    )
+    return power
+
+
+def probe_support_px(scan: Scan, fraction: float = 0.999) -> int:
+    """Returns the side of the smallest central box, a multiple of 8, with that part of the power.
+
+    It is N where no smaller box will do.
+    """
+    power = _probe_power(scan)
+    size = power.shape[0]
+    return next((side for side in range(8, size, 8) if _box_power(power, side) >= fraction), size)
+
+
+def probe_diameter_px(scan: Scan, fraction: float = 0.9) -> float:
+    """Returns the diameter of the circle about the probe's centroid with that part of the power."""
+    power = _probe_power(scan)
+    y, x = numpy.indices(power.shape)
+    middle_y, middle_x = (power * y).sum() / power.sum(), (power * x).sum() / power.sum()
+    radius = numpy.hypot(y - middle_y, x - middle_x).ravel()
+    order = numpy.argsort(radius)
+    inside = numpy.cumsum(power.ravel()[order]) / power.sum()
+    return 2.0 * float(radius[order][numpy.searchsorted(inside, fraction)])
+
+
+def _examine_counts(scan: Scan) -> Iterator[Finding]:
+    power = float(_probe_power(scan).sum())
+    if not 0.0 < power < numpy.inf or not numpy.isfinite(scan.probe).all():
+        yield Finding('error', 'probe', 'The probe is zero or not finite: give another probe.')
+        return
+    broken, empty = 0, 0
+    for rows in block_slices(scan.num_patterns, scan.patterns[0].nbytes):
+        good = numpy.asarray(scan.patterns[rows])[:, scan.good_pixels]
+        if good.dtype.kind == 'f':
+            broken += int(numpy.count_nonzero(~numpy.isfinite(good).all(axis=1)))
+        empty += int(numpy.count_nonzero(~(good > 0).any(axis=1)))
+    if broken:
+        yield Finding(
+            'error', 'counts', f'{broken} patterns hold values that are not finite: mask them.'
+        )
+        return
+    mean, brightest = scan.mean_counts(), scan.max_counts()
+    if empty:
+        yield Finding(
+            'warning',
+            'counts',
+            f'{empty} of {scan.num_patterns} patterns are empty: leave them out.',
+        )
+    if mean < _MIN_COUNTS:
+        yield Finding(
+            'warning',
+            'counts',
+            f'The patterns hold {mean:.3g} counts on average, which is very little: if they were '
+            'normalised, export counts; if they are amplitudes, say --diffraction-kind amplitude.',
+        )
+    else:
+        yield Finding('ok', 'counts', f'The patterns hold {mean:.4g} counts on average.')
+    _, factor = calibrate_probe(scan)
+    if factor == 1.0:
+        yield Finding(
+            'ok',
+            'calibration',
+            f'The brightest pattern holds {100 * brightest / power:.0f} % of the {power:.4g} '
+            'photons of the probe.',
+        )
+    else:
+        yield Finding(
+            'warning',
+            'calibration',
+            f'The probe holds {power:.4g} photons but the brightest pattern {brightest:.4g} '
+            f'counts: the probe will be multiplied by {factor:.4g}; calibrate it to be certain.',
+        )
+
+
+def _examine_positions(scan: Scan) -> Iterator[Finding]:
+    if not numpy.isfinite(scan.positions_px).all():
+        yield Finding('error', 'positions', 'Some positions are not finite: leave them out.')
+        return
+    corners, _ = split_positions(scan.positions_px, scan.pattern_shape)
+    limit = numpy.asarray(scan.object_.shape) - numpy.asarray(scan.pattern_shape)
+    outside = int(((corners < 0) | (corners > limit)).any(axis=1).sum())
+    if outside:
+        yield Finding(
+            'error',
+            'positions',
+            f'{outside} of {scan.num_patterns} positions lie outside the object of '
+            f'{scan.object_.shape[0]} x {scan.object_.shape[1]} pixels: enlarge the object or '
+            'check the pixel size.',
+        )
+        return
+    span = numpy.ptp(scan.positions_px, axis=0)
+    yield Finding(
+        'ok',
+        'positions',
+        f'{scan.num_patterns} positions span {span[0]:.0f} x {span[1]:.0f} pixels, inside the '
+        f'object of {scan.object_.shape[0]} x {scan.object_.shape[1]}.',
+    )
+    unique = len(numpy.unique(numpy.round(scan.positions_px, 3), axis=0))
+    repeated = scan.num_patterns - unique
+    if repeated > 0.1 * scan.num_patterns:
+        yield Finding(
+            'warning',
+            'duplicates',
+            f'{repeated} of {scan.num_patterns} positions are repeated: check that the positions '
+            'changed during the scan.',
+        )
+    elif repeated:
+        yield Finding('ok', 'duplicates', f'{repeated} positions are repeated, which does no harm.')
+
+
+def _examine_probe(scan: Scan) -> Iterator[Finding]:
+    power = _probe_power(scan)
+    size = power.shape[0]
+    if not 0.0 < power.sum() < numpy.inf:
+        return
+    side = probe_support_px(scan)
+    border = 1.0 - _box_power(power, size - 2 * max(2, size // 16))
+    if border > _MAX_BORDER_POWER:
+        yield Finding(
+            'warning',
+            'probe',
+            f'{100 * border:.1f} % of the probe lies within {max(2, size // 16)} pixels of the '
+            f'border of its {size} pixel window and wraps around: use patterns with more pixels.',
+        )
+    else:
+        yield Finding(
+            'ok',
+            'probe',
+            f'99.9 % of the probe lies within {side} of {size} pixels; {scan.num_modes} '
+            f'mode{"s" if scan.num_modes > 1 else ""}, {100 * border:.1f} % at the border.',
+        )
+
+
+def _examine_overlap(scan: Scan) -> Iterator[Finding]:
+    diameter = probe_diameter_px(scan)
+    positions = numpy.unique(numpy.round(scan.positions_px, 3), axis=0)
+    if len(positions) < 2:
+        yield Finding(
+            'warning',
+            'overlap',
+            'There is only one position: without overlap the image rests on the probe alone; scan '
+            'more positions.',
+        )
+        return
+    distance = KDTree(positions).query(positions, k=2)[0][:, 1]
+    step = float(numpy.median(distance))
+    alone = int(numpy.count_nonzero(distance > diameter))
+    overlap = 1.0 - step / diameter
+    what = (
+        f'The median distance of neighbours is {step:.1f} pixels and 90 % of the probe lies '
+        f'within {diameter:.1f}: '
+    )
+    if overlap < _MIN_OVERLAP:
+        yield Finding(
+            'warning',
+            'overlap',
+            f'{what}an overlap of {100 * max(overlap, 0.0):.0f} %; scan in steps below '
+            f'{(1.0 - _MIN_OVERLAP) * diameter:.1f} pixels.',
+        )
+    else:
+        yield Finding('ok', 'overlap', f'{what}an overlap of {100 * overlap:.0f} %.')
+    if alone:
+        yield Finding(
+            'warning',
+            'coverage',
+            f'{alone} positions have no neighbour within the probe and leave holes in the image: '
+            'leave them out or scan between them.',
+        )
+
+
+def _examine_pixels(scan: Scan) -> Iterator[Finding]:
+    masked = int(numpy.count_nonzero(~scan.good_pixels))
+    found = find_suspicious_pixels(scan)
+    for what, pixels in (('dead', found.dead), ('hot', found.hot)):
+        if len(pixels):
+            y, x = pixels[0]
+            yield Finding(
+                'warning',
+                'pixels',
+                f'{len(pixels)} detector pixels look {what} but are not in the mask, the first at '
+                f'(y {y}, x {x}): mark them as bad.',
+            )
+    if found.num_saturated:
+        yield Finding(
+            'warning',
+            'pixels',
+            f'{found.num_saturated} counts are at the limit of {scan.patterns.dtype}: the '
+            'detector saturated; mask those pixels or attenuate the beam.',
+        )
+    if not len(found.dead) and not len(found.hot) and not found.num_saturated:
+        yield Finding(
+            'ok', 'pixels', f'No dead or hot pixels; the mask leaves out {masked} pixels.'
+        )
+
+
+def _examine_orientation(scan: Scan) -> Iterator[Finding]:
+    if scan.num_patterns < 4:
+        return
+    result = compare_orientations(scan)
+    given, best = result.errors['as given'], result.errors[result.best]
+    if result.gain > _ORIENTATION_GAIN:
+        yield Finding(
+            'warning',
+            'orientation',
+            f'With {result.best} the positions explain the counts {result.gain:.1f} times better '
+            f'(error {best:.4f} against {given:.4f}): check the axes of scan and detector.',
+        )
+    else:
+        others = sorted(value for name, value in result.errors.items() if name != 'as given')
+        yield Finding(
+            'ok',
+            'orientation',
+            f'The positions explain the counts best as given (error {given:.4f}, flipped or '
+            f'exchanged at least {others[0]:.4f}).',
+        )
+
+
+def _estimate_cost(scan: Scan, config: Config) -> Iterator[Finding]:
+    size = scan.pattern_shape[0]
+    # FFTs of all modes; measured at 64 pixels and one mode on one core.
+    effort = (size / 64.0) ** 2 * (1.0 + 0.4 * (scan.num_modes - 1))
+    seconds = scan.num_patterns * effort / _PATTERNS_PER_SECOND_64
+    group = config.grouping.group_size or (36 if size < 96 else 16)
+    training = config.training.max_steps * group * effort / _TRAINING_PATTERNS_PER_SECOND_64
+    memory = scan.patterns.nbytes / 1e6 + config.reconstruction.memory_MB
+    yield Finding(
+        'ok',
+        'cost',
+        f'The patterns take {scan.patterns.nbytes / 1e6:.0f} MB; expect up to {memory:.0f} MB in '
+        f'all, on one CPU core about {seconds:.0f} s for an image and {training / 60:.0f} min for '
+        f'{config.training.max_steps} training steps.',
+    )

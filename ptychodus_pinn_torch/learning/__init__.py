@@ -1,1 +1,0 @@
-"""Training and reconstruction on Lightning."""

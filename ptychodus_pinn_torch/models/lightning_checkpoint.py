@@ -1,0 +1,236 @@
+"""Lightning checkpoints and bundles of the published PtychoPINN torch codes."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import IO, Any
+
+import numpy
+from numpy.typing import NDArray
+
+from .archive import ArchiveError
+from .foreign_model import ForeignModel
+
+__all__ = ['model_from_checkpoint', 'read_checkpoint']
+
+PREFIX = 'model.autoencoder.'
+_RULES = (
+    (r'^encoder\.blocks\.(\d+)\.(conv[12]\.)', r'encoder.\1.pair.\2'),
+    (r'^encoder\.blocks\.(\d+)\.attention\.ChannelGate\.mlp\.1\.', r'encoder.\1.gate.0.squeeze.'),
+    (r'^encoder\.blocks\.(\d+)\.attention\.ChannelGate\.mlp\.3\.', r'encoder.\1.gate.0.excite.'),
+    (r'^encoder\.blocks\.(\d+)\.attention\.SpatialGate\.', r'encoder.\1.gate.1.'),
+    (r'^encoder\.blocks\.(\d+)\.attention\.conv\.', r'encoder.\1.gate.conv.'),
+    (r'^bottleneck_cbam\.ChannelGate\.mlp\.1\.', r'bottleneck.0.squeeze.'),
+    (r'^bottleneck_cbam\.ChannelGate\.mlp\.3\.', r'bottleneck.0.excite.'),
+    (r'^bottleneck_cbam\.SpatialGate\.', r'bottleneck.1.'),
+    (r'^decoder_(amp|phase)\.blocks\.(\d+)\.', r'\1.levels.\2.'),
+    (r'^decoder_(amp|phase)\.merge_blocks\.(\d+)\.0\.', r'\1.merges.\2.conv1.'),
+    (r'^decoder_(amp|phase)\.merge_blocks\.(\d+)\.2\.', r'\1.merges.\2.conv2.'),
+    (r'^decoder_(amp|phase)\.(?:amp|phase)\.conv1\.', r'\1.inner.'),
+    (r'^decoder_(amp|phase)\.(?:amp|phase)\.conv2\.', r'\1.outer.'),
+    (r'^decoder_(amp|phase)\.(?:amp|phase)\.conv_up_block\.', r'\1.outer_pair.'),
+)
+_DECODERS = {'amp.': 'first.', 'phase.': 'second.'}
+_ACTIVATIONS = {'sigmoid': 'sigmoid', 'silu': 'silu', 'swish': 'silu', 'SiLU': 'silu'}
+
+
+def read_checkpoint(path: Path) -> ForeignModel:
+    """Returns the model in a `.ckpt` of the latent, torchapi or main code.
+
+    Raises:
+        ArchiveError: damaged, not of PtychoPINN, or a network that cannot be reproduced exactly.
+    """
+    with path.open('rb') as file:
+        tree = load_tensors(file, str(path))
+    if not isinstance(tree, Mapping) or 'state_dict' not in tree:
+        raise ArchiveError(f'{path}: is no Lightning checkpoint: it holds no state_dict.')
+    parameters = tree.get('hyper_parameters')
+    if not isinstance(parameters, Mapping) or 'model_config' not in parameters:
+        raise ArchiveError(
+            f'{path}: holds no hyper_parameters with a model_config: only checkpoints of '
+            'PtychoPINN can be converted.'
+        )
+    model, data = (dict(parameters.get(f'{name}_config') or {}) for name in ('model', 'data'))
+    found = model_from_checkpoint(tree['state_dict'], model, data, str(path))
+    found.details['epoch'] = tree.get('epoch')
+    return found
+
+
+def load_tensors(file: IO[bytes], source: str) -> Any:
+    """Returns the tree of tensors and plain values in a torch file.
+
+    Raises:
+        ArchiveError: it wants to run code, or is damaged.
+    """
+    import pickle
+
+    import torch
+
+    try:
+        return torch.load(file, map_location='cpu', weights_only=True)
+    except pickle.UnpicklingError as error:
+        raise ArchiveError(
+            f'{source}: holds Python objects that would have to be run to be read: refused.'
+        ) from error
+    except (RuntimeError, EOFError, ValueError, KeyError, OSError) as error:
+        first = (str(error).splitlines() or [type(error).__name__])[0].rstrip('.')
+        raise ArchiveError(f'{source}: is damaged or no torch file: {first}.') from error
+
+
+def model_from_checkpoint(
+    state: Mapping[str, Any], model: Mapping[str, Any], data: Mapping[str, Any], source: str
+) -> ForeignModel:
+    """Returns the model that weights and hyper-parameters describe.
+
+    Raises:
+        ArchiveError: weights and hyper-parameters disagree, or the network is of another kind.
+    """
+    own = {name: value for name, value in state.items() if name.startswith(PREFIX)}
+    if not own:
+        raise ArchiveError(f'{source}: holds no weights of a PtychoPINN network.')
+    names = set(state)
+    family = _family(names)
+    _refuse_what_is_unknown(names, model, family, source)
+    weights = {}
+    for name, value in own.items():
+        new = _translate(name.removeprefix(PREFIX))
+        if new is not None:
+            weights[new] = numpy.asarray(value.detach().to('cpu').float().numpy())
+    layout = _layout(weights, model, data, family, source)
+    if not layout['has_outer']:
+        weights = {name: value for name, value in weights.items() if '.outer' not in name}
+    if layout['encoder_attention'] == 'none':
+        weights = {name: value for name, value in weights.items() if '.gate.' not in name}
+    details = {
+        'converted_from': f'PtychoPINN torch checkpoint, {family} family',
+        'pattern_size': layout['pattern_size'],
+    }
+    return ForeignModel(layout, weights, details, source)
+
+
+def _family(names: set[str]) -> str:
+    if any('.merge_blocks.' in name for name in names):
+        return 'latent'
+    has_alpha = any(name.endswith('forward_model.alpha') for name in names)
+    has_scaler = any('rect_scaler' in name for name in names)
+    return 'main' if has_alpha and has_scaler else 'torchapi'
+
+
+def _translate(name: str) -> str | None:
+    """Returns our name of a weight; None for weights that the published code never uses."""
+    for pattern, target in _RULES:
+        new, number = re.subn(pattern, target, name)
+        if number:
+            for old, replacement in _DECODERS.items():
+                if new.startswith(old):
+                    return replacement + new.removeprefix(old)
+            return new
+    return None
+
+
+def _refuse_what_is_unknown(
+    names: set[str], model: Mapping[str, Any], family: str, source: str
+) -> None:
+    architecture = model.get('architecture', 'cnn')
+    reasons = (
+        (architecture not in {'cnn', 'unet'}, f'its architecture is {architecture!r}'),
+        (bool(model.get('use_shared_decoder')), 'it has a shared decoder'),
+        (bool(model.get('batch_norm')), 'it has batch normalisation'),
+        (any('.bn1.' in name for name in names), 'it has batch normalisation'),
+        (
+            family == 'latent' and any('.attention_blocks.' in name for name in names),
+            'it has attention in the decoder',
+        ),
+        (model.get('encoder_type', 'cnn') != 'cnn', 'its encoder is not convolutional'),
+        (model.get('pad_object', True) is False, 'it has pad_object switched off'),
+    )
+    for is_true, reason in reasons:
+        if is_true:
+            raise ArchiveError(
+                f'{source}: {reason}, which cannot be reproduced exactly: train a cnn or unrolled '
+                'model instead.'
+            )
+
+
+def _layout(
+    weights: Mapping[str, NDArray[Any]],
+    model: Mapping[str, Any],
+    data: Mapping[str, Any],
+    family: str,
+    source: str,
+) -> dict[str, Any]:
+    def shape(name: str) -> tuple[int, ...]:
+        if name not in weights:
+            raise ArchiveError(f'{source}: the weight {name} is missing: the file is incomplete.')
+        return tuple(weights[name].shape)
+
+    def count(prefix: str) -> int:
+        found = {
+            name.split('.')[len(prefix.split('.')) - 1]
+            for name in weights
+            if name.startswith(prefix)
+        }
+        return len(found)
+
+    encoder = [shape(f'encoder.{i}.pair.conv2.weight')[0] for i in range(count('encoder.'))]
+    decoder = [shape(f'first.levels.{i}.conv2.weight')[0] for i in range(count('first.levels.'))]
+    if not encoder or not decoder:
+        raise ArchiveError(f'{source}: holds no encoder and decoder of a PtychoPINN network.')
+    size, channels = int(data.get('N', 0)), shape('encoder.0.pair.conv1.weight')[1]
+    expected = int(data.get('C', channels)) if model.get('object_big', True) else 1
+    if expected != channels:
+        raise ArchiveError(
+            f'{source}: is configured for {expected} patterns per group but its weights take '
+            f'{channels}: the file was put together from two models.'
+        )
+    if size != 8 * 2 ** len(encoder):
+        raise ArchiveError(
+            f'{source}: is configured for patterns of {size} px but its weights are for '
+            f'{8 * 2 ** len(encoder)} px: the file was put together from two models.'
+        )
+    uses_roots = family == 'main' and data.get('measurement_domain') != 'count_intensity'
+    return {
+        'family': family,
+        'pattern_size': size,
+        'num_channels': channels,
+        'encoder_widths': tuple(encoder),
+        'decoder_widths': tuple(decoder),
+        'outer_channels': decoder[-1] - shape('first.inner.weight')[1],
+        'outer_width': shape('first.outer_pair.conv2.weight')[0],
+        'first_channels': shape('first.inner.weight')[0],
+        'second_channels': shape('second.inner.weight')[0],
+        'activation': _ACTIVATIONS.get(str(model.get('amp_activation', 'silu')), 'silu'),
+        'object_kind': _object_kind(model, family, source),
+        'encoder_attention': _encoder_attention(model, family),
+        'has_bottleneck_attention': any(name.startswith('bottleneck.') for name in weights),
+        'has_skips': family == 'latent',
+        'has_outer': family == 'latent' or bool(model.get('probe_big', True)),
+        'is_masked': family == 'main',
+        'is_input_root': uses_roots,
+        'input_energy': 0.25 if family == 'main' and not uses_roots else 1.0,
+        'is_group_scaled': data.get('normalize') == 'Group',
+    }
+
+
+def _encoder_attention(model: Mapping[str, Any], family: str) -> str:
+    if model.get('cbam_encoder', True):
+        return 'cbam'
+    # the main code makes this attention but never applies it
+    return 'eca' if model.get('eca_encoder') and family != 'main' else 'none'
+
+
+def _object_kind(model: Mapping[str, Any], family: str, source: str) -> str:
+    if family == 'latent':
+        return 'rectangular' if model.get('object_representation') == 'rectangular' else 'polar'
+    if family == 'torchapi':
+        return 'polar'
+    mode = str(model.get('cnn_output_mode') or model.get('generator_output_mode') or 'amp_phase')
+    kinds = {'real_imag': 'shifted_rectangular', 'amp_phase': 'polar'}
+    if mode not in kinds:
+        raise ArchiveError(
+            f'{source}: its output mode {mode!r} cannot be reproduced exactly: train a cnn or '
+            'unrolled model instead.'
+        )
+    return kinds[mode]

@@ -1,0 +1,244 @@
+"""The convolutional network of PtychoPINN on Keras, its weights those of `networks.cnn`."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import numpy
+import tensorflow as tf
+from jaxtyping import Complex, Float
+from numpy.typing import NDArray
+
+from ..config import CnnConfig
+from .keras_attention import make_gates
+from .loading import load_keras
+
+__all__ = ['CnnNetwork']
+
+keras = load_keras()
+
+DEFAULT_PATTERN_SIZE = 64
+STEM_FROM_PX = 128
+BOTTLENECK_PX = 8
+MAX_WIDENING = 4
+ONE = math.log(math.e - 1.0)
+"""softplus(ONE) = 1."""
+
+Level = Callable[[tf.Tensor], tf.Tensor]
+
+
+class CnnNetwork:
+    """Patterns in, patches of the object out: one at a time, or ordered stacks of C.
+
+    It sees the roots of counts relative to their rms, and answers with patches relative to the
+    mean level of the object that counts and probe imply. Layout, names and options are those of
+    the PyTorch engine, so that a model of either runs on both.
+
+    Args:
+        config: Architecture `cnn`.
+        seed: Of the start values.
+
+    Attributes:
+        run: `map_stacks`, compiled.
+    """
+
+    def __init__(self, config: CnnConfig, *, seed: int = 0) -> None:
+        self.pattern_size = config.pattern_size or DEFAULT_PATTERN_SIZE
+        self.num_channels = config.num_channels
+        self.is_polar = config.head == 'amplitude_phase'
+        self.has_skips = config.has_skips
+        self.stem = stem_factor(config, self.pattern_size)
+        self.layers: dict[str, Any] = {}
+        folded = self.num_channels * self.stem**2
+        width = self._build_body(config, folded, self.pattern_size // self.stem)
+        self.num_outer = width // 4 if config.has_outer_branch else 0
+        self.head = self._conv('head', width - self.num_outer, 2 * folded, None)
+        self.outer_head = (
+            self._conv('outer_head', self.num_outer, 2 * folded, None) if self.num_outer else None
+        )
+        self._start(numpy.random.default_rng(seed))
+        stack = [None, self.num_channels]
+        signature = [
+            tf.TensorSpec([*stack, self.pattern_size, self.pattern_size]),
+            tf.TensorSpec(stack),
+        ]
+        self.run = tf.function(self.map_stacks, input_signature=signature)
+
+    def _build_body(self, config: CnnConfig, num_inputs: int, size: int) -> int:
+        levels = num_levels(size)
+        widths = [config.first_width * min(2**level, MAX_WIDENING) for level in range(levels + 1)]
+        self.encoder: list[Level] = []
+        for before, width in zip([num_inputs, *widths], widths):
+            name = f'body.encoder.{len(self.encoder)}'
+            self.encoder.append(self._level(name, before, width, config))
+        self.decoder: list[Level] = []
+        for below, width in zip(widths[:0:-1], widths[-2::-1]):
+            name = f'body.decoder.{len(self.decoder)}'
+            merged = below + (width if config.has_skips else 0)
+            self.decoder.append(self._level(name, merged, width, config))
+        return widths[0]
+
+    def _level(self, name: str, num_inputs: int, width: int, config: CnnConfig) -> Level:
+        first = self._conv(f'{name}.0.conv1', num_inputs, width, 'relu')
+        second = self._conv(f'{name}.0.conv2', width, width, 'relu')
+        gate = make_gates(config.attention, width, f'{name}.1', self.layers)
+        return lambda x: gate(second(first(x)))
+
+    def _conv(self, name: str, num_inputs: int, width: int, activation: str | None) -> Any:
+        layer = keras.layers.Conv2D(width, 3, padding='same', activation=activation)
+        layer.build((None, None, None, num_inputs))
+        self.layers[name] = layer
+        return layer
+
+    def _start(self, rng: numpy.random.Generator) -> None:
+        """Sets start values as PyTorch does: He's for convolutions, zero for biases and heads."""
+        for name, layer in self.layers.items():
+            kernel = layer.kernel.value
+            num_inputs = int(numpy.prod(kernel.shape[:-1]))
+            if isinstance(layer, keras.layers.Conv2D):
+                scale = 0.0 if name.endswith('head') else math.sqrt(2.0 / num_inputs)
+                kernel.assign(rng.normal(size=kernel.shape) * scale)
+                continue
+            for value in (kernel, layer.bias.value if layer.bias is not None else None):
+                if value is not None:
+                    value.assign(rng.uniform(-1.0, 1.0, value.shape) / math.sqrt(num_inputs))
+
+    @property
+    def variables(self) -> dict[str, Any]:
+        """The trained values by name, in the layout of TensorFlow."""
+        found = {}
+        for name, layer in self.layers.items():
+            found[f'{name}.weight'] = layer.kernel.value
+            if layer.bias is not None:
+                found[f'{name}.bias'] = layer.bias.value
+        return found
+
+    def weights(self) -> dict[str, NDArray[numpy.float32]]:
+        """Returns the weights by name as archives hold them: outputs first, then inputs."""
+        return {name: to_archive(value.numpy()) for name, value in self.variables.items()}
+
+    def load(self, weights: Mapping[str, NDArray[Any]], source: str) -> None:
+        """Takes over weights as `weights` gives them.
+
+        Raises:
+            ValueError: names or shapes differ; says which.
+        """
+        own = self.variables
+        missing, unknown = sorted(set(own) - set(weights)), sorted(set(weights) - set(own))
+        if missing or unknown:
+            what = f'lacks {missing[0]}' if missing else f'has {unknown[0]}, which it has not'
+            raise ValueError(f'{source}: does not fit the cnn network: it {what}.')
+        for name, value in own.items():
+            given = from_archive(numpy.asarray(weights[name], dtype=numpy.float32))
+            if given.shape != tuple(value.shape):
+                raise ValueError(
+                    f'{source}: {name} has shape {weights[name].shape}, the network wants '
+                    f'{to_archive(value.numpy()).shape}.'
+                )
+            value.assign(given)
+
+    def map_stacks(
+        self,
+        counts: Float[tf.Tensor, 'stack channel height width'],
+        photons: Float[tf.Tensor, 'stack channel'],
+    ) -> Complex[tf.Tensor, 'stack channel height width']:
+        """Returns one patch per pattern.
+
+        Args:
+            counts: Zero frequency in the middle, bad pixels zero.
+            photons: Power of each pattern's probe, in the units in which patches are wanted.
+        """
+        mean = tf.maximum(tf.reduce_mean(counts, axis=(1, 2, 3), keepdims=True), 1e-12)
+        features = self._features(tf.sqrt(counts / mean))
+        pixels = float(counts.shape[-2] * counts.shape[-1])
+        power = tf.reduce_mean(photons, axis=1)[:, None, None, None]
+        amplitude = tf.sqrt(mean * pixels / power)
+        first, second = tf.split(features, 2, axis=1)
+        if not self.is_polar:
+            return tf.complex(amplitude * (1.0 + first), amplitude * second)
+        size, angle = amplitude * tf.math.softplus(first + ONE), math.pi * tf.tanh(second)
+        return tf.complex(size * tf.cos(angle), size * tf.sin(angle))
+
+    def _features(self, roots: tf.Tensor) -> Float[tf.Tensor, 'stack feature height width']:
+        x = self._body(fold_pixels(roots, self.stem))
+        if self.outer_head is None:
+            return unfold_pixels(self.head(x), self.stem)
+        split = int(x.shape[-1]) - self.num_outer
+        inner, outer = self.head(x[..., :split]), self.outer_head(x[..., split:])
+        return unfold_pixels(tf.where(_inner_mask(x), inner, outer), self.stem)
+
+    def _body(self, x: tf.Tensor) -> tf.Tensor:
+        skips = []
+        for index, level in enumerate(self.encoder):
+            x = level(tf.nn.max_pool2d(x, 2, 2, 'VALID') if index else x)
+            skips.append(x)
+        for level, skip in zip(self.decoder, skips[-2::-1]):
+            x = tf.repeat(tf.repeat(x, 2, axis=1), 2, axis=2)
+            x = level(tf.concat([x, skip], axis=-1) if self.has_skips else x)
+        return x
+
+
+def num_levels(size: int) -> int:
+    """Returns how often a size can be halved without going below about 8 px."""
+    levels = 0
+    while size % 2 == 0 and size // 2 >= BOTTLENECK_PX:
+        size, levels = size // 2, levels + 1
+    return levels
+
+
+def stem_factor(config: CnnConfig, size: int) -> int:
+    """Returns the pixels per side that are folded into channels at the entrance.
+
+    Raises:
+        ValueError: the pattern size is no multiple of it.
+    """
+    factor = config.stem or (2 if size >= STEM_FROM_PX and size % 4 == 0 else 1)
+    if size % factor:
+        raise ValueError(
+            f'network.stem = {factor} does not divide patterns of {size} px: choose 1, or crop '
+            'the patterns.'
+        )
+    return factor
+
+
+def to_archive(array: NDArray[Any]) -> NDArray[Any]:
+    """Returns a weight with outputs and inputs first; a kernel of TensorFlow has them last."""
+    places = range(array.ndim - 2)
+    return array if array.ndim < 2 else array.transpose(array.ndim - 1, array.ndim - 2, *places)
+
+
+def from_archive(array: NDArray[Any]) -> NDArray[Any]:
+    """Returns the inverse of `to_archive`."""
+    return array if array.ndim < 2 else array.transpose(*range(2, array.ndim), 1, 0)
+
+
+def fold_pixels(
+    x: Float[tf.Tensor, 'stack channel height width'], factor: int
+) -> Float[tf.Tensor, 'stack low_height low_width folded']:
+    """Returns squares of pixels as channels, channels last."""
+    num_channels, height, width = (int(size) for size in x.shape[1:])
+    height, width = height // factor, width // factor
+    x = tf.reshape(x, [-1, num_channels, height, factor, width, factor])
+    x = tf.transpose(x, [0, 2, 4, 1, 3, 5])
+    return tf.reshape(x, [-1, height, width, num_channels * factor**2])
+
+
+def unfold_pixels(
+    x: Float[tf.Tensor, 'stack low_height low_width folded'], factor: int
+) -> Float[tf.Tensor, 'stack channel height width']:
+    """Returns the inverse of `fold_pixels`."""
+    height, width, folded = (int(size) for size in x.shape[1:])
+    num_channels = folded // factor**2
+    x = tf.reshape(x, [-1, height, width, num_channels, factor, factor])
+    x = tf.transpose(x, [0, 3, 1, 4, 2, 5])
+    return tf.reshape(x, [-1, num_channels, height * factor, width * factor])
+
+
+def _inner_mask(x: tf.Tensor) -> tf.Tensor:
+    """Returns the mask (H, W, 1) of the central half."""
+    height, width = int(x.shape[1]), int(x.shape[2])
+    mask = numpy.zeros((height, width, 1), dtype=bool)
+    mask[height // 4 : height - height // 4, width // 4 : width - width // 4] = True
+    return tf.constant(mask)

@@ -1,0 +1,91 @@
+"""Batches of simulated groups: random scans, or random objects under a scan's own probe."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy
+import torch
+from torch import Tensor
+
+from ..physics.forward_model import GroupBatch, expected_counts
+from ..scan.scan import split_positions
+from ..simulation.random_scans import RandomScan, random_object, random_scan
+
+__all__ = ['random_batch', 'with_random_objects']
+
+
+def random_batch(
+    seed: int | list[int],
+    *,
+    num_groups: int,
+    num_patterns: int,
+    pattern_size: int,
+    canvas_size: int,
+) -> GroupBatch:
+    """Returns groups of random objects under random probes, with Poisson noise and the truth.
+
+    The same seed gives the same batch.
+    """
+    rng = numpy.random.default_rng(seed)
+    num_modes = int(rng.choice([1, 2, 3], p=[0.55, 0.2, 0.25]))
+    scans = [
+        random_scan(
+            rng,
+            pattern_size=pattern_size,
+            canvas_size=canvas_size,
+            num_patterns=num_patterns,
+            num_modes=num_modes,
+        )
+        for _ in range(num_groups)
+    ]
+    batch = _assemble(scans, canvas_size, pattern_size)
+    generator = torch.Generator().manual_seed(int(rng.integers(2**62)))
+    return _measure(batch, generator)
+
+
+def with_random_objects(batch: GroupBatch, seed: int) -> GroupBatch:
+    """Returns the batch as if random objects had been in the beam: same probe, same positions.
+
+    The dose stays that of the batch's probe.
+    """
+    rng = numpy.random.default_rng(seed)
+    num_groups, height, width = batch.canvas_shape
+    size = max(height, width)
+    objects = numpy.stack([random_object(rng, size)[:height, :width] for _ in range(num_groups)])
+    generator = torch.Generator().manual_seed(int(rng.integers(2**62)))
+    on_device = torch.from_numpy(objects).to(batch.counts.device)
+    return _measure(replace(batch, object_=on_device), generator)
+
+
+def _assemble(scans: list[RandomScan], canvas_size: int, pattern_size: int) -> GroupBatch:
+    num_modes = max(len(scan.probe) for scan in scans)
+    probes = numpy.zeros((len(scans), num_modes, pattern_size, pattern_size), numpy.complex64)
+    corners, shifts, rows = [], [], []
+    for row, scan in enumerate(scans):
+        probes[row, : len(scan.probe)] = scan.probe
+        corner, shift = split_positions(scan.positions_px, (pattern_size, pattern_size))
+        corners.append(corner)
+        shifts.append(shift)
+        rows.append(numpy.full(len(corner), row))
+    all_rows = torch.from_numpy(numpy.concatenate(rows))
+    return GroupBatch(
+        counts=torch.zeros(len(all_rows), pattern_size, pattern_size),
+        rows=all_rows,
+        corners=torch.from_numpy(numpy.concatenate(corners)),
+        shifts=torch.from_numpy(numpy.concatenate(shifts)),
+        probe=torch.from_numpy(probes),
+        canvas_shape=(len(scans), canvas_size, canvas_size),
+        object_=torch.from_numpy(numpy.stack([scan.object_ for scan in scans])),
+    )
+
+
+def _measure(batch: GroupBatch, generator: torch.Generator) -> GroupBatch:
+    object_ = batch.object_
+    assert object_ is not None
+    expected = expected_counts(object_, batch.rows, batch.corners, batch.shifted_probe())
+    return replace(batch, counts=_poisson(expected, generator))
+
+
+def _poisson(expected: Tensor, generator: torch.Generator) -> Tensor:
+    return torch.poisson(expected.cpu(), generator=generator).to(expected.device)

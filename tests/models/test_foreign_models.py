@@ -1,0 +1,217 @@
+"""Models of PtychoPINN give here what they gave there."""
+
+from __future__ import annotations
+
+import io
+import json
+import pickle
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy
+import pytest
+import torch
+from forgeries import tensorflow_members, write_bytes, zip_bytes
+
+from ptychodus_pinn_torch.backend import ReconstructRequest
+from ptychodus_pinn_torch.config import Config, override_config
+from ptychodus_pinn_torch.metrics.comparison import compare_objects, coverage_of
+from ptychodus_pinn_torch.models.archive import read_archive
+from ptychodus_pinn_torch.models.opening import convert_model, recognise_model
+from ptychodus_pinn_torch.networks.ptychopinn import PinnLayout, PtychoPinnNetwork
+from ptychodus_pinn_torch.physics.forward_model import expected_counts
+from ptychodus_pinn_torch.physics.measurement import ScanReader, ScanSource
+from ptychodus_pinn_torch.physics.probe import shift_probe
+from ptychodus_pinn_torch.reconstruction.procedure import load_network, reconstruct
+from ptychodus_pinn_torch.scan.scan import Scan
+
+CHECKPOINTS = (
+    'latent_experimental_rect_N64',
+    'latent_experimental_polar_N64',
+    'torchapi_amp_N64',
+    'main_ci_N64',
+)
+
+
+def network_of(path: Path) -> PtychoPinnNetwork:
+    archive = recognise_model(path)
+    assert archive is not None
+    network = load_network(archive)
+    assert isinstance(network, PtychoPinnNetwork)
+    return network
+
+
+def answers(network: PtychoPinnNetwork, inputs: Any, *, as_merged: bool = False) -> Any:
+    """Returns patches (B, N, N, C); as merged: divided by the border as TensorFlow does."""
+    with torch.inference_mode():
+        patches = network.patches(torch.from_numpy(inputs).permute(0, 3, 1, 2))
+    if as_merged:
+        mask = numpy.zeros(patches.shape[-2:])
+        mask[16:48, 16:48] = 1.0
+        patches = patches / torch.from_numpy(mask + 1e-3)
+    return patches.permute(0, 2, 3, 1).numpy()
+
+
+@pytest.mark.parametrize('name', ['gs1', 'gs2'])
+def test_tensorflow_archive_gives_the_patches_of_tensorflow(data_folder: Path, name: str) -> None:
+    folder = data_folder / 'tf_archive' / name
+    golden = numpy.load(folder / f'{name}_golden.npz')
+    is_single = name == 'gs1'
+    found = answers(network_of(folder / 'wts.h5.zip'), golden['X'], as_merged=is_single)
+    expected = golden['obj_patches' if is_single else 'obj_channels']
+    assert numpy.abs(found - expected).max() < 5e-6
+
+
+def test_tensorflow_input_scale_is_that_of_the_original(data_folder: Path) -> None:
+    golden = numpy.load(data_folder / 'tf_archive' / 'gs1' / 'gs1_golden.npz')
+    network = network_of(data_folder / 'tf_archive' / 'gs1' / 'wts.h5.zip')
+    counts = torch.from_numpy(golden['diffraction'] ** 2)[:, None]
+    found = network._normalised(counts, None).square().sum(dim=(-2, -1)).mean()
+    assert float(found) == pytest.approx(1024.0, rel=1e-4)
+
+
+@pytest.mark.parametrize('name', CHECKPOINTS)
+def test_checkpoint_gives_the_patches_of_its_code(data_folder: Path, name: str) -> None:
+    folder = data_folder / 'torch_checkpoints'
+    golden = numpy.load(folder / f'{name}_io.npz')
+    key = 'in_rms_scaling_constant'
+    scale = golden[key if key in golden.files else 'in_rms_input_scale']
+    network = network_of(folder / f'{name}.ckpt')
+    with torch.inference_mode():
+        found = network.patches(torch.from_numpy(golden['in_images'] * scale)).numpy()
+    assert numpy.abs(found - golden['out_object']).max() < 1e-5
+
+
+def as_scan(golden: Any) -> Scan:
+    """Returns the scan of the golden file, its frames made anew from its truth."""
+    from scipy.ndimage import map_coordinates
+
+    truth, probe = golden['object_truth'], golden['probe_guess']
+    offsets = golden['stitch_global_offsets'].reshape(-1, 2)[::2]
+    probe = probe * numpy.sqrt(1e6 / numpy.sum(numpy.abs(probe) ** 2))
+    inside = numpy.mgrid[:64, :64] - 32
+    frames = []
+    for x, y in offsets:
+        where = [inside[0] + y, inside[1] + x]
+        patch = map_coordinates(truth.real, where) + 1j * map_coordinates(truth.imag, where)
+        wave = numpy.fft.fftshift(numpy.fft.fft2(probe * patch, norm='ortho'))
+        frames.append(numpy.random.default_rng(0).poisson(numpy.abs(wave) ** 2))
+    return Scan(
+        'golden',
+        numpy.stack(frames).astype(numpy.float32),
+        offsets[:, ::-1] - 0.5,
+        probe[None].astype(numpy.complex64),
+        numpy.ones_like(truth),
+        numpy.ones((64, 64), dtype=bool),
+        truth=truth,
+    )
+
+
+@pytest.mark.slow
+def test_converted_model_reconstructs_better_than_a_flat_object(data_folder: Path) -> None:
+    folder = data_folder / 'tf_archive' / 'gs1'
+    scan = as_scan(numpy.load(folder / 'gs1_golden.npz'))
+    area = coverage_of(scan.object_.shape, scan.probe, scan.positions_px) > 0.3
+    figures = {}
+    for start in ('network', 'flat'):
+        config = override_config(
+            Config(),
+            {'reconstruction.refine_epochs': 0, 'reconstruction.start': start},
+        )
+        request = ReconstructRequest(scan=scan, config=config, model=folder / 'wts.h5.zip')
+        image = reconstruct(request, lambda report: None).object_
+        figures[start] = compare_objects(image, scan.truth, weights=area).nrmse
+    assert figures['network'] < 0.75 * figures['flat']
+
+
+def test_conversion_writes_an_archive_of_ours(tmp_path: Path) -> None:
+    source = write_bytes(tmp_path / 'wts.h5.zip', zip_bytes(tensorflow_members()))
+    archive = read_archive(convert_model(source, tmp_path / 'model.h5.zip'), backend='pytorch')
+    assert archive.config.network.kind == 'ptychopinn'
+    assert archive.details['pattern_size'] == 64
+    x = numpy.random.default_rng(0).random((2, 64, 64, 1)).astype('f4')
+    network = load_network(archive)
+    assert isinstance(network, PtychoPinnNetwork)
+    assert numpy.array_equal(answers(network_of(source), x), answers(network, x))
+
+
+@pytest.mark.parametrize('num_channels', [1, 4, 9])
+def test_both_nestings_and_the_folder_are_recognised(tmp_path: Path, num_channels: int) -> None:
+    inner = zip_bytes(tensorflow_members(num_channels=num_channels))
+    paths = [write_bytes(tmp_path / 'wts.h5.zip', inner), tmp_path]
+    for name in ('wts.h5.zip', 'model/wts.h5.zip'):
+        outer = zip_bytes({name: inner, 'loss.png': b'png'})
+        paths.append(write_bytes(tmp_path / f'{name[:3]}.zip', outer))
+    x = numpy.random.default_rng(0).random((1, 64, 64, num_channels)).astype('f4')
+    found = [answers(network_of(path), x) for path in paths]
+    assert all(numpy.array_equal(found[0], other) for other in found[1:])
+
+
+def test_torch_bundle_is_the_checkpoint_that_it_holds(data_folder: Path, tmp_path: Path) -> None:
+    path = data_folder / 'torch_checkpoints' / 'main_ci_N64.ckpt'
+    checkpoint = torch.load(path, map_location='cpu', weights_only=True)
+    state, stored = io.BytesIO(), io.BytesIO()
+    torch.save(checkpoint['state_dict'], state)
+    torch.save(dict(checkpoint['hyper_parameters']), stored)
+    params = {'N': 64, 'gridsize': 2, 'intensity_scale': 1.0, '_version': '2.0-pytorch'}
+    members = {
+        'manifest.dill': pickle.dumps({'models': ['a'], 'version': '2.0-pytorch'}),
+        'diffraction_to_obj/model.pth': state.getvalue(),
+        'diffraction_to_obj/params.dill': pickle.dumps(params),
+    }
+    x = numpy.random.default_rng(0).random((1, 64, 64, 4)).astype('f4')
+    expected = answers(network_of(path), x)
+    for extra in ({}, {'torch_scaling_metadata.pt': stored.getvalue()}):
+        bundle = write_bytes(tmp_path / 'wts.h5.zip', zip_bytes({**members, **extra}))
+        assert numpy.array_equal(answers(network_of(bundle), x), expected)
+
+
+def test_what_is_not_of_ptychopinn_is_left_to_others(tmp_path: Path) -> None:
+    assert recognise_model(tmp_path) is None
+    assert recognise_model(tmp_path / 'missing.h5.zip') is None
+    assert recognise_model(write_bytes(tmp_path / 'a.txt', b'words')) is None
+    own = zip_bytes({'manifest.json': b'{}', 'config.json': b'{}'})
+    assert recognise_model(write_bytes(tmp_path / 'b.h5.zip', own)) is None
+
+
+@pytest.mark.parametrize('num_channels', [1, 4])
+def test_converted_model_explains_the_counts_in_sum_whatever_the_pieces(
+    tmp_path: Path, simulated_scan: Scan, num_channels: int
+) -> None:
+    scan = simulated_scan.select(numpy.arange(0, 144, 6))
+    members = tensorflow_members(num_channels=num_channels)
+    network = network_of(write_bytes(tmp_path / 'wts.h5.zip', zip_bytes(members)))
+    found = []
+    for piece_bytes in (1, 2**26):
+        reader = ScanReader(scan, piece_bytes=piece_bytes)
+        with torch.inference_mode():
+            canvas = network.run(ScanSource(reader, 1, numpy.arange(len(reader.shifts))))
+        found.append(canvas.object_)
+    assert float((found[0] - found[1]).abs().max() / found[0].abs().max()) < 1e-3
+    expected = expected_counts(
+        found[0],
+        torch.zeros(reader.num_patterns, dtype=torch.int64),
+        reader.corners,
+        shift_probe(reader.probe, reader.shifts),
+    )
+    assert float(expected.sum()) == pytest.approx(reader.total_counts(), rel=1e-3)
+
+
+def test_layout_survives_the_configuration() -> None:
+    layout = PinnLayout('main', 64, 4, (32, 64, 128), (64, 32), 4, 32, 4, 4, is_masked=True)
+    assert PinnLayout.from_text(layout.to_text()) == layout
+    with pytest.raises(ValueError, match='convert the model'):
+        PinnLayout.from_text(json.dumps([1, 2]))
+
+
+def test_nothing_of_tensorflow_is_imported(tmp_path: Path) -> None:
+    source = write_bytes(tmp_path / 'wts.h5.zip', zip_bytes(tensorflow_members()))
+    code = (
+        'import sys; from pathlib import Path; '
+        'from ptychodus_pinn_torch.models.opening import recognise_model; '
+        f'assert recognise_model(Path({str(source)!r})); '
+        "assert not {'tensorflow', 'keras', 'dill'} & set(sys.modules)"
+    )
+    subprocess.run([sys.executable, '-c', code], check=True)

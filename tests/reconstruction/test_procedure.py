@@ -1,0 +1,241 @@
+"""Reconstruction: place, scale, guards, stopping, and independence of chunks."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import numpy
+import pytest
+import torch
+
+from ptychodus_pinn_torch.backend import EpochReport, Reconstruction, ReconstructRequest
+from ptychodus_pinn_torch.config import Config, override_config
+from ptychodus_pinn_torch.metrics.comparison import compare_objects, coverage_mask
+from ptychodus_pinn_torch.reconstruction.procedure import reconstruct
+from ptychodus_pinn_torch.scan.scan import Scan
+from ptychodus_pinn_torch.simulation.simulated_scan import SimulationSpec, simulate_scan
+
+
+def ignore(report: EpochReport) -> None:
+    """Takes a report."""
+
+
+def image_of(scan: Scan, **options: Any) -> Reconstruction:
+    named = {f'reconstruction.{key}': value for key, value in options.items()}
+    return reconstruct(ReconstructRequest(scan, override_config(Config(), named)), ignore)
+
+
+def error_of(scan: Scan, result: Reconstruction) -> float:
+    assert scan.truth is not None
+    return compare_objects(result.object_, scan.truth, weights=coverage_mask(scan)).nrmse
+
+
+@pytest.fixture(scope='module')
+def scan() -> Scan:
+    return simulate_scan(SimulationSpec(num_positions=196, seed=4))
+
+
+@pytest.fixture(scope='module')
+def result(scan: Scan) -> Reconstruction:
+    return image_of(scan, refine_epochs=2)
+
+
+def test_the_shipped_model_beats_a_flat_start_with_the_same_refinement(
+    scan: Scan, result: Reconstruction
+) -> None:
+    flat = image_of(scan, refine_epochs=2, start='flat')
+    assert error_of(scan, result) < 0.6 * error_of(scan, flat)
+    assert error_of(scan, result) < 0.08
+
+
+def test_the_image_is_in_its_place_and_orientation_without_any_fit(
+    scan: Scan, result: Reconstruction
+) -> None:
+    assert scan.truth is not None
+    area = coverage_mask(scan, 0.5)
+    truth = scan.truth * area
+
+    def overlap(image: Any) -> float:
+        product = numpy.vdot(image * area, truth)
+        return float(abs(product) / numpy.linalg.norm(image * area) / numpy.linalg.norm(truth))
+
+    right = overlap(result.object_)
+    assert right > 0.99
+    moved = [numpy.roll(result.object_, shift, axis) for axis in (0, 1) for shift in (-1, 1)]
+    turned = [result.object_[::-1], result.object_[:, ::-1], result.object_.conj()]
+    assert all(overlap(image) < right for image in [*moved, *turned])
+
+
+def test_the_amplitude_has_the_right_scale(scan: Scan, result: Reconstruction) -> None:
+    assert scan.truth is not None
+    area = coverage_mask(scan, 0.5)
+    ratio = numpy.abs(result.object_[area]).mean() / numpy.abs(scan.truth[area]).mean()
+    assert 0.98 < ratio < 1.02
+
+
+def test_the_image_lies_on_the_input_grid_and_keeps_what_was_not_scanned(scan: Scan) -> None:
+    padding = ((30, 10), (5, 40))
+    object_ = numpy.pad(scan.object_, padding, constant_values=0.25 + 0.5j)
+    offset = numpy.array([30.0, 5.0])
+    moved = replace(scan, object_=object_, positions_px=scan.positions_px + offset, truth=None)
+    image = image_of(moved, refine_epochs=1)
+    assert image.object_.shape == object_.shape
+    assert numpy.isfinite(image.object_).all()
+    assert (image.object_[:20] == object_[:20]).all()
+    assert (image.object_[:, -30:] == object_[:, -30:]).all()
+    plain = image_of(scan, refine_epochs=1)
+    inner = (slice(40, -20), slice(20, -50))
+    assert numpy.allclose(image.object_[inner], numpy.pad(plain.object_, padding)[inner], atol=1e-4)
+
+
+def test_positions_and_probe_come_back_unchanged_unless_asked(
+    scan: Scan, result: Reconstruction
+) -> None:
+    assert numpy.allclose(result.positions_px, scan.positions_px)
+    assert numpy.allclose(result.probe, scan.probe, rtol=1e-6)
+    changed = image_of(scan, refine_epochs=1, update_probe=True, update_positions=True)
+    assert not numpy.allclose(changed.positions_px, scan.positions_px)
+    assert not numpy.allclose(changed.probe, scan.probe, rtol=1e-6)
+
+
+def test_the_order_of_patterns_does_not_matter(scan: Scan) -> None:
+    order = numpy.random.default_rng(0).permutation(scan.num_patterns)
+    straight = image_of(scan, refine_epochs=0)
+    shuffled = image_of(scan.select(order), refine_epochs=0)
+    assert numpy.allclose(straight.object_, shuffled.object_, atol=1e-3)
+
+
+def test_memory_budget_does_not_change_the_image(scan: Scan) -> None:
+    small = image_of(scan, refine_epochs=0, memory_MB=16)
+    large = image_of(scan, refine_epochs=0, memory_MB=4096)
+    assert numpy.array_equal(small.object_, large.object_)
+
+
+def test_running_out_of_memory_halves_the_chunk_and_says_so(
+    scan: Scan, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from ptychodus_pinn_torch.physics.measurement import ScanSource
+
+    prepare = ScanSource._prepare
+
+    def tight(self: ScanSource, part: Any) -> Any:
+        if len(part) > 4:
+            raise MemoryError
+        return prepare(self, part)
+
+    expected = image_of(scan, refine_epochs=0)
+    monkeypatch.setattr(ScanSource, '_prepare', tight)
+    image = image_of(scan, refine_epochs=0)
+    assert any('out of memory' in message for message in image.messages)
+    assert numpy.array_equal(image.object_, expected.object_)
+
+
+def test_a_badly_wrong_probe_falls_back_to_the_flat_start_and_says_so(scan: Scan) -> None:
+    rng = numpy.random.default_rng(0)
+    noise = rng.standard_normal(scan.probe.shape) + 1j * rng.standard_normal(scan.probe.shape)
+    power = numpy.linalg.norm(scan.probe) / numpy.linalg.norm(noise)
+    wrong = replace(scan, probe=(power * noise).astype(numpy.complex64))
+    image = image_of(wrong, refine_epochs=1)
+    network = image_of(wrong, refine_epochs=0, guard=False)
+    assert image.start in {'flat', 'network'}
+    if image.start == 'flat':
+        assert any('flat object' in message for message in image.messages)
+    assert network.start == 'network'
+
+
+@pytest.mark.parametrize('kind', ['defocus', 'wide', 'narrow'])
+def test_with_probe_update_the_network_start_is_never_worse_than_the_flat_one(
+    scan: Scan, kind: str
+) -> None:
+    probe = torch.from_numpy(scan.probe)
+    if kind == 'defocus':
+        frequency = torch.fft.fftfreq(64)
+        squared = frequency[:, None] ** 2 + frequency[None] ** 2
+        spectrum = torch.fft.fft2(probe)
+        for strength in range(10, 400, 5):
+            wrong = torch.fft.ifft2(spectrum * torch.exp(-1j * strength * squared)).numpy()
+            overlap = abs(numpy.vdot(wrong, scan.probe)) / numpy.linalg.norm(scan.probe) ** 2
+            if overlap < 0.95:
+                break
+    else:
+        from scipy.ndimage import affine_transform
+
+        factor = 1 / 1.1 if kind == 'wide' else 1.1
+        offset = 31.5 * (1 - factor)
+        parts = [
+            affine_transform(part, [factor, factor], offset, order=3)
+            for part in (scan.probe[0].real, scan.probe[0].imag)
+        ]
+        wrong = (parts[0] + 1j * parts[1])[None]
+        wrong *= numpy.linalg.norm(scan.probe) / numpy.linalg.norm(wrong)
+    given = replace(scan, probe=wrong.astype(numpy.complex64))
+    ours = image_of(given, refine_epochs=4, update_probe=True)
+    flat = image_of(given, refine_epochs=4, update_probe=True, start='flat')
+    assert error_of(scan, ours) <= 1.02 * error_of(scan, flat)
+
+
+def test_positions_that_are_half_a_pixel_off_cost_little_and_can_be_mended(scan: Scan) -> None:
+    rng = numpy.random.default_rng(0)
+    off = replace(
+        scan, positions_px=scan.positions_px + 0.5 * rng.standard_normal(scan.positions_px.shape)
+    )
+    mended = image_of(off, refine_epochs=6, update_positions=True)
+    residual = mended.positions_px - scan.positions_px
+    assert (residual - residual.mean(axis=0)).std() < 0.25
+
+
+def test_automatic_refinement_stops_by_held_out_patterns(scan: Scan) -> None:
+    image = image_of(scan)
+    assert 1 <= len(image.losses) <= 8
+    assert image.held_out is not None and image.held_out < 0.1
+
+
+@pytest.mark.parametrize('update_probe', [False, True])
+def test_adam_improves_the_image_of_the_network(scan: Scan, update_probe: bool) -> None:
+    alone = image_of(scan, refine_epochs=0)
+    refined = image_of(scan, refine_epochs=4, refine_method='adam', update_probe=update_probe)
+    assert error_of(scan, refined) < error_of(scan, alone) * (1.2 if update_probe else 1.0)
+
+
+@pytest.mark.parametrize('method', ['rpie', 'adam'])
+def test_both_update_rules_lower_the_data_error(scan: Scan, method: str) -> None:
+    image = image_of(scan, refine_epochs=4, refine_method=method, start='flat')
+    values = [value for _, value in image.losses]
+    assert values[-1] < 0.5 * values[0]
+
+
+@pytest.mark.parametrize('number', [1, 2, 5])
+def test_a_few_patterns_are_enough_for_an_image(scan: Scan, number: int) -> None:
+    image = image_of(scan.select(numpy.arange(number)))
+    assert numpy.isfinite(image.object_).all()
+
+
+def test_an_empty_scan_is_a_sentence(scan: Scan) -> None:
+    with pytest.raises(ValueError, match='no patterns'):
+        image_of(scan.select(numpy.arange(0)))
+
+
+def test_a_stop_from_the_report_ends_the_work(scan: Scan) -> None:
+    def stop(report: EpochReport) -> None:
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        reconstruct(ReconstructRequest(scan, Config()), stop)
+
+
+@pytest.mark.parametrize('size', [32, 48, 96])
+def test_pattern_sizes_that_the_model_never_met_work(size: int) -> None:
+    scan = simulate_scan(
+        SimulationSpec(pattern_size=size, num_positions=100, step_px=size / 16, seed=1)
+    )
+    network = image_of(scan, refine_epochs=1)
+    flat = image_of(scan, refine_epochs=1, start='flat')
+    assert error_of(scan, network) < 0.75 * error_of(scan, flat)
+
+
+def test_a_measured_scan_that_it_never_saw_comes_out_right(real_scan: Scan) -> None:
+    image = image_of(real_scan, refine_epochs=1)
+    area = coverage_mask(real_scan)
+    metrics = compare_objects(image.object_, real_scan.object_, weights=area)
+    assert metrics.phase_rms_rad < 0.06
