@@ -12,7 +12,6 @@ from .backend import (
     ReconstructRequest,
     Report,
     TrainRequest,
-    get_backend,
     resolve_backend,
 )
 from .config import Config, override_config
@@ -51,11 +50,11 @@ def reconstruct(
     Raises:
         ValueError: a scan, a model or an option that cannot be used; says what to do.
     """
-    engine = get_backend(resolve_backend(backend))
+    from .reconstruction.procedure import reconstruct as run
+
     path = None if model is None else Path(model)
-    return engine.reconstruct(
-        ReconstructRequest(scan, _configure(config, options or {}), path), report
-    )
+    settings = _configure(config, options or {})
+    return run(ReconstructRequest(scan, settings, path, resolve_backend(backend)), report)
 
 
 def train(
@@ -69,12 +68,17 @@ def train(
     report: Report = _ignore,
 ) -> Path:
     """Returns the path of the model archive that training has written (see `reconstruct`)."""
-    engine = get_backend(resolve_backend(backend))
+    from .training.run import train as run
+
     several = (scans,) if isinstance(scans, Scan) else tuple(scans)
     request = TrainRequest(
-        several, _configure(config, options or {}), Path(output), tuple(validation)
+        several,
+        _configure(config, options or {}),
+        Path(output),
+        tuple(validation),
+        backend=resolve_backend(backend),
     )
-    return engine.train(request, report)
+    return run(request, report)
 
 
 def simulate(**options: Any) -> Scan:

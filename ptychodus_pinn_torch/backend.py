@@ -12,7 +12,10 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 if TYPE_CHECKING:
     from .config import Config
+    from .models.archive import Archive
+    from .networks.contract import Network
     from .scan.scan import Scan
+    from .training.fitting import Fitted, TrainingRun
 
 __all__ = [
     'BACKEND_VARIABLE',
@@ -76,6 +79,7 @@ class TrainRequest:
         scans: At least one scan. `validation` scans are only ever judged on.
         output: The model archive to write (`*.h5.zip`).
         is_resumed: Continue an interrupted run with the same output.
+        backend: Name of the engine; see `resolve_backend`.
     """
 
     scans: tuple[Scan, ...]
@@ -83,6 +87,7 @@ class TrainRequest:
     output: Path
     validation: tuple[Scan, ...] = ()
     is_resumed: bool = False
+    backend: str = DEFAULT_BACKEND
 
 
 @dataclass(frozen=True)
@@ -92,6 +97,7 @@ class ReconstructRequest:
     scan: Scan
     config: Config
     model: Path | None = None
+    backend: str = DEFAULT_BACKEND
 
 
 @dataclass(frozen=True)
@@ -121,15 +127,30 @@ class Reconstruction:
 
 
 class Backend(Protocol):
-    """An engine. Its module is imported only when it is asked for."""
+    """An engine: it builds, fits and runs networks. Its module is imported only when asked for.
+
+    The procedures of training and of reconstruction around it exist once, for all engines.
+    """
 
     name: str
 
-    def train(self, request: TrainRequest, report: Report) -> Path:
-        """Returns the path of the model archive that was written."""
+    def settle(self, config: Config) -> tuple[Config, str]:
+        """Returns the configuration of a training run here, and a sentence on what was changed.
 
-    def reconstruct(self, request: ReconstructRequest, report: Report) -> Reconstruction:
-        """Returns the image of a scan."""
+        Raises:
+            ConfigError: an option that the engine does not have; names it.
+        """
+
+    def load_network(self, archive: Archive, config: Config) -> Network:
+        """Returns the network of an archive, ready to reconstruct.
+
+        Raises:
+            ArchiveError: made by another engine for a network that is not there here.
+            ValueError: weights that do not fit the network.
+        """
+
+    def fit(self, run: TrainingRun) -> Fitted:
+        """Returns what is best after a training run, or after the wish to stop it."""
 
 
 def available_backends() -> tuple[str, ...]:
@@ -184,12 +205,4 @@ def get_backend(name: str) -> Backend:
         if item.name == name:
             backend: Backend = item.load()()
             return backend
-    if name == 'pytorch':
-        from .training.pytorch_backend import PyTorchBackend
-
-        return PyTorchBackend()
-    if name == 'tensorflow':
-        from .tensorflow_backend.engine import TensorFlowBackend
-
-        return TensorFlowBackend()
     raise ValueError(f'backend {name!r} is unknown: choose one of {available_backends()}.')

@@ -8,7 +8,7 @@ import sys
 import time
 from pathlib import Path
 
-from ..backend import Reconstruction, ReconstructRequest, get_backend, resolve_backend
+from ..backend import Reconstruction, ReconstructRequest, resolve_backend
 from ..scan.scan import Scan
 from ._config_options import add_config_options, config_from
 from ._outputs import add_overwrite_option, check_output
@@ -45,10 +45,10 @@ def run(arguments: argparse.Namespace) -> int:
     scan = read_scan_from(arguments, arguments.scan)
     read_s = time.monotonic() - started
     progress = ProgressLine(is_quiet=arguments.quiet)
+    from ..reconstruction.procedure import reconstruct
+
     try:
-        result = get_backend(backend).reconstruct(
-            ReconstructRequest(scan, config, arguments.model), progress
-        )
+        result = reconstruct(ReconstructRequest(scan, config, arguments.model, backend), progress)
     finally:
         progress.close()
     started = time.monotonic()

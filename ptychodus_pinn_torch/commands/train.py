@@ -7,7 +7,7 @@ import sys
 from dataclasses import replace
 from pathlib import Path
 
-from ..backend import TrainRequest, get_backend, resolve_backend
+from ..backend import TrainRequest, resolve_backend
 from ..models.archive import EXTENSION
 from ._config_options import add_config_options, config_from
 from ._outputs import add_overwrite_option, check_output
@@ -53,10 +53,12 @@ def run(arguments: argparse.Namespace) -> int:
         _examine(scans, config, is_quiet=arguments.quiet)
     progress = ProgressLine(is_quiet=arguments.quiet)
     request = TrainRequest(
-        tuple(scans), config, arguments.output, tuple(validation), arguments.resume
+        tuple(scans), config, arguments.output, tuple(validation), arguments.resume, backend
     )
+    from ..training.run import train
+
     try:
-        path = get_backend(backend).train(request, progress)
+        path = train(request, progress)
     except KeyboardInterrupt:
         progress.close()
         if arguments.output.is_file():

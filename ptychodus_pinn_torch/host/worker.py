@@ -17,18 +17,11 @@ import time
 import traceback
 from dataclasses import asdict
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, Protocol
 
 import numpy
 
-from ..backend import (
-    Backend,
-    EpochReport,
-    Reconstruction,
-    ReconstructRequest,
-    TrainRequest,
-    get_backend,
-)
+from ..backend import EpochReport, Reconstruction, ReconstructRequest, Report, TrainRequest
 from .payload import ReconstructPayload, TrainPayload, decode_payload, read_scan_files
 
 __all__ = ['Channel', 'main']
@@ -124,12 +117,38 @@ class Reporter:
             raise KeyboardInterrupt
 
 
-def load_engine(payload: TrainPayload | ReconstructPayload) -> Backend:
-    """Returns the engine of a payload."""
+class Engine(Protocol):
+    """What does the work."""
+
+    def train(self, request: TrainRequest, report: Report) -> Path:
+        """Returns the path of the model archive that was written."""
+
+    def reconstruct(self, request: ReconstructRequest, report: Report) -> Reconstruction:
+        """Returns the image of a scan."""
+
+
+class OwnEngine:
+    """The procedures of this package."""
+
+    def train(self, request: TrainRequest, report: Report) -> Path:
+        """Returns the path of the model archive that was written."""
+        from ..training.run import train
+
+        return train(request, report)
+
+    def reconstruct(self, request: ReconstructRequest, report: Report) -> Reconstruction:
+        """Returns the image of a scan."""
+        from ..reconstruction.procedure import reconstruct
+
+        return reconstruct(request, report)
+
+
+def load_engine(payload: TrainPayload | ReconstructPayload) -> Engine:
+    """Returns what does the work: this package, or another engine that the payload names."""
     if not payload.engine:
-        return get_backend(payload.backend)
+        return OwnEngine()
     module, _, attribute = payload.engine.partition(':')
-    engine: Backend = getattr(importlib.import_module(module), attribute)()
+    engine: Engine = getattr(importlib.import_module(module), attribute)()
     return engine
 
 
@@ -142,6 +161,7 @@ def _train(payload: TrainPayload, channel: Channel, report: Reporter) -> None:
         validation=tuple(read_scan(path) for path in payload.validation),
         config=payload.config,
         output=payload.output,
+        backend=payload.backend,
     )
     channel.send('trained', path=str(engine.train(request, report)))
 
@@ -149,7 +169,7 @@ def _train(payload: TrainPayload, channel: Channel, report: Reporter) -> None:
 def _reconstruct(payload: ReconstructPayload, channel: Channel, report: Reporter) -> None:
     scan = read_scan_files(payload.scan)
     engine = load_engine(payload)
-    request = ReconstructRequest(scan=scan, config=payload.config, model=payload.model)
+    request = ReconstructRequest(scan, payload.config, payload.model, payload.backend)
     send_reconstruction(engine.reconstruct(request, report), payload.folder, channel)
 
 

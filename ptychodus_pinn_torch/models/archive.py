@@ -49,6 +49,9 @@ MAX_MEMBER_BYTES = {
 }
 SHARED_NETWORKS = {'cnn'}
 """Networks that every engine runs, with the same weights."""
+NETWORK_PREFIX = 'network.'
+"""What the names of a network's weights begin with; probes and scales have other names."""
+
 HISTORY_COLUMNS = ('epoch', 'step', 'loss', 'floor', 'held_out', 'learning_rate')
 
 
@@ -77,6 +80,14 @@ class Archive:
     backend: str = 'pytorch'
     details: Mapping[str, Any] = field(default_factory=dict)
     path: Path | None = None
+
+    def network_weights(self) -> dict[str, NDArray[Any]]:
+        """Returns the weights of the network by its own names."""
+        return {
+            name.removeprefix(NETWORK_PREFIX): array
+            for name, array in self.weights.items()
+            if name.startswith(NETWORK_PREFIX)
+        }
 
 
 def shipped_model() -> Path:

@@ -8,7 +8,7 @@ from io import BytesIO
 from pathlib import Path
 from typing import Any
 
-from .archive import Archive, ArchiveError, write_archive
+from .archive import SHARED_NETWORKS, Archive, ArchiveError, read_archive, write_archive
 from .foreign_model import ForeignModel
 from .lightning_checkpoint import load_tensors, model_from_checkpoint, read_checkpoint
 from .restricted_pickle import read_pickle
@@ -35,6 +35,30 @@ def recognise_model(path: Path) -> Archive | None:
     """
     model = read_foreign_model(path)
     return None if model is None else model.to_archive(path)
+
+
+def open_model(path: Path) -> Archive:
+    """Returns the archive at a path: ours, or another's that can be converted.
+
+    Raises:
+        ArchiveError: neither.
+    """
+    return recognise_model(path) or read_archive(path)
+
+
+def check_backend(archive: Archive, backend: str) -> None:
+    """Refuses an archive of another engine for a network that is not there on this one.
+
+    Raises:
+        ArchiveError: names both engines.
+    """
+    kind = archive.config.network.kind
+    if backend == archive.backend or kind in SHARED_NETWORKS:
+        return
+    raise ArchiveError(
+        f'{archive.path}: holds the {kind} network of the {archive.backend} backend and cannot be '
+        f'run by the {backend} backend: choose --backend {archive.backend}, or train again.'
+    )
 
 
 def convert_model(path: Path, output: Path) -> Path:

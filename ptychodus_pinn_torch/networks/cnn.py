@@ -3,19 +3,20 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
+from typing import ClassVar
 
 import torch
 import torch.nn.functional as F
 from jaxtyping import Complex, Float
 from torch import Tensor, nn
 
-from ..config import CnnConfig
+from ..config import CnnConfig, NetworkConfig
 from ..physics.canvas import Canvas
-from ..physics.forward_model import GroupBatch
+from ..physics.measurement import GroupBatch, Measurement
 from .attention import ChannelGate, make_attention
 from .blocks import ConvPair
 from .patchwise import Level, patchwise_canvas, stitch
-from .unrolled import PatternSource
 
 __all__ = ['CnnNetwork', 'PatchUNet']
 
@@ -100,8 +101,9 @@ class CnnNetwork(nn.Module):
     """
 
     needs_level = False
-    num_subsets = 1
     num_passes = 1
+    is_precise = False
+    config_type: ClassVar[type[NetworkConfig]] = CnnConfig
 
     def __init__(self, config: CnnConfig) -> None:
         super().__init__()
@@ -135,9 +137,13 @@ class CnnNetwork(nn.Module):
         """Returns the canvases of the groups; held-out patterns are not looked at."""
         return patchwise_canvas(self, batch)
 
-    def run(self, source: PatternSource) -> Canvas:
-        """Returns the canvas of a whole scan, read piece by piece."""
-        return stitch(self, source)
+    def reconstruct(self, measurement: Measurement) -> Canvas:
+        """Returns the canvases of a measurement, read by chunks."""
+        return stitch(self, measurement)
+
+    def early_parameters(self) -> Iterator[nn.Parameter]:
+        """Returns the parameters of the encoder."""
+        return (value for name, value in self.named_parameters() if 'encoder' in name)
 
     def map_stacks(
         self,

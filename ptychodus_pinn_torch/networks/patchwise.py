@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Protocol
 
 import numpy
@@ -13,11 +13,10 @@ from numpy.typing import NDArray
 from scipy.spatial import KDTree
 from torch import Tensor
 
-from ..physics.canvas import Canvas, put_patches
-from ..physics.forward_model import GroupBatch
+from ..physics.canvas import Canvas, add_patches
+from ..physics.measurement import Chunk, GroupBatch, Measurement
 from ..physics.propagation import center_frequencies, intensity, squared_modulus
 from .stitching import PatchStack, blend, put_weighted, support_box
-from .unrolled import COUNT_FLOOR, BatchSource, PatternSource, Piece
 
 __all__ = ['Level', 'PatchwiseNetwork', 'find_stacks', 'merge', 'patchwise_canvas', 'stitch']
 
@@ -27,7 +26,7 @@ DEVICE_CHUNK = 128
 
 @dataclass(frozen=True)
 class Level:
-    """How bright a whole source is: means over patterns of `sum I` and of `sum I**2`."""
+    """How bright a whole measurement is: means over patterns of `sum I` and of `sum I**2`."""
 
     counts: float
     squared_counts: float
@@ -37,6 +36,7 @@ class PatchwiseNetwork(Protocol):
     """What a network must offer to have its patches put onto a canvas."""
 
     training: bool
+    """Whether gradients are wanted."""
 
     num_channels: int
     """C, the patterns that go through the network together."""
@@ -45,7 +45,7 @@ class PatchwiseNetwork(Protocol):
     """N, the pattern size it is made for."""
 
     needs_level: bool
-    """Whether it normalises by the `Level` of the source; patches then come in any unit."""
+    """Whether it normalises by the `Level` of the measurement; patches then come in any unit."""
 
     def map_stacks(
         self,
@@ -58,7 +58,7 @@ class PatchwiseNetwork(Protocol):
         Args:
             counts: Centred order, bad pixels zero.
             photons: Power of each pattern's probe, in the units in which patches are wanted.
-            level: Of the source, where the network needs it.
+            level: Of the measurement, where the network needs it.
         """
 
 
@@ -66,64 +66,66 @@ def patchwise_canvas(network: PatchwiseNetwork, batch: GroupBatch) -> Canvas:
     """Returns the canvases of the groups of a batch; held-out patterns are not looked at.
 
     Training merges the patches of a group as they are, so that gradients flow; otherwise their
-    phases are brought in step first.
+    phases are synchronised first.
     """
-    source = BatchSource(batch, 1)
-    return merge(network, source) if network.training else stitch(network, source)
+    return (merge if network.training else stitch)(network, batch.seen())
 
 
-def merge(network: PatchwiseNetwork, source: PatternSource) -> Canvas:
-    """Returns the canvases of a source in memory, differentiable, phases as they come."""
-    (piece,) = source.pieces(0)
-    check_window(network, piece)
-    level = find_level(source) if network.needs_level else None
-    stacks = find_stacks(piece.rows, piece.corners, network.num_channels)
-    counts, photons = _inputs(piece)
+def merge(network: PatchwiseNetwork, measurement: Measurement) -> Canvas:
+    """Returns the canvases of a measurement in memory, differentiable, phases as they come."""
+    check_window(network, measurement)
+    mean = measurement.level()
+    measurement = measurement.in_units_of(mean)
+    chunk = measurement.chunk(torch.arange(measurement.num_patterns))
+    level = find_level(measurement) if network.needs_level else None
+    stacks = find_stacks(measurement.rows, measurement.corners, network.num_channels)
+    counts, photons = _inputs(chunk)
     patches = network.map_stacks(counts[stacks], photons[stacks], level)
     patches = patches.flatten(0, 1)[_first_places(stacks)]
-    weights = intensity(piece.probe)
+    weights = intensity(chunk.probe)
     canvas, coverage = put_weighted(
-        patches, weights, piece.rows, piece.corners, source.canvas_shape
+        patches, weights, chunk.rows, chunk.corners, measurement.canvas_shape
     )
     if network.needs_level:
-        canvas = _match_counts(canvas, coverage, _total_counts(piece, source))
-    scale = source.scale[:, None, None]
+        canvas = _match_counts(canvas, coverage, measurement.totals)
+    scale = mean[:, None, None]
     return Canvas(canvas * scale, coverage / scale.square())
 
 
 @torch.no_grad()
-def stitch(network: PatchwiseNetwork, source: PatternSource) -> Canvas:
-    """Returns the canvases of a source read piece by piece, phases of patches brought in step.
+def stitch(network: PatchwiseNetwork, measurement: Measurement) -> Canvas:
+    """Returns the canvases of a measurement read by chunks, phases of patches synchronised.
 
-    Only patches are kept. Where the network stacks patterns, the stacks reach across pieces and
+    Only patches are kept. Where the network stacks patterns, the stacks reach across chunks and
     the patterns are kept as well.
     """
-    level = find_level(source) if network.needs_level else None
-    coverage = torch.zeros(source.canvas_shape, device=source.scale.device)
+    check_window(network, measurement)
+    mean = measurement.level()
+    measurement = measurement.in_units_of(mean)
+    coverage = torch.zeros(measurement.canvas_shape, device=measurement.device)
     seen = torch.zeros_like(coverage)
-    counts = torch.zeros_like(source.scale)
     stacks: dict[int, PatchStack] = {}
     box, unit = (slice(0), slice(0)), 0.0
-    for piece, patches in _patches_of(network, source, level):
-        weights = intensity(piece.probe)
-        if not unit:  # the first pattern decides, whatever the size of the pieces
+    for chunk, patches in _patches_of(network, measurement):
+        weights = intensity(chunk.probe)
+        if not unit:  # the first pattern decides, whatever the size of the chunks
             box, unit = support_box(weights[0].cpu().numpy()), _power_of_two(weights[0])
         inside = torch.zeros_like(weights)
         inside[:, *box] = weights[:, *box]
-        coverage = coverage + put_patches(weights, piece.rows, piece.corners, source.canvas_shape)
-        seen = seen + put_patches(inside, piece.rows, piece.corners, source.canvas_shape)
-        counts = counts + _total_counts(piece, source)
-        for row in torch.unique(piece.rows).tolist():
-            keep = piece.rows == row
+        coverage = add_patches(coverage, weights, chunk.rows, chunk.corners)
+        seen = add_patches(seen, inside, chunk.rows, chunk.corners)
+        rows = measurement.rows[chunk.indices]
+        for row in rows.unique().tolist():
+            keep = torch.nonzero(rows == row)[:, 0].to(patches.device)
             stack = stacks.setdefault(row, PatchStack(box, unit))
-            stack.add(patches[keep], weights[keep], piece.corners[keep])
-    numerator = torch.zeros(source.canvas_shape, dtype=torch.complex64)
+            stack.add(patches[keep], weights[keep], chunk.corners[keep])
+    numerator = torch.zeros(measurement.canvas_shape, dtype=torch.complex64)
     for row, stack in stacks.items():
-        numerator[row] = stack.put((1, *source.canvas_shape[1:]))[0]
-    scale = source.scale[:, None, None]
+        numerator[row] = stack.put((1, *measurement.canvas_shape[1:]))[0]
     canvas = blend(numerator.to(seen.device), seen)
     if network.needs_level:
-        canvas = _match_counts(canvas, coverage, counts)
+        canvas = _match_counts(canvas, coverage, measurement.totals)
+    scale = mean[:, None, None]
     return Canvas(canvas * scale, coverage / scale.square())
 
 
@@ -133,34 +135,23 @@ def _power_of_two(weights: Tensor) -> float:
 
 
 def _patches_of(
-    network: PatchwiseNetwork, source: PatternSource, level: Level | None
-) -> Iterator[tuple[Piece, Tensor]]:
-    """Yields every piece with the patches of its patterns."""
+    network: PatchwiseNetwork, measurement: Measurement
+) -> Iterator[tuple[Chunk, Tensor]]:
+    """Yields every chunk with the patches of its patterns."""
+    level = find_level(measurement) if network.needs_level else None
     if network.num_channels == 1:
-        for piece in source.pieces(0):
-            check_window(network, piece)
-            counts, photons = _inputs(piece)
+        for chunk in measurement.chunks():
+            counts, photons = _inputs(chunk)
             stacks = torch.arange(len(counts), device=counts.device)[:, None]
-            yield piece, _map_chunks(network, counts, photons, stacks, level)
+            yield chunk, _map_chunks(network, counts, photons, stacks, level)
         return
-    patches = _stacked_patches(network, source, level)
-    first = 0
-    for piece in source.pieces(0):
-        last = first + len(piece.rows)
-        yield piece, patches[first:last].to(piece.roots.device)
-        first = last
-
-
-def _stacked_patches(
-    network: PatchwiseNetwork, source: PatternSource, level: Level | None
-) -> Complex[Tensor, 'pattern height width']:
-    kept: list[tuple[Tensor, ...]] = []
-    for piece in source.pieces(0):
-        check_window(network, piece)
-        kept.append((piece.rows, piece.corners, *_inputs(piece)))
-    rows, corners, counts, photons = (torch.cat(parts) for parts in zip(*kept))
-    stacks = find_stacks(rows, corners, network.num_channels)
-    return _map_chunks(network, counts, photons, stacks, level)
+    counts, photons = (
+        torch.cat(parts) for parts in zip(*(_inputs(chunk) for chunk in measurement.chunks()))
+    )
+    stacks = find_stacks(measurement.rows, measurement.corners, network.num_channels)
+    patches = _map_chunks(network, counts, photons, stacks, level)
+    for chunk in replace(measurement, after_chunk=None).chunks():
+        yield chunk, patches[chunk.indices.to(patches.device)]
 
 
 def _map_chunks(
@@ -178,18 +169,9 @@ def _map_chunks(
     return torch.cat(found)[_first_places(stacks)]
 
 
-def _inputs(piece: Piece) -> tuple[Tensor, Tensor]:
+def _inputs(chunk: Chunk) -> tuple[Tensor, Tensor]:
     """Returns counts in centred order, bad pixels zero, and the photons of each probe."""
-    counts = (piece.roots.square() - COUNT_FLOOR).clamp(min=0.0)
-    if piece.good_pixels is not None:
-        counts = counts * piece.good_pixels
-    return center_frequencies(counts), intensity(piece.probe).sum(dim=(-2, -1))
-
-
-def _total_counts(piece: Piece, source: PatternSource) -> Float[Tensor, ' group']:
-    """Returns the counts that were measured in each group."""
-    total = torch.zeros_like(source.scale)
-    return total.index_add(0, piece.rows, _inputs(piece)[0].sum(dim=(-2, -1)))
+    return center_frequencies(chunk.good_counts()), intensity(chunk.probe).sum(dim=(-2, -1))
 
 
 def _match_counts(
@@ -206,24 +188,24 @@ def _match_counts(
     return canvas * gain[:, None, None]
 
 
-def find_level(source: PatternSource) -> Level:
-    """Returns how bright the patterns of a source are."""
-    number, total, squares = 0, 0.0, 0.0
-    for piece in source.pieces(0):
-        counts, _ = _inputs(piece)
-        number += len(counts)
-        total += float(counts.sum(dtype=torch.float64))
-        squares += float(counts.square().sum(dtype=torch.float64))
-    return Level(total / max(1, number), squares / max(1, number))
+def find_level(measurement: Measurement) -> Level:
+    """Returns how bright the patterns of a measurement are."""
+    total = torch.zeros(2, dtype=torch.float64)
+    for chunk in replace(measurement, after_chunk=None).chunks():
+        counts = chunk.good_counts()
+        sums = torch.stack([counts.sum(dim=(-2, -1)), counts.square().sum(dim=(-2, -1))])
+        total += sums.cpu().to(torch.float64).sum(dim=1)
+    mean = total / max(1, measurement.num_patterns)
+    return Level(float(mean[0]), float(mean[1]))
 
 
-def check_window(network: PatchwiseNetwork, piece: Piece) -> None:
+def check_window(network: PatchwiseNetwork, measurement: Measurement) -> None:
     """Refuses patterns of another size than the network is made for.
 
     Raises:
         ValueError: names both sizes.
     """
-    height, width = piece.roots.shape[-2:]
+    height, width = measurement.window
     if (height, width) != (network.pattern_size, network.pattern_size):
         raise ValueError(
             f'the model is made for patterns of {network.pattern_size} px, the scan has '

@@ -4,22 +4,21 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, fields
-from typing import Any, Literal, get_args
+from typing import Any, ClassVar, Literal, get_args
 
 import torch
 import torch.nn.functional as F
 from jaxtyping import Complex, Float
 from torch import Tensor, nn
 
-from ..config import PtychoPinnConfig
+from ..config import NetworkConfig, PtychoPinnConfig
 from ..physics.canvas import Canvas
-from ..physics.forward_model import GroupBatch
+from ..physics.measurement import GroupBatch, Measurement
 from .attention import AttentionKind, make_attention
 from .blocks import ConvPair
 from .patchwise import Level, patchwise_canvas, stitch
-from .unrolled import PatternSource
 
 __all__ = ['PinnLayout', 'PtychoPinnNetwork']
 
@@ -187,8 +186,9 @@ class PtychoPinnNetwork(nn.Module):
     """
 
     needs_level = True
-    num_subsets = 1
     num_passes = 1
+    is_precise = False
+    config_type: ClassVar[type[NetworkConfig]] = PtychoPinnConfig
 
     def __init__(self, config: PtychoPinnConfig) -> None:
         super().__init__()
@@ -213,9 +213,13 @@ class PtychoPinnNetwork(nn.Module):
         """Returns the canvases of the groups; held-out patterns are not looked at."""
         return patchwise_canvas(self, batch)
 
-    def run(self, source: PatternSource) -> Canvas:
-        """Returns the canvas of a whole scan, read piece by piece."""
-        return stitch(self, source)
+    def reconstruct(self, measurement: Measurement) -> Canvas:
+        """Returns the canvases of a measurement, read by chunks."""
+        return stitch(self, measurement)
+
+    def early_parameters(self) -> Iterator[nn.Parameter]:
+        """Returns the parameters of the encoder."""
+        return (value for name, value in self.named_parameters() if 'encoder' in name)
 
     def map_stacks(
         self,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from importlib.metadata import entry_points
-from typing import Any, Protocol, cast
+from typing import Any
 
 import numpy
 import torch
@@ -12,36 +12,30 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from ..config import NETWORK_GROUP, NetworkConfig
-from ..physics.canvas import Canvas
-from ..physics.forward_model import GroupBatch
+from .contract import TrainableNetwork
 
-__all__ = ['Network', 'build_network', 'load_weights', 'weights_of']
-
-
-class Network(Protocol):
-    """Maps groups of measured patterns to canvases."""
-
-    def __call__(self, batch: GroupBatch) -> Canvas:
-        """Returns the canvases; held-out patterns of the batch must not be looked at."""
+__all__ = ['build_network', 'load_weights']
 
 
 def build_network(config: NetworkConfig) -> nn.Module:
-    """Returns a new network with start values.
+    """Returns a new network with start values, which fulfils `TrainableNetwork`.
 
     Raises:
-        ValueError: no network of that kind is registered.
+        ValueError: no network of that kind is registered, or it breaks the contract.
     """
     found = {item.name: item for item in entry_points(group=NETWORK_GROUP)}
     if config.kind not in found:
         raise ValueError(
             f'network.kind = {config.kind!r} is unknown: choose one of {", ".join(sorted(found))}.'
         )
-    return cast(nn.Module, found[config.kind].load()(config))
-
-
-def weights_of(network: nn.Module) -> dict[str, NDArray[Any]]:
-    """Returns the weights by name, as an archive holds them."""
-    return {name: value.detach().cpu().numpy() for name, value in network.state_dict().items()}
+    network = found[config.kind].load()(config)
+    if not isinstance(network, nn.Module) or not isinstance(network, TrainableNetwork):
+        names = sorted(set(dir(TrainableNetwork)) - set(dir(network)))
+        raise ValueError(
+            f'network.kind = {config.kind!r}: {found[config.kind].value} breaks the contract of '
+            f'networks; it lacks {", ".join(n for n in names if n[0] != "_") or "nn.Module"}.'
+        )
+    return network
 
 
 def load_weights(network: nn.Module, weights: Mapping[str, NDArray[Any]], source: str) -> None:

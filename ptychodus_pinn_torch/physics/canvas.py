@@ -9,7 +9,7 @@ import torch
 from jaxtyping import Complex, Float, Int
 from torch import Tensor
 
-__all__ = ['Canvas', 'add_patches', 'put_patches', 'take_patches']
+__all__ = ['Canvas', 'add_patches', 'check_windows', 'put_patches', 'take_patches']
 
 
 @dataclass(frozen=True)
@@ -46,7 +46,7 @@ def take_patches(
     Raises:
         IndexError: a window leaves its canvas.
     """
-    _check_inside(corners, shape, canvas.shape[-2:])
+    _check_on_host(corners, shape, canvas.shape[-2:])
     return _TakePatches.apply(canvas, rows, corners, shape)
 
 
@@ -63,7 +63,7 @@ def put_patches(
     Raises:
         IndexError: a window leaves its canvas.
     """
-    _check_inside(corners, patches.shape[-2:], shape[-2:])
+    _check_on_host(corners, patches.shape[-2:], shape[-2:])
     return _PutPatches.apply(patches, rows, corners, shape)
 
 
@@ -81,23 +81,37 @@ def add_patches(
     Raises:
         IndexError: a window leaves its canvas.
     """
-    _check_inside(corners, patches.shape[-2:], canvas.shape[-2:])
+    _check_on_host(corners, patches.shape[-2:], canvas.shape[-2:])
     if torch.is_grad_enabled():
         shape = (canvas.shape[0], canvas.shape[1], canvas.shape[2])
         return canvas + put_patches(patches, rows, corners, shape)
     return _scatter_into(canvas, patches, rows, corners)
 
 
-def _check_inside(corners: Tensor, window: Any, canvas: Any) -> None:
-    if corners.device.type != 'cpu' or corners.numel() == 0:
-        return  # a device is not made to wait; its kernels check indices themselves
-    last = corners.max(dim=0).values + torch.tensor(window)
-    if int(corners.min()) < 0 or bool((last > torch.tensor(canvas)).any()):
+def check_windows(corners: Int[Tensor, 'patch 2'], window: Any, canvas: Any) -> None:
+    """Refuses windows that leave their canvas.
+
+    Args:
+        corners: First pixels (y, x), on the host.
+        window: (H, W) of a window; `canvas` (Y, X) likewise.
+
+    Raises:
+        IndexError: says where the windows lie, and how large the canvas is.
+    """
+    if corners.numel() == 0:
+        return
+    low, high = corners.amin(dim=0).tolist(), corners.amax(dim=0).tolist()
+    last = [first + length for first, length in zip(high, window)]
+    if min(low) < 0 or last[0] > canvas[0] or last[1] > canvas[1]:
         raise IndexError(
-            f'a window of {tuple(window)} at {corners.min(dim=0).values.tolist()} to '
-            f'{last.tolist()} leaves the canvas of {tuple(canvas)}: '
+            f'a window of {tuple(window)} at {low} to {last} leaves the canvas of {tuple(canvas)}: '
             'make the canvas larger or drop the position.'
         )
+
+
+def _check_on_host(corners: Tensor, window: Any, canvas: Any) -> None:
+    if corners.device.type == 'cpu':  # a device must not be waited for: see `Measurement`
+        check_windows(corners, window, canvas)
 
 
 def _gather(canvas: Tensor, rows: Tensor, corners: Tensor, shape: tuple[int, int]) -> Tensor:

@@ -1,15 +1,19 @@
-"""Devices and threads."""
+"""Devices, threads, and what to do when memory runs out."""
 
 from __future__ import annotations
 
-import logging
 import os
+from collections.abc import Callable
+from dataclasses import replace
+from typing import TypeVar
 
 import torch
 
-__all__ = ['choose_accelerator', 'choose_device', 'set_threads']
+from .measurement import Measurement
 
-logger = logging.getLogger(__name__)
+__all__ = ['choose_accelerator', 'choose_device', 'set_threads', 'with_chunks_that_fit']
+
+Result = TypeVar('Result')
 
 
 def choose_accelerator(name: str) -> str:
@@ -54,3 +58,33 @@ def set_threads(number: int) -> int:
             number = max(1, min(16, int(cores - busy + 0.5)))
     torch.set_num_threads(number)
     return number
+
+
+def with_chunks_that_fit(
+    measurement: Measurement, work: Callable[[Measurement], Result], say: Callable[[str], None]
+) -> Result:
+    """Returns what `work` makes of a measurement, whose chunks are halved when memory runs out.
+
+    Args:
+        measurement: Its chunks are the first try.
+        work: Must not depend on the size of the chunks.
+        say: Takes a sentence for the user.
+
+    Raises:
+        MemoryError: a single pattern does not fit; or what else `work` raises.
+    """
+    while True:
+        try:
+            return work(measurement)
+        except (MemoryError, RuntimeError) as error:
+            if measurement.chunk_size == 1 or not _is_out_of_memory(error):
+                raise
+        measurement = replace(measurement, chunk_size=measurement.chunk_size // 2)
+        say(f'out of memory: going on with {measurement.chunk_size} patterns at a time.')
+
+
+def _is_out_of_memory(error: BaseException) -> bool:
+    """Returns whether memory ran out; torch's CPU allocator raises a plain RuntimeError."""
+    if isinstance(error, (MemoryError, torch.OutOfMemoryError)):
+        return True
+    return any(text in str(error) for text in ("can't allocate memory", 'not enough memory'))

@@ -2,92 +2,44 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import torch
-from jaxtyping import Bool, Complex, Float, Int
+from jaxtyping import Complex, Float, Int
 from torch import Tensor, nn
 
 from .canvas import take_patches
-from .probe import probe_spectrum, shift_probe, shift_spectrum
-from .propagation import corner_frequencies, intensity, to_detector
+from .measurement import Chunk, GroupBatch
+from .propagation import intensity, to_detector
 
-__all__ = ['ForwardModel', 'GroupBatch', 'coverage_of_windows', 'expected_counts']
+__all__ = ['Exposure', 'ForwardModel', 'expected_counts', 'expose', 'predict']
 
 
 @dataclass(frozen=True)
-class GroupBatch:
-    """Groups of patterns with what is needed to place them: B groups, J patterns in all.
+class Exposure:
+    """Patterns as a canvas explains them.
 
     Attributes:
-        counts: Measured counts (J, H, W), corner order of frequencies, float32.
-        rows: (J,) the group, and so the canvas, of each pattern.
-        corners: (J, 2) window corners on the canvas, integers.
-        shifts: (J, 2) sub-pixel rest of the positions.
-        probe: Modes (P, H, W) or, one probe per group, (B, P, H, W), calibrated to counts.
-        good_pixels: (H, W), corner order, or None when all are good.
-        canvas_shape: (B, Y, X).
-        object_: The object on the canvases (B, Y, X), where it is the teacher.
-        held_out: (J,) True for patterns that the network must not see, or None.
-        scans: (B,) number of the scan of each group.
+        patches: (J, H, W) of the object.
+        far_field: (J, P, H, W), corner order.
+        expected: (J, H, W) counts, corner order.
     """
 
-    counts: Float[Tensor, 'pattern height width']
-    rows: Int[Tensor, ' pattern']
-    corners: Int[Tensor, 'pattern 2']
-    shifts: Float[Tensor, 'pattern 2']
-    probe: Complex[Tensor, '*group mode height width']
-    canvas_shape: tuple[int, int, int]
-    good_pixels: Bool[Tensor, 'height width'] | None = None
-    object_: Complex[Tensor, 'group y x'] | None = None
-    held_out: Bool[Tensor, ' pattern'] | None = None
-    scans: Int[Tensor, ' group'] | None = None
+    patches: Complex[Tensor, 'pattern height width']
+    far_field: Complex[Tensor, 'pattern mode height width']
+    expected: Float[Tensor, 'pattern height width']
 
-    @property
-    def window(self) -> tuple[int, int]:
-        """(H, W) of a pattern."""
-        return int(self.counts.shape[-2]), int(self.counts.shape[-1])
 
-    @property
-    def num_patterns(self) -> int:
-        """J, the number of patterns of all groups."""
-        return int(self.counts.shape[0])
+def expose(canvas: Complex[Tensor, 'group y x'], chunk: Chunk) -> Exposure:
+    """Returns what a canvas makes of the patterns of a chunk (see `expected_counts`)."""
+    return _expose(canvas, chunk.rows, chunk.corners, chunk.probe)
 
-    def shifted_probe(self) -> Complex[Tensor, 'pattern mode height width']:
-        """Returns every pattern's probe modes at its sub-pixel position."""
-        if self.probe.ndim == 3:
-            return shift_probe(self.probe, self.shifts)
-        return shift_spectrum(probe_spectrum(self.probe)[self.rows], self.shifts)
 
-    def select(self, keep: Tensor) -> GroupBatch:
-        """Returns the batch with some of the patterns: a mask or indices."""
-        return replace(
-            self,
-            counts=self.counts[keep],
-            rows=self.rows[keep],
-            corners=self.corners[keep],
-            shifts=self.shifts[keep],
-            held_out=None if self.held_out is None else self.held_out[keep],
-        )
-
-    def to(self, device: torch.device) -> GroupBatch:
-        """Returns the batch on a device."""
-
-        def move(value: Tensor | None) -> Tensor | None:
-            return None if value is None else value.to(device, non_blocking=True)
-
-        return replace(
-            self,
-            counts=self.counts.to(device, non_blocking=True),
-            rows=self.rows.to(device),
-            corners=self.corners.to(device),
-            shifts=self.shifts.to(device),
-            probe=self.probe.to(device),
-            good_pixels=move(self.good_pixels),
-            object_=move(self.object_),
-            held_out=move(self.held_out),
-            scans=move(self.scans),
-        )
+def predict(
+    canvas: Complex[Tensor, 'group y x'], chunk: Chunk
+) -> Float[Tensor, 'pattern height width']:
+    """Returns the counts that a canvas lets expect on the patterns of a chunk, corner order."""
+    return expose(canvas, chunk).expected
 
 
 def expected_counts(
@@ -96,27 +48,18 @@ def expected_counts(
     corners: Int[Tensor, 'pattern 2'],
     probe: Complex[Tensor, 'pattern mode height width'],
 ) -> Float[Tensor, 'pattern height width']:
-    """Returns `I = sum_p |F(P_p * O_patch)|**2` in counts, corner order.
+    """Returns `I = sum_p |F(P_p * O_patch)|**2` in counts, corner order, F unitary.
 
     `probe` is shifted to each pattern already. Assumes a thin object and the far field
     (Rodenburg & Maiden, Springer Handbook of Microscopy, 2019, eq. 17.2).
     """
+    return _expose(canvas, rows, corners, probe).expected
+
+
+def _expose(canvas: Tensor, rows: Tensor, corners: Tensor, probe: Tensor) -> Exposure:
     patches = take_patches(canvas, rows, corners, (probe.shape[-2], probe.shape[-1]))
-    return intensity(to_detector(probe * patches[:, None]))
-
-
-def coverage_of_windows(
-    probe: Complex[Tensor, 'mode height width'],
-    corners: Int[Tensor, 'pattern 2'],
-    canvas_shape: tuple[int, int, int],
-) -> Float[Tensor, '1 y x']:
-    """Returns the photons per pixel that the unshifted probe sends through a canvas."""
-    power = intensity(probe)
-    height, width = power.shape
-    coverage = torch.zeros(canvas_shape, device=power.device)
-    for y, x in corners.tolist():
-        coverage[0, y : y + height, x : x + width] += power
-    return coverage
+    far_field = to_detector(probe * patches[:, None])
+    return Exposure(patches, far_field, intensity(far_field))
 
 
 class ForwardModel(nn.Module):
@@ -144,6 +87,10 @@ class ForwardModel(nn.Module):
                 self.register_parameter(f'change_{index}', nn.Parameter(torch.zeros_like(given)))
         self.log_scale = nn.Parameter(torch.zeros(len(probes)), requires_grad=train_scale)
 
+    def given(self, scan: int) -> Complex[Tensor, 'mode height width']:
+        """Returns the probe that came with a scan."""
+        return torch.view_as_complex(getattr(self, f'given_{scan}'))
+
     def probe(self, scan: int) -> Complex[Tensor, 'mode height width']:
         """Returns the present probe of a scan; the scale is not in it."""
         parts = getattr(self, f'given_{scan}')
@@ -158,26 +105,13 @@ class ForwardModel(nn.Module):
         terms = [getattr(self, f'change_{i}').square().mean() for i in range(self.num_scans)]
         return torch.stack(terms).mean()
 
-    def with_probe(self, batch: GroupBatch, *, has_scale: bool = True) -> GroupBatch:
-        """Returns the batch seen through the present probes and scales.
+    def seen_through(self, batch: GroupBatch, *, has_scale: bool = True) -> GroupBatch:
+        """Returns the batch under the present probe and scale of its scan.
 
-        The network is not told the scale: it measures its own, and would undo it.
+        A batch of another scan, or of none, keeps the probe that it brought. A network is not
+        told the scale: it measures its own, and would undo it.
         """
-        if batch.scans is None:
+        if batch.scan is None:
             return batch
-        scans = batch.scans.tolist()
-        scale = torch.exp(0.5 * self.log_scale * float(has_scale))
-        if len(set(scans)) == 1:
-            return replace(batch, probe=self.probe(scans[0]) * scale[scans[0]])
-        return replace(batch, probe=torch.stack([self.probe(s) * scale[s] for s in scans]))
-
-    def forward(
-        self, canvas: Complex[Tensor, 'group y x'], batch: GroupBatch, probe: Tensor
-    ) -> Float[Tensor, 'pattern height width']:
-        """Returns the expected counts of the batch's patterns, corner order."""
-        return expected_counts(canvas, batch.rows, batch.corners, probe)
-
-
-def counts_to_batch(counts: Tensor) -> Float[Tensor, 'pattern height width']:
-    """Returns centred counts of any dtype as the batch wants them: float32, corner order."""
-    return corner_frequencies(counts.to(torch.float32))
+        scale = torch.exp(0.5 * self.log_scale[batch.scan] * float(has_scale))
+        return batch.with_probe(self.probe(batch.scan) * scale)

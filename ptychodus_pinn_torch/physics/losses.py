@@ -9,6 +9,8 @@ from torch import Tensor
 __all__ = [
     'amplitude_loss',
     'amplitude_loss_floor',
+    'amplitude_misfit',
+    'coverage_weight',
     'object_loss',
     'poisson_loss',
     'relative_amplitude_error',
@@ -41,13 +43,13 @@ def amplitude_loss(
 def amplitude_loss_floor(
     expected: Float[Tensor, 'pattern height width'],
     good_pixels: Bool[Tensor, 'height width'] | None = None,
-) -> float:
+) -> Float[Tensor, '']:
     """Returns the amplitude loss that photon noise alone implies.
 
     The variance of `sqrt(D + 0.3)` is 1/4 for many counts and about `I` for few.
     """
     variance = expected * (1.0 + expected) / (1.0 + 2.0 * expected) ** 2
-    return float(_mean(torch.minimum(variance, torch.full_like(variance, 0.25)), good_pixels))
+    return _mean(variance.clamp(max=0.25), good_pixels)
 
 
 def poisson_loss(
@@ -65,16 +67,31 @@ def poisson_loss(
     return _mean(rate - seen + seen * torch.log(seen / rate), good_pixels)
 
 
+def amplitude_misfit(
+    expected: Float[Tensor, 'pattern height width'],
+    counts: Float[Tensor, 'pattern height width'],
+    good_pixels: Bool[Tensor, 'height width'] | None = None,
+) -> tuple[Float[Tensor, ''], Float[Tensor, '']]:
+    """Returns `sum (sqrt I - sqrt D)**2` and `sum D` over good pixels, to be added up."""
+    misfit = (torch.sqrt(expected.clamp(min=0.0)) - torch.sqrt(counts)).square()
+    if good_pixels is not None:
+        misfit, counts = misfit * good_pixels, counts * good_pixels
+    return misfit.sum(), counts.sum()
+
+
 def relative_amplitude_error(
     expected: Float[Tensor, 'pattern height width'],
     counts: Float[Tensor, 'pattern height width'],
     good_pixels: Bool[Tensor, 'height width'] | None = None,
 ) -> Float[Tensor, '']:
     """Returns `sum (sqrt I - sqrt D)**2 / sum D` over good pixels."""
-    difference = (torch.sqrt(expected.clamp(min=0.0)) - torch.sqrt(counts)).square()
-    if good_pixels is not None:
-        return (difference * good_pixels).sum() / (counts * good_pixels).sum().clamp(min=1e-9)
-    return difference.sum() / counts.sum().clamp(min=1e-9)
+    misfit, total = amplitude_misfit(expected, counts, good_pixels)
+    return misfit / total.clamp(min=1e-9)
+
+
+def coverage_weight(coverage: Float[Tensor, 'group y x']) -> Float[Tensor, 'group y x']:
+    """Returns a weight that is near one where the probe has been, zero where it has not."""
+    return coverage / (coverage + 0.05 * coverage.amax(dim=(-2, -1), keepdim=True))
 
 
 def object_loss(
@@ -86,8 +103,7 @@ def object_loss(
 
     `(sum w (|O|**2 + |T|**2) - 2 |sum w conj(O) T|) / sum w`, averaged over groups.
     """
-    peak = coverage.amax(dim=(-2, -1), keepdim=True)
-    weight = coverage / (coverage + 0.05 * peak)
+    weight = coverage_weight(coverage)
     power = torch.view_as_real(object_).square().sum(-1) + torch.view_as_real(truth).square().sum(
         -1
     )

@@ -1,131 +1,276 @@
-"""A scan as tensors, read from its memory map a few patterns at a time."""
+"""What was measured, as physics, networks, training and reconstruction read it: by chunks."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+from typing import Any, Protocol
 
-import numpy
 import torch
-from jaxtyping import Bool, Complex, Float
-from numpy.typing import NDArray
+from jaxtyping import Bool, Complex, Float, Int
 from torch import Tensor
 
-from ..networks.unrolled import COUNT_FLOOR, Piece, subset_numbers
-from ..scan.scan import Scan, calibrate_probe, split_positions
+from .canvas import add_patches, check_windows
 from .probe import probe_spectrum, shift_spectrum
+from .propagation import intensity, squared_modulus
 
-__all__ = ['ScanReader', 'ScanSource']
+__all__ = ['Chunk', 'Counts', 'GroupBatch', 'Measurement']
 
 
-class ScanReader:
-    """Gives patterns, shifted probes and windows of a scan by index.
+class Counts(Protocol):
+    """Measured counts by index: a tensor in memory, or a scan that is read as needed."""
 
-    The canvas is the smallest box that holds every window; `origin` is its first pixel on the
-    object grid.
+    @property
+    def shape(self) -> Sequence[int]:
+        """(N, H, W)."""
+
+    def __getitem__(self, indices: Any, /) -> Any:
+        """Returns (J, H, W), float32, corner order of frequencies, on the measurement's device."""
+
+
+@dataclass(frozen=True)
+class Chunk:
+    """Some patterns of a measurement, ready to be compared with a canvas.
+
+    Attributes:
+        indices: (J,) numbers of the patterns, on the host.
+        rows: (J,) canvas of each pattern; `corners` (J, 2) first pixel (y, x) of its window.
+        shifts: (J, 2) sub-pixel rest of the positions, pixels.
+        probe: (J, P, H, W) modes at each pattern's sub-pixel position, calibrated to counts.
+        counts: (J, H, W) in corner order; what bad pixels hold must not be looked at.
+        good_pixels: (H, W), corner order, or None when all are good.
     """
 
-    def __init__(
-        self,
-        scan: Scan,
-        *,
-        device: torch.device | None = None,
-        num_probe_modes: int = 0,
-        piece_bytes: int = 2**24,
-    ) -> None:
-        self.scan = scan
-        self._total_counts: float | None = None
-        self.device = device or torch.device('cpu')
-        probe, self.calibration = calibrate_probe(scan)
-        if num_probe_modes and num_probe_modes < len(probe):
-            power = float((numpy.abs(probe) ** 2).sum())
-            probe = probe[:num_probe_modes]
-            probe = probe * numpy.sqrt(power / float((numpy.abs(probe) ** 2).sum()))
-        self.probe: Complex[Tensor, 'mode height width'] = torch.from_numpy(
-            numpy.ascontiguousarray(probe, dtype=numpy.complex64)
-        ).to(self.device)
-        corners, shifts = split_positions(scan.positions_px, scan.pattern_shape)
-        self.origin = corners.min(axis=0)
-        self.corners = torch.from_numpy(corners - self.origin)
-        self.shifts = torch.from_numpy(shifts)
-        extent = (corners - self.origin).max(axis=0) + numpy.asarray(scan.pattern_shape)
-        self.canvas_shape = (1, int(extent[0]), int(extent[1]))
-        self.window = scan.pattern_shape
-        good = numpy.fft.ifftshift(scan.good_pixels)
-        self.good_pixels: Bool[Tensor, 'height width'] | None = (
-            None if good.all() else torch.from_numpy(good).to(self.device)
+    indices: Int[Tensor, ' pattern']
+    rows: Int[Tensor, ' pattern']
+    corners: Int[Tensor, 'pattern 2']
+    shifts: Float[Tensor, 'pattern 2']
+    probe: Complex[Tensor, 'pattern mode height width']
+    counts: Float[Tensor, 'pattern height width']
+    good_pixels: Bool[Tensor, 'height width'] | None = None
+
+    @property
+    def window(self) -> tuple[int, int]:
+        """(H, W) of a pattern."""
+        return int(self.counts.shape[-2]), int(self.counts.shape[-1])
+
+    def roots(self, floor: float) -> Float[Tensor, 'pattern height width']:
+        """Returns the root of the counts, after `floor` counts were added."""
+        return torch.sqrt(self.counts + floor)
+
+    def good_counts(self) -> Float[Tensor, 'pattern height width']:
+        """Returns the counts with zeros at bad pixels."""
+        return self.counts if self.good_pixels is None else self.counts * self.good_pixels
+
+    def select(self, keep: Tensor) -> Chunk:
+        """Returns the chunk with some of its patterns; `keep` are places (k,) on the host."""
+        there = keep.to(self.rows.device)
+        return replace(
+            self,
+            indices=self.indices[keep],
+            rows=self.rows[there],
+            corners=self.corners[there],
+            shifts=self.shifts[there],
+            probe=self.probe[there],
+            counts=self.counts[there],
         )
-        frame = self.window[0] * self.window[1] * (8 + 16 * len(probe))
-        self.piece_size = int(max(1, min(4096, piece_bytes // frame)))
+
+
+@dataclass(frozen=True)
+class Measurement:
+    """Patterns with what is needed to place them on B canvases; read in chunks.
+
+    Places stay on the host, so that boxes and orders are found without waiting for a device.
+
+    Attributes:
+        counts: Measured counts (N, H, W) by index, corner order of frequencies.
+        rows: (N,) the canvas of each pattern, on the host.
+        corners: (N, 2) window corners (y, x) on the canvas, integers, on the host.
+        shifts: (N, 2) sub-pixel rest of the positions, float32.
+        probe: Modes (P, H, W) or, one probe per canvas, (B, P, H, W), calibrated to counts.
+        canvas_shape: (B, Y, X).
+        good_pixels: (H, W), corner order, or None when all are good.
+        chunk_size: Patterns that are read at a time.
+        after_chunk: Called with the patterns of a chunk when it was used; may raise to stop.
+
+    Raises:
+        IndexError: a window leaves its canvas.
+    """
+
+    counts: Counts
+    rows: Int[Tensor, ' pattern']
+    corners: Int[Tensor, 'pattern 2']
+    shifts: Float[Tensor, 'pattern 2']
+    probe: Complex[Tensor, '*group mode height width']
+    canvas_shape: tuple[int, int, int]
+    good_pixels: Bool[Tensor, 'height width'] | None = None
+    chunk_size: int = 4096
+    after_chunk: Callable[[int], None] | None = None
+
+    def __post_init__(self) -> None:
+        check_windows(self.corners, self.window, self.canvas_shape[1:])
 
     @property
     def num_patterns(self) -> int:
         """N, the number of patterns."""
-        return self.scan.num_patterns
+        return int(self.counts.shape[0])
 
-    def counts(self, indices: NDArray[numpy.int64]) -> Float[Tensor, 'pattern height width']:
-        """Returns counts in corner order, float32, bad pixels zero."""
-        raw = numpy.asarray(self.scan.patterns[indices])
-        # two rolls of half the size are an ifftshift of even patterns; slices are faster
-        height, width = self.window
-        half_y, half_x = height // 2, width // 2
-        values = numpy.empty(raw.shape, dtype=numpy.float32)
-        values[:, : height - half_y, : width - half_x] = raw[:, half_y:, half_x:]
-        values[:, : height - half_y, width - half_x :] = raw[:, half_y:, :half_x]
-        values[:, height - half_y :, : width - half_x] = raw[:, :half_y, half_x:]
-        values[:, height - half_y :, width - half_x :] = raw[:, :half_y, :half_x]
-        counts = torch.from_numpy(values).to(self.device)
-        return counts if self.good_pixels is None else counts * self.good_pixels
+    @property
+    def window(self) -> tuple[int, int]:
+        """(H, W) of a pattern."""
+        return int(self.counts.shape[-2]), int(self.counts.shape[-1])
 
-    def counts_of(self, indices: Tensor) -> Float[Tensor, 'pattern height width']:
-        """Returns counts in corner order by a tensor of indices."""
-        return self.counts(indices.numpy())
+    @property
+    def device(self) -> torch.device:
+        """Where the physics happens."""
+        return self.probe.device
 
-    def split(self, indices: NDArray[numpy.int64]) -> Iterator[NDArray[numpy.int64]]:
-        """Yields `indices` in parts that fit the memory budget."""
-        for first in range(0, len(indices), self.piece_size):
-            yield indices[first : first + self.piece_size]
+    @cached_property
+    def _spectrum(self) -> Complex[Tensor, '*group mode height width']:
+        return probe_spectrum(self.probe)
 
-    def total_counts(self) -> float:
-        """Returns the sum of all counts over good pixels; they are added up once."""
-        if self._total_counts is not None:
-            return self._total_counts
-        total = 0.0
-        for part in self.split(numpy.arange(self.num_patterns)):
-            raw = numpy.asarray(self.scan.patterns[part[0] : part[-1] + 1])
-            sums = raw.sum(axis=0, dtype=numpy.float64)
-            total += float(sums[self.scan.good_pixels].sum())
-        self._total_counts = total
-        return total
-
-
-class ScanSource:
-    """A whole scan as one group, for the unrolled network (see `PatternSource`)."""
-
-    def __init__(self, reader: ScanReader, num_subsets: int, indices: NDArray[numpy.int64]) -> None:
-        self.reader = reader
-        self.indices = indices
-        self.num_subsets = max(1, min(num_subsets, len(indices)))
-        self.canvas_shape = reader.canvas_shape
-        power = float((reader.probe.real.square() + reader.probe.imag.square()).sum())
-        mean = reader.total_counts() / max(1, reader.num_patterns)
-        self.scale = torch.tensor([max(mean, 1.0) / power], device=reader.device).sqrt()
-        corners = reader.corners[torch.from_numpy(indices)]
-        rows = torch.zeros(len(indices), dtype=torch.int64)
-        self._numbers = subset_numbers(rows, corners, self.num_subsets).numpy()
-        self._spectrum = probe_spectrum(reader.probe * self.scale)
-
-    def pieces(self, subset: int) -> Iterator[Piece]:
-        """Yields the subset in parts that fit the memory budget."""
-        for part in self.reader.split(self.indices[self._numbers == subset]):
-            yield self._prepare(part)
-
-    def _prepare(self, part: NDArray[numpy.int64]) -> Piece:
-        reader = self.reader
-        which = torch.from_numpy(part)
-        return Piece(
-            rows=torch.zeros(len(part), dtype=torch.int64, device=reader.device),
-            corners=reader.corners[which].to(reader.device),
-            probe=shift_spectrum(self._spectrum, reader.shifts[which].to(reader.device)),
-            roots=torch.sqrt(reader.counts(part) + COUNT_FLOOR),
-            good_pixels=reader.good_pixels,
+    def chunk(self, indices: Int[Tensor, ' pattern']) -> Chunk:
+        """Returns some patterns; `indices` are on the host."""
+        rows, shifts = self.rows[indices], self.shifts[indices]
+        spectrum = self._spectrum if self.probe.ndim == 3 else self._spectrum[rows]
+        return Chunk(
+            indices=indices,
+            rows=rows.to(self.device, non_blocking=True),
+            corners=self.corners[indices].to(self.device, non_blocking=True),
+            shifts=shifts,
+            probe=shift_spectrum(spectrum, shifts),
+            counts=self.counts[indices],
+            good_pixels=self.good_pixels,
         )
+
+    def chunks(self, indices: Int[Tensor, ' pattern'] | None = None) -> Iterator[Chunk]:
+        """Yields the patterns, or those of `indices`, a chunk at a time."""
+        chosen = torch.arange(self.num_patterns) if indices is None else indices
+        for part in chosen.split(self.chunk_size):
+            yield self.chunk(part)
+            if self.after_chunk is not None:
+                self.after_chunk(len(part))
+
+    def subsets(self, numbers: Int[Tensor, ' pattern'], num_subsets: int) -> list[Iterable[Chunk]]:
+        """Returns for each subset its chunks, to be gone through as often as wanted.
+
+        What is in memory is prepared once; a scan is read again each time.
+
+        Args:
+            numbers: (N,) subset of each pattern, on the host.
+            num_subsets: K.
+        """
+        members = [torch.nonzero(numbers == k)[:, 0] for k in range(num_subsets)]
+        if isinstance(self.counts, Tensor) and self.num_patterns <= self.chunk_size:
+            whole = self.chunk(torch.arange(self.num_patterns))
+            return [[whole.select(part)] for part in members]
+        return [_Stream(self, part) for part in members]
+
+    @cached_property
+    def totals(self) -> Float[Tensor, ' group']:
+        """The counts over good pixels of all patterns of each canvas; they are added up once."""
+        total = torch.zeros(self.canvas_shape[0], device=self.device)
+        if hasattr(self.counts, 'total'):
+            return total + self.counts.total()
+        good = self.counts if self.good_pixels is None else self.counts * self.good_pixels  # type: ignore[operator]
+        return total.index_add_(0, self.rows.to(self.device), good.sum(dim=(-2, -1)))
+
+    def sent(self) -> Float[Tensor, ' group']:
+        """Returns the counts that the probe would send to each canvas' detectors without object."""
+        number = torch.bincount(self.rows, minlength=self.canvas_shape[0]).to(self.device)
+        return number * squared_modulus(self.probe).sum(dim=(-3, -2, -1))
+
+    def level(self) -> Float[Tensor, ' group']:
+        """Returns the mean amplitude of each object: the root of measured over sent counts."""
+        return torch.sqrt(self.totals.clamp(min=1.0) / self.sent().clamp(min=1e-20))
+
+    def flat(self) -> Complex[Tensor, 'group y x']:
+        """Returns the flat canvases that let the measured counts through."""
+        ones = torch.ones(self.canvas_shape, dtype=torch.complex64, device=self.device)
+        return ones * self.level()[:, None, None]
+
+    def in_units_of(self, level: Float[Tensor, ' group']) -> Measurement:
+        """Returns the measurement with probes in units in which an object of `level` is one."""
+        factor = level[:, None, None, None]
+        is_shared = self.probe.ndim == 3 and len(level) == 1
+        return replace(self, probe=self.probe * (factor[0] if is_shared else factor))
+
+    def coverage(self) -> Float[Tensor, 'group y x']:
+        """Returns the photons that the unshifted probe sends through each pixel of the canvases."""
+        power = intensity(self.probe)
+        found = torch.zeros(self.canvas_shape, device=self.device)
+        with torch.no_grad():
+            for part in torch.arange(self.num_patterns).split(self.chunk_size):
+                rows, corners = self.rows[part].to(self.device), self.corners[part].to(self.device)
+                each = power.expand(len(part), -1, -1) if power.ndim == 2 else power[rows]
+                found = add_patches(found, each, rows, corners)
+        return found
+
+    def select(self, keep: Tensor) -> Measurement:
+        """Returns the measurement with some of its patterns: a mask or indices, on the host."""
+        chosen = torch.nonzero(keep)[:, 0] if keep.dtype == torch.bool else keep
+        return replace(
+            self,
+            counts=self.counts[chosen],
+            rows=self.rows[chosen],
+            corners=self.corners[chosen],
+            shifts=self.shifts[chosen],
+        )
+
+    def to(self, device: torch.device) -> Measurement:
+        """Returns the measurement, whose counts are in memory, on a device; places stay."""
+
+        def move(value: Any) -> Any:
+            return None if value is None else value.to(device, non_blocking=True)
+
+        return replace(
+            self,
+            counts=move(self.counts),
+            shifts=move(self.shifts),
+            probe=move(self.probe),
+            good_pixels=move(self.good_pixels),
+        )
+
+
+@dataclass(frozen=True)
+class _Stream:
+    """The chunks of some patterns, read whenever somebody goes through them."""
+
+    measurement: Measurement
+    indices: Tensor
+
+    def __iter__(self) -> Iterator[Chunk]:
+        return self.measurement.chunks(self.indices)
+
+
+@dataclass(frozen=True)
+class GroupBatch:
+    """Groups of patterns as training draws them: a measurement in memory, and what is known.
+
+    Attributes:
+        measurement: J patterns of B groups, a canvas for each group.
+        object_: The object on the canvases (B, Y, X), where it is the teacher.
+        held_out: (J,) True for patterns that the network must not see, or None; on the host.
+        scan: Number of the training scan that the groups come from; None for any other.
+    """
+
+    measurement: Measurement
+    object_: Complex[Tensor, 'group y x'] | None = None
+    held_out: Bool[Tensor, ' pattern'] | None = None
+    scan: int | None = None
+
+    def seen(self) -> Measurement:
+        """Returns what a network may look at: the patterns that are not held out."""
+        if self.held_out is None:
+            return self.measurement
+        return self.measurement.select(~self.held_out)
+
+    def with_probe(self, probe: Complex[Tensor, '*group mode height width']) -> GroupBatch:
+        """Returns the batch under another probe."""
+        return replace(self, measurement=replace(self.measurement, probe=probe))
+
+    def to(self, device: torch.device) -> GroupBatch:
+        """Returns the batch on a device."""
+        object_ = None if self.object_ is None else self.object_.to(device, non_blocking=True)
+        return replace(self, measurement=self.measurement.to(device), object_=object_)

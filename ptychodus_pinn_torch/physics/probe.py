@@ -12,10 +12,9 @@ __all__ = ['probe_spectrum', 'shift_probe', 'shift_spectrum', 'unshift_probe']
 
 
 def _ramp(size: int, shifts: Tensor, dtype: torch.dtype) -> Tensor:
-    frequencies = torch.fft.fftfreq(size, dtype=torch.float64, device=shifts.device)
-    angle = (-2.0 * math.pi * shifts.to(torch.float64)[:, None] * frequencies).to(
-        torch.float64 if dtype == torch.complex128 else torch.float32
-    )
+    real = torch.float64 if dtype == torch.complex128 else torch.float32
+    frequencies = torch.fft.fftfreq(size, dtype=real, device=shifts.device)
+    angle = -2.0 * math.pi * shifts.to(real)[:, None] * frequencies
     return torch.polar(torch.ones_like(angle), angle)
 
 

@@ -1,32 +1,24 @@
-"""The course of a refinement: batches, dose, held-out patterns, when to stop."""
+"""How a refinement goes: batches, dose, held-out patterns, when to stop."""
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from dataclasses import dataclass, field, replace
 
 import numpy
 import torch
 from torch import Tensor
 
-from ..config import Config, ReconstructionConfig
-from ..physics.measurement import ScanReader
+from ..config import Config
+from ..physics.devices import with_chunks_that_fit
+from ..physics.measured_scan import MeasuredScan
+from ..physics.measurement import Measurement
 from ..scan.grouping import choose_held_out
-from .solver import (
-    AdamRefiner,
-    RefinementState,
-    RpieSettings,
-    adam_epoch,
-    relative_error,
-    rpie_epoch,
-)
+from .adam import AdamRefiner
+from .run_log import RunLog
+from .solver import RpieSettings, SolverState, relative_error, rpie_epoch
 
-if TYPE_CHECKING:
-    from .procedure import Progress
-
-__all__ = ['Refined', 'refine']
+__all__ = ['Refined', 'Refinement']
 
 MAX_EPOCHS = 8
 LOW_DOSE = 5e4
@@ -36,12 +28,14 @@ MIN_PATTERNS_TO_HOLD_OUT = 50
 SMALLEST_GAIN = 0.01
 """The refinement goes on while an epoch lowers the held-out error by at least this part."""
 
+Rerun = Callable[[Measurement], Tensor]
+
 
 @dataclass
 class Refined:
-    """The outcome of a refinement."""
+    """The outcome of a refinement: losses are (epoch, relative amplitude error)."""
 
-    state: RefinementState
+    state: SolverState
     start: str
     losses: list[tuple[int, float]] = field(default_factory=list)
     held_out: float | None = None
@@ -56,205 +50,180 @@ class Plan:
     training: Tensor
     held_out: Tensor
     max_epochs: int
-    is_automatic: bool
+
+    @property
+    def is_judged(self) -> bool:
+        """Whether held-out patterns decide when to stop."""
+        return len(self.held_out) > 0
 
 
-def _plan(reader: ScanReader, config: Config, *, is_from_network: bool) -> Plan:
-    options = config.reconstruction
-    rng = numpy.random.default_rng([config.training.seed, 5])
-    is_automatic = options.refine_epochs < 0
-    held_out = numpy.empty(0, dtype=numpy.int64)
-    if is_automatic and reader.num_patterns >= MIN_PATTERNS_TO_HOLD_OUT:
-        held_out = choose_held_out(reader.scan.positions_px, HOLDOUT_FRACTION, rng)
-    training = numpy.setdiff1d(numpy.arange(reader.num_patterns), held_out)
-    alpha, batch = _by_dose(reader, options, is_from_network=is_from_network)
-    settings = RpieSettings(
-        alpha=alpha,
-        update_probe=options.update_probe,
-        update_positions=options.update_positions,
-    )
+def _plan(measured: MeasuredScan, config: Config, *, is_gentle: bool) -> Plan:
+    options, measurement = config.reconstruction, measured.measurement
+    everything = numpy.arange(measurement.num_patterns)
+    held_out = everything[:0]
+    if options.refine_epochs < 0 and len(everything) >= MIN_PATTERNS_TO_HOLD_OUT:
+        rng = numpy.random.default_rng([config.training.seed, 5])
+        held_out = choose_held_out(measured.scan.positions_px, HOLDOUT_FRACTION, rng)
+    # gentle where the start is good, large batches where photons are few
+    is_low = float(measurement.totals[0]) / len(everything) < LOW_DOSE
+    usual = 16 if is_gentle else 8
+    batch = options.refine_batch or (64 if is_low or measurement.device.type != 'cpu' else usual)
     epochs = options.refine_epochs
-    if is_automatic:
+    if epochs < 0:
         epochs = MAX_EPOCHS if len(held_out) else 1
     return Plan(
-        settings,
-        batch,
-        torch.from_numpy(training),
+        RpieSettings(
+            alpha=options.alpha or (1.0 if is_low or is_gentle else 0.3),
+            update_probe=options.update_probe,
+            update_positions=options.update_positions,
+        ),
+        min(batch, len(everything)),
+        torch.from_numpy(numpy.setdiff1d(everything, held_out)),
         torch.from_numpy(held_out),
         epochs,
-        is_automatic,
     )
 
 
-def _by_dose(
-    reader: ScanReader, options: ReconstructionConfig, *, is_from_network: bool
-) -> tuple[float, int]:
-    """Returns alpha and batch: gentle where the start is good, large where photons are few."""
-    photons = reader.total_counts() / max(1, reader.num_patterns)
-    is_low = photons < LOW_DOSE
-    alpha = options.alpha or (1.0 if is_low or is_from_network else 0.3)
-    usual = 16 if is_from_network else 8
-    batch = options.refine_batch or (64 if is_low or reader.device.type != 'cpu' else usual)
-    return alpha, min(batch, reader.num_patterns)
-
-
-def refine(
-    start: tuple[str, Tensor],
-    reader: ScanReader,
-    config: Config,
-    progress: Progress,
-    rerun: Callable[[], Tensor] | None = None,
-    *,
-    is_good_start: bool = False,
-) -> Refined:
-    """Returns the refined start.
+class Refinement:
+    """Refines starts on the patterns of a scan, as configured.
 
     Args:
-        start: Its name and its canvas.
-        reader: The scan.
+        measured: The scan.
         config: What to update, how long, and by which rule.
-        progress: Takes reports, times and sentences.
-        rerun: Given when the probe is updated from a network start: runs the network with the
-            present probe of the reader. A wrong probe spoils the network's image, so the probe is
-            first mended from a flat start, and what explains the counts best goes on.
-        is_good_start: The start needs a gentle refinement.
+        log: Takes reports, times and sentences.
+        is_gentle: The start is so good that small steps are needed.
     """
-    name, canvas = start
-    plan = _plan(reader, config, is_from_network=is_good_start and rerun is None)
-    started = time.monotonic()
-    run, first = _new_run(name, canvas, reader), 0
-    if rerun is not None and plan.max_epochs > 1:
-        run, first = _mend_probe(run, rerun, plan, reader, config, progress)
-    if config.reconstruction.refine_method == 'adam':
-        _run_adam(run, plan, reader, config, progress)
-    else:
-        _run_rpie(run, first, plan, reader, config, progress)
-    progress.spent('refine', started)
-    return run
 
+    def __init__(
+        self, measured: MeasuredScan, config: Config, log: RunLog, *, is_gentle: bool = False
+    ) -> None:
+        self.config, self.log, self.name = config, log, measured.scan.name
+        self.measurement = measured.measurement
+        self.plan = _plan(measured, config, is_gentle=is_gentle)
 
-def _new_run(name: str, canvas: Tensor, reader: ScanReader) -> Refined:
-    state = RefinementState(canvas.detach().clone(), reader.probe.clone(), reader.shifts.clone())
-    return Refined(state, name)
+    def run(self, name: str, canvas: Tensor, rerun: Rerun | None = None) -> Refined:
+        """Returns the refined start.
 
-
-def _mend_probe(
-    network: Refined,
-    rerun: Callable[[], Tensor],
-    plan: Plan,
-    reader: ScanReader,
-    config: Config,
-    progress: Progress,
-) -> tuple[Refined, int]:
-    """Returns the best of three runs after the same number of epochs, and that number.
-
-    The three: from the network under the given probe, from flat, and from the network under the
-    probe that the flat run has arrived at.
-    """
-    epochs = min(3, max(1, plan.max_epochs // 2))
-    level = network.state.canvas.abs().mean()
-    flat = _new_run('flat', torch.ones_like(network.state.canvas) * level, reader)
-    for epoch in range(epochs):
-        _epoch(flat, epoch, plan, reader, config, progress)
-    given = reader.probe
-    reader.probe = flat.state.probe
-    again = _new_run('network', rerun(), reader)
-    reader.probe = given
-    again.state.shifts = flat.state.shifts.clone()
-    again.losses = list(flat.losses[:-1])
-    _epoch(again, epochs - 1, plan, reader, config, progress)
-    for epoch in range(epochs):
-        _epoch(network, epoch, plan, reader, config, progress)
-    best = min((network, again, flat), key=lambda run: _judge(run, plan, reader))
-    if best is flat:
-        progress.say(
-            f'{reader.scan.name}: with the probe as far as it could be mended, the flat start '
-            'explains the counts better than the network: going on from the flat one.'
-        )
-    return best, epochs
-
-
-def _batches(plan: Plan, epoch: int, config: Config) -> Sequence[Tensor]:
-    rng = numpy.random.default_rng([config.training.seed, 6, epoch])
-    order = torch.from_numpy(rng.permutation(len(plan.training)))
-    return plan.training[order].split(plan.batch)
-
-
-def _epoch(
-    run: Refined, epoch: int, plan: Plan, reader: ScanReader, config: Config, progress: Progress
-) -> None:
-    started = time.monotonic()
-    total = len(plan.training)
-    error = rpie_epoch(
-        run.state,
-        reader,
-        _batches(plan, epoch, config),
-        plan.settings,
-        lambda done: progress.step(
-            'refine', epoch * total + done, plan.max_epochs * total, started
-        ),
-    )
-    run.losses.append((epoch + 1, error))
-
-
-def _judge(run: Refined, plan: Plan, reader: ScanReader) -> float:
-    """Returns the error on held-out patterns, or on all where none are held out."""
-    which = plan.held_out if len(plan.held_out) else plan.training
-    return relative_error(run.state, reader, which.split(reader.piece_size))
-
-
-def _run_rpie(
-    run: Refined, first: int, plan: Plan, reader: ScanReader, config: Config, progress: Progress
-) -> None:
-    kept, best = run.state.clone(), float('inf')
-    if first and len(plan.held_out):
-        best = _judge(run, plan, reader)
-    for epoch in range(first, plan.max_epochs):
-        _epoch(run, epoch, plan, reader, config, progress)
-        if not plan.is_automatic or not len(plan.held_out):
-            continue
-        error = _judge(run, plan, reader)
-        if error < best:
-            kept = run.state.clone()
-        if error > best * (1.0 - SMALLEST_GAIN):
-            run.state = kept
-            best = min(best, error)
-            break
-        best = error
-    if plan.is_automatic and len(plan.held_out):
-        run.held_out = best
-        rpie_epoch(run.state, reader, plan.held_out.split(plan.batch), plan.settings)
-
-
-def _run_adam(
-    run: Refined, plan: Plan, reader: ScanReader, config: Config, progress: Progress
-) -> None:
-    options = config.reconstruction
-    refiner = AdamRefiner(
-        run.state,
-        update_probe=options.update_probe,
-        update_positions=options.update_positions,
-    )
-    started, total = time.monotonic(), len(plan.training)
-    best, kept = float('inf'), run.state.canvas.detach().clone()
-    for epoch in range(plan.max_epochs):
-        error = adam_epoch(
-            refiner,
-            reader,
-            _batches(plan, epoch, config),
-            lambda done, epoch=epoch: progress.step(  # type: ignore[misc]
-                'refine', epoch * total + done, plan.max_epochs * total, started
-            ),
-        )
-        run.losses.append((epoch + 1, error))
-        if plan.is_automatic and len(plan.held_out):
-            with torch.no_grad():
-                judged = _judge(run, plan, reader)
-            if judged < best:
-                best, kept = judged, run.state.canvas.detach().clone()
+        Args:
+            name: Of the start.
+            canvas: Where it starts.
+            rerun: Given when the probe is updated from a network start: runs the network on a
+                measurement. A wrong probe spoils the network's image, so the probe is first
+                improved from a flat start, and what then explains the counts best goes on.
+        """
+        with self.log.phase('refine'):
+            refined, first = self._begin(name, canvas), 0
+            if rerun is not None and self.plan.max_epochs > 1:
+                refined, first = self._find_probe(refined, rerun)
+            if self.config.reconstruction.refine_method == 'adam':
+                self._run_adam(refined)
             else:
+                self._run_rpie(refined, first)
+        return refined
+
+    def _begin(self, name: str, canvas: Tensor) -> Refined:
+        return Refined(SolverState.start(canvas, self.measurement), name)
+
+    def _find_probe(self, given: Refined, rerun: Rerun) -> tuple[Refined, int]:
+        """Returns the best of three runs after the same number of epochs, and that number.
+
+        The three: from the network under the given probe, from flat, and from the network under
+        the probe that the flat run has arrived at.
+        """
+        epochs = min(3, max(1, self.plan.max_epochs // 2))
+        canvas = given.state.canvas
+        flat = self._begin('flat', torch.ones_like(canvas) * canvas.abs().mean())
+        for epoch in range(epochs):
+            self._epoch(flat, epoch)
+        again = self._begin(
+            'network', rerun(replace(self.measurement, probe=flat.state.probe.clone()))
+        )
+        again.state.probe = flat.state.probe.clone()
+        again.state.shifts = flat.state.shifts.clone()
+        again.losses = list(flat.losses[:-1])
+        self._epoch(again, epochs - 1)
+        for epoch in range(epochs):
+            self._epoch(given, epoch)
+        best = min((given, again, flat), key=self._judge)
+        if best is flat:
+            self.log.say(
+                f'{self.name}: with the probe as far as it could be improved, the flat start '
+                'explains the counts better than the network: going on from the flat one.'
+            )
+        return best, epochs
+
+    def _batches(self, epoch: int) -> Sequence[Tensor]:
+        rng = numpy.random.default_rng([self.config.training.seed, 6, epoch])
+        order = torch.from_numpy(rng.permutation(len(self.plan.training)))
+        return self.plan.training[order].split(self.plan.batch)
+
+    def _counter(self, epoch: int) -> Callable[[int], None]:
+        """Returns what takes the patterns done in an epoch, in all, and reports them."""
+        total, last = len(self.plan.training), 0
+        count = self.log.counter('refine', self.plan.max_epochs * total, epoch * total)
+
+        def after_batch(done: int) -> None:
+            nonlocal last
+            count(done - last)
+            last = done
+
+        return after_batch
+
+    def _epoch(self, refined: Refined, epoch: int) -> None:
+        error = rpie_epoch(
+            refined.state,
+            self.measurement,
+            self._batches(epoch),
+            self.plan.settings,
+            self._counter(epoch),
+        )
+        refined.losses.append((epoch + 1, error))
+
+    def _judge(self, refined: Refined) -> float:
+        """Returns the error on held-out patterns, or on all where none are held out."""
+        which = self.plan.held_out if self.plan.is_judged else self.plan.training
+        return with_chunks_that_fit(
+            self.measurement, lambda part: relative_error(refined.state, part, which), self.log.say
+        )
+
+    def _run_rpie(self, refined: Refined, first: int) -> None:
+        kept, best = refined.state.clone(), float('inf')
+        if first and self.plan.is_judged:
+            best = self._judge(refined)
+        for epoch in range(first, self.plan.max_epochs):
+            self._epoch(refined, epoch)
+            if not self.plan.is_judged:
+                continue
+            error = self._judge(refined)
+            if error < best:
+                kept = refined.state.clone()
+            if error > best * (1.0 - SMALLEST_GAIN):
+                refined.state, best = kept, min(best, error)
                 break
-    refiner.finish()
-    if plan.is_automatic and len(plan.held_out):
-        run.held_out = best
-        run.state.canvas = kept
+            best = error
+        if self.plan.is_judged:
+            refined.held_out = best
+            last = self.plan.held_out.split(self.plan.batch)
+            rpie_epoch(refined.state, self.measurement, last, self.plan.settings)
+
+    def _run_adam(self, refined: Refined) -> None:
+        options = self.config.reconstruction
+        refiner = AdamRefiner(
+            refined.state,
+            update_probe=options.update_probe,
+            update_positions=options.update_positions,
+        )
+        best, kept = float('inf'), refined.state.canvas.detach().clone()
+        for epoch in range(self.plan.max_epochs):
+            error = refiner.epoch(self.measurement, self._batches(epoch), self._counter(epoch))
+            refined.losses.append((epoch + 1, error))
+            if not self.plan.is_judged:
+                continue
+            with torch.no_grad():
+                judged = self._judge(refined)
+            if judged >= best:
+                break
+            best, kept = judged, refined.state.canvas.detach().clone()
+        refiner.finish()
+        if self.plan.is_judged:
+            refined.held_out, refined.state.canvas = best, kept

@@ -1,67 +1,58 @@
-"""Physics refinement of an object, and where asked of probe and positions.
+"""The solver: ordered subsets of patterns move object, and where asked probe and positions.
 
-rPIE in batches (Maiden, Johnson & Li, Optica 4, 736, 2017) and Adam on the amplitude loss.
+rPIE in batches (Maiden, Johnson & Li, Optica 4, 736, 2017).
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from typing import Protocol
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, replace
 
 import torch
-from jaxtyping import Bool, Complex, Float, Int
+from jaxtyping import Complex, Float
 from torch import Tensor
 
-from ..physics.canvas import put_patches, take_patches
-from ..physics.probe import probe_spectrum, shift_spectrum, unshift_probe
-from ..physics.propagation import intensity, squared_modulus, to_detector, to_sample
+from ..physics.canvas import put_patches
+from ..physics.forward_model import Exposure, expose, predict
+from ..physics.losses import amplitude_misfit
+from ..physics.measurement import Chunk, Measurement
+from ..physics.probe import unshift_probe
+from ..physics.propagation import intensity, squared_modulus, to_detector
+from ..physics.update_rule import divide_by_coverage, object_update, wave_difference
 
-__all__ = [
-    'AdamRefiner',
-    'RefinementState',
-    'RpieSettings',
-    'adam_epoch',
-    'relative_error',
-    'rpie_epoch',
-]
+__all__ = ['RpieSettings', 'SolverState', 'relative_error', 'rpie_epoch']
 
 COUNT_FLOOR = 0.01
 """Counts added before the root of measured over expected is taken."""
 
 
-class Patterns(Protocol):
-    """What the refinement reads: counts and places of patterns by index."""
-
-    @property
-    def good_pixels(self) -> Bool[Tensor, 'height width'] | None:
-        """(H, W) in corner order, or None when all are good."""
-
-    @property
-    def corners(self) -> Int[Tensor, 'pattern 2']:
-        """Window corners of all patterns on the canvas."""
-
-    def counts_of(self, indices: Tensor) -> Float[Tensor, 'pattern height width']:
-        """Counts in corner order."""
-
-
 @dataclass
-class RefinementState:
-    """What the refinement changes in place.
+class SolverState:
+    """What the solver changes in place.
 
     Attributes:
         canvas: (1, Y, X) object.
         probe: (P, H, W) modes, calibrated to counts.
-        shifts: (N, 2) sub-pixel positions.
+        shifts: (N, 2) sub-pixel positions, pixels.
     """
 
     canvas: Complex[Tensor, '1 y x']
     probe: Complex[Tensor, 'mode height width']
     shifts: Float[Tensor, 'pattern 2']
 
-    def clone(self) -> RefinementState:
+    @classmethod
+    def start(cls, canvas: Tensor, measurement: Measurement) -> SolverState:
+        """Returns an independent state with the given probe and positions of a measurement."""
+        probe, shifts = measurement.probe.clone(), measurement.shifts.clone()
+        return cls(canvas.detach().clone(), probe, shifts)
+
+    def clone(self) -> SolverState:
         """Returns an independent copy."""
-        return RefinementState(self.canvas.clone(), self.probe.clone(), self.shifts.clone())
+        return SolverState(self.canvas.clone(), self.probe.clone(), self.shifts.clone())
+
+    def seen(self, measurement: Measurement) -> Measurement:
+        """Returns the measurement under the present probe and positions."""
+        return replace(measurement, probe=self.probe, shifts=self.shifts)
 
 
 @dataclass(frozen=True)
@@ -84,15 +75,10 @@ class RpieSettings:
     max_position_change_px: float = 0.5
 
 
-def _divide(numerator: Tensor, weight: Tensor, alpha: float) -> Tensor:
-    peak = weight.amax(dim=(-2, -1), keepdim=True)
-    return numerator / (alpha * peak + (1.0 - alpha) * weight + 1e-9 * peak + 1e-20)
-
-
 def rpie_epoch(
-    state: RefinementState,
-    patterns: Patterns,
-    batches: Sequence[Tensor],
+    state: SolverState,
+    measurement: Measurement,
+    batches: Iterable[Tensor],
     settings: RpieSettings,
     after_batch: Callable[[int], None] | None = None,
 ) -> float:
@@ -100,199 +86,117 @@ def rpie_epoch(
 
     Args:
         state: Changed in place.
-        patterns: The measurement.
-        batches: Indices of the patterns of each update, in order.
+        measurement: The patterns; its own probe and shifts are not looked at.
+        batches: Indices of the patterns of each update, in order, on the host.
         settings: Step sizes, and what is updated.
         after_batch: Called with the number of patterns done; may raise to stop.
     """
-    total_error, total_counts, done = 0.0, 0.0, 0
-    spectrum = probe_spectrum(state.probe)
+    seen, done = state.seen(measurement), 0
+    misfit = torch.zeros(2, device=measurement.device)
     for indices in batches:
-        shifts = state.shifts[indices].to(state.probe.device)
-        probe = shift_spectrum(spectrum, shifts)
-        counts = patterns.counts_of(indices)
-        corners = patterns.corners[indices].to(state.probe.device)
-        rows = torch.zeros(len(indices), dtype=torch.int64, device=state.probe.device)
-        window = (probe.shape[-2], probe.shape[-1])
-        patches = take_patches(state.canvas, rows, corners, window)
-        far_field = to_detector(probe * patches[:, None])
-        expected = intensity(far_field)
-        root, seen = torch.sqrt(expected), torch.sqrt(counts)
-        ratio = torch.sqrt((counts + COUNT_FLOOR) / (expected + COUNT_FLOOR)) - 1.0
-        misfit = (root - seen).square()
-        if patterns.good_pixels is not None:
-            ratio = ratio * patterns.good_pixels
-            misfit = misfit * patterns.good_pixels
-        total_error += float(misfit.sum())
-        total_counts += float(counts.sum())
-        difference = to_sample(far_field * ratio[:, None])
+        chunk = seen.chunk(indices)
+        exposure = expose(state.canvas, chunk)
+        misfit += torch.stack(amplitude_misfit(exposure.expected, chunk.counts, chunk.good_pixels))
+        difference = wave_difference(exposure, chunk, floor=COUNT_FLOOR)
         if settings.update_positions:
-            blame = seen - root
-            if patterns.good_pixels is not None:
-                blame = blame * patterns.good_pixels
-            _move(state, indices, patches, probe, far_field, blame, settings)
-        _update_object(state, probe, difference, rows, corners, settings)
+            change = settings.position_step * _position_change(exposure, chunk)
+            limit = settings.max_position_change_px
+            state.shifts[indices.to(state.shifts.device)] += change.clamp(-limit, limit)
+        _update_object(state, chunk, difference, seen.corners[indices], settings)
         if settings.update_probe:
-            _update_probe(state, patches, difference, shifts, settings)
-            spectrum = probe_spectrum(state.probe)
+            _update_probe(state, exposure, difference, chunk, settings)
+            seen = state.seen(measurement)
         done += len(indices)
         if after_batch is not None:
             after_batch(done)
-    return total_error / max(total_counts, 1e-9)
+    return _ratio(misfit)
+
+
+def relative_error(
+    state: SolverState, measurement: Measurement, indices: Tensor | None = None
+) -> float:
+    """Returns `sum (sqrt I - sqrt D)**2 / sum D` over good pixels of some patterns, or of all."""
+    misfit = torch.zeros(2, device=measurement.device)
+    for chunk in state.seen(replace(measurement, after_chunk=None)).chunks(indices):
+        expected = predict(state.canvas, chunk)
+        misfit += torch.stack(amplitude_misfit(expected, chunk.counts, chunk.good_pixels))
+    return _ratio(misfit)
+
+
+def _ratio(misfit: Tensor) -> float:
+    error, counts = misfit.tolist()
+    return error / max(counts, 1e-9)
 
 
 def _update_object(
-    state: RefinementState,
-    probe: Tensor,
+    state: SolverState,
+    chunk: Chunk,
     difference: Tensor,
-    rows: Tensor,
     corners: Tensor,
     settings: RpieSettings,
 ) -> None:
-    update = (probe.conj().resolve_conj() * difference).sum(dim=1)
-    power = intensity(probe)
-    low = corners.min(dim=0).values
-    high = corners.max(dim=0).values
-    size = (1, *(high - low + torch.tensor(probe.shape[-2:], device=high.device)).tolist())
-    local = corners - low
-    numerator = put_patches(update, rows, local, size)
-    weight = put_patches(power, rows, local, size)
-    y, x = low.tolist()
-    window = state.canvas[:, y : y + size[1], x : x + size[2]]
-    window += settings.step * _divide(numerator, weight, settings.alpha)
+    """Adds the update of a batch inside of the box of its windows; `corners` are on the host."""
+    (y, x), (last_y, last_x) = corners.amin(dim=0).tolist(), corners.amax(dim=0).tolist()
+    height, width = chunk.window
+    size = (1, last_y - y + height, last_x - x + width)
+    local = chunk.corners - torch.tensor([y, x], device=chunk.corners.device)
+    numerator = put_patches(object_update(chunk.probe, difference), chunk.rows, local, size)
+    coverage = put_patches(intensity(chunk.probe), chunk.rows, local, size)
+    box = state.canvas[:, y : y + size[1], x : x + size[2]]
+    box += settings.step * divide_by_coverage(numerator, coverage, settings.alpha)
 
 
 def _update_probe(
-    state: RefinementState,
-    patches: Tensor,
+    state: SolverState,
+    exposure: Exposure,
     difference: Tensor,
-    shifts: Tensor,
+    chunk: Chunk,
     settings: RpieSettings,
 ) -> None:
-    update = unshift_probe(patches.conj().resolve_conj()[:, None] * difference, shifts).sum(dim=0)
-    weight = squared_modulus(patches).sum(dim=0)
-    state.probe += settings.probe_step * _divide(update, weight[None], max(settings.alpha, 0.5))
+    patches = exposure.patches
+    update = unshift_probe(patches.conj().resolve_conj()[:, None] * difference, chunk.shifts)
+    power = squared_modulus(patches).sum(dim=0)[None]
+    alpha = max(settings.alpha, 0.5)
+    state.probe += settings.probe_step * divide_by_coverage(update.sum(dim=0), power, alpha)
 
 
-def _move(
-    state: RefinementState,
-    indices: Tensor,
-    patches: Tensor,
-    probe: Tensor,
-    far_field: Tensor,
-    blame: Tensor,
-    settings: RpieSettings,
-) -> None:
-    """Moves positions by one Gauss-Newton step on the detector amplitudes, pattern by pattern.
+def _position_change(exposure: Exposure, chunk: Chunk) -> Float[Tensor, 'pattern 2']:
+    """Returns one Gauss-Newton step of the positions on the detector amplitudes, in pixels.
 
     The amplitude A changes with the position by `sum_p Re(conj(F_p) F[dP_p O]) / A`; the two
-    slopes are fitted to `blame = sqrt(D) - A`. In the sample plane the same fit would be
-    dominated by the phase ramp that a shift puts on the far field, and that no detector sees.
+    slopes are fitted to `sqrt(D) - A`, pattern by pattern. In the sample plane the same fit would
+    be dominated by the phase ramp that a shift puts on the far field, and that no detector sees.
     """
-    height, width = probe.shape[-2:]
-    spectrum = torch.fft.fft2(probe)
-    fy = torch.fft.fftfreq(height, device=probe.device)[:, None]
-    fx = torch.fft.fftfreq(width, device=probe.device)[None, :]
-    amplitude = torch.sqrt(intensity(far_field)) + 1e-6
-    slopes = []
-    for frequency in (fy, fx):
-        derivative = torch.fft.ifft2(spectrum * (-2j * torch.pi * frequency))
-        change = to_detector(derivative * patches[:, None])
-        real = (far_field.real * change.real + far_field.imag * change.imag).sum(dim=1)
-        slopes.append(real / amplitude)
+    slopes = _amplitude_slopes(exposure, chunk)
+    residual = chunk.roots(0.0) - torch.sqrt(exposure.expected)
+    if chunk.good_pixels is not None:
+        residual = residual * chunk.good_pixels
 
-    def dot(a: Tensor, b: Tensor) -> Tensor:
-        return (a * b).sum(dim=(-2, -1))
+    def dot(first: Tensor, second: Tensor) -> Tensor:
+        return (first * second).sum(dim=(-2, -1))
 
     a, b, c = dot(slopes[0], slopes[0]), dot(slopes[0], slopes[1]), dot(slopes[1], slopes[1])
-    p, q = dot(slopes[0], blame), dot(slopes[1], blame)
+    p, q = dot(slopes[0], residual), dot(slopes[1], residual)
     # over a flat object the slopes are rounding noise and must not move anything
-    damping = 1e-3 * (a + c) + 1e-6 * amplitude.square().sum(dim=(-2, -1))
+    damping = 1e-3 * (a + c) + 1e-6 * exposure.expected.sum(dim=(-2, -1)) + 1e-20
     a, c = a + damping, c + damping
     determinant = a * c - b * b
-    change = torch.stack([(c * p - b * q) / determinant, (a * q - b * p) / determinant], dim=1)
-    limit = settings.max_position_change_px
-    state.shifts[indices] += (settings.position_step * change).clamp(-limit, limit).to(state.shifts)
+    return torch.stack([(c * p - b * q) / determinant, (a * q - b * p) / determinant], dim=1)
 
 
-def relative_error(state: RefinementState, patterns: Patterns, batches: Sequence[Tensor]) -> float:
-    """Returns `sum (sqrt I - sqrt D)**2 / sum D` over the patterns of the batches."""
-    total_error, total_counts = 0.0, 0.0
-    spectrum = probe_spectrum(state.probe)
-    device = state.probe.device
-    for indices in batches:
-        probe = shift_spectrum(spectrum, state.shifts[indices].to(device))
-        rows = torch.zeros(len(indices), dtype=torch.int64, device=device)
-        corners = patterns.corners[indices].to(device)
-        patches = take_patches(state.canvas, rows, corners, (probe.shape[-2], probe.shape[-1]))
-        expected = intensity(to_detector(probe * patches[:, None]))
-        counts = patterns.counts_of(indices)
-        misfit = (torch.sqrt(expected) - torch.sqrt(counts)).square()
-        if patterns.good_pixels is not None:
-            misfit = misfit * patterns.good_pixels
-        total_error += float(misfit.sum())
-        total_counts += float(counts.sum())
-    return total_error / max(total_counts, 1e-9)
-
-
-class AdamRefiner:
-    """Adam on object, and where asked probe, for the amplitude loss; state kept over epochs."""
-
-    def __init__(
-        self,
-        state: RefinementState,
-        *,
-        learning_rate: float = 0.01,
-        update_probe: bool = False,
-        update_positions: bool = False,
-    ) -> None:
-        self.state = state
-        self.unit = float(squared_modulus(state.probe).mean().sqrt())
-        state.canvas.requires_grad_(True)
-        groups: list[dict[str, object]] = [{'params': [state.canvas], 'lr': learning_rate}]
-        self.change = torch.zeros_like(state.probe, requires_grad=update_probe)
-        self.moves = torch.zeros_like(state.shifts, requires_grad=update_positions)
-        if update_probe:
-            groups.append({'params': [self.change], 'lr': 0.2 * learning_rate})
-        if update_positions:
-            groups.append({'params': [self.moves], 'lr': learning_rate})
-        self.optimizer = torch.optim.Adam(groups, betas=(0.9, 0.99))
-
-    def finish(self) -> None:
-        """Writes probe and positions back, and ends the tracking of gradients."""
-        with torch.no_grad():
-            self.state.canvas = self.state.canvas.detach()
-            self.state.probe = self.state.probe + self.unit * self.change.detach()
-            self.state.shifts = self.state.shifts + self.moves.detach()
-
-
-def adam_epoch(
-    refiner: AdamRefiner,
-    patterns: Patterns,
-    batches: Sequence[Tensor],
-    after_batch: Callable[[int], None] | None = None,
-) -> float:
-    """Takes one Adam step per batch and returns the relative amplitude error met."""
-    from ..physics.forward_model import expected_counts
-    from ..physics.losses import amplitude_loss, relative_amplitude_error
-
-    state, done, errors = refiner.state, 0, []
-    for indices in batches:
-        probe = state.probe + refiner.unit * refiner.change
-        shifts = (state.shifts[indices] + refiner.moves[indices]).to(probe.device)
-        rows = torch.zeros(len(indices), dtype=torch.int64, device=probe.device)
-        corners = patterns.corners[indices].to(probe.device)
-        shifted = shift_spectrum(probe_spectrum(probe), shifts)
-        expected = expected_counts(state.canvas, rows, corners, shifted)
-        counts = patterns.counts_of(indices)
-        loss = amplitude_loss(expected, counts, patterns.good_pixels)
-        refiner.optimizer.zero_grad(set_to_none=True)
-        loss.backward()
-        refiner.optimizer.step()
-        with torch.no_grad():
-            error = relative_amplitude_error(expected, counts, patterns.good_pixels)
-        errors.append(float(error))
-        done += len(indices)
-        if after_batch is not None:
-            after_batch(done)
-    return sum(errors) / max(1, len(errors))
+def _amplitude_slopes(exposure: Exposure, chunk: Chunk) -> Sequence[Tensor]:
+    """Returns by how much the amplitudes (J, H, W) change per pixel of shift in y and in x."""
+    height, width = chunk.window
+    spectrum = torch.fft.fft2(chunk.probe)
+    frequencies = (
+        torch.fft.fftfreq(height, device=spectrum.device)[:, None],
+        torch.fft.fftfreq(width, device=spectrum.device)[None, :],
+    )
+    amplitude = torch.sqrt(exposure.expected) + 1e-6
+    slopes, far_field = [], exposure.far_field
+    for frequency in frequencies:
+        derivative = torch.fft.ifft2(spectrum * (-2j * torch.pi * frequency))
+        change = to_detector(derivative * exposure.patches[:, None])
+        real = (far_field.real * change.real + far_field.imag * change.imag).sum(dim=1)
+        slopes.append(real / amplitude)
+    return slopes

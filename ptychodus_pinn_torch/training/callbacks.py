@@ -1,55 +1,33 @@
-"""What listens to training: reports, history, stopping."""
+"""What listens to Lightning: reports, history, stopping, checkpoints of whole epochs."""
 
 from __future__ import annotations
 
 import math
-import time
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint
 
-from ..backend import EpochReport, Report
+from .module import PtychoPINN
+from .training_log import TrainingLog
 
-__all__ = ['EpochCheckpoint', 'Reporter', 'StopRequest']
-
-REPORT_INTERVAL_S = 0.5
-
-
-class StopRequest:
-    """Carries the wish to stop from a signal, or from whoever receives reports, to the trainer."""
-
-    def __init__(self) -> None:
-        self.is_set = False
-
-    def set(self, *_: Any) -> None:
-        """Asks for a stop after the present step; also serves as a signal handler."""
-        if self.is_set:
-            raise KeyboardInterrupt
-        self.is_set = True
+__all__ = ['EpochCheckpoint', 'LogCallback']
 
 
-class Reporter(Callback):
-    """Sends reports, keeps the history, ends the run when asked to."""
+class LogCallback(Callback):
+    """Tells the log of a run what Lightning does, and Lightning when to stop."""
 
-    def __init__(self, report: Report, stop: StopRequest, total_steps: int) -> None:
-        self.report = report
-        self.stop = stop
-        self.total_steps = total_steps
-        self.history: list[dict[str, float | None]] = []
-        self._started = 0.0
-        self._first_step = 0
-        self._last_report = 0.0
-        self._losses: list[torch.Tensor] = []
+    def __init__(self, training_log: TrainingLog) -> None:
+        self.training_log = training_log
         self.is_partial = False
+        self._losses: list[torch.Tensor] = []
         self._is_validated = False
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Starts the clock."""
-        self._started = time.monotonic()
-        self._first_step = trainer.global_step
+        self.training_log.start(trainer.global_step)
 
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
@@ -58,36 +36,16 @@ class Reporter(Callback):
         value = trainer.callback_metrics.get('loss')
         if value is not None:
             self._losses.append(value.detach())
-        now = time.monotonic()
-        if now - self._last_report >= REPORT_INTERVAL_S:
-            self._last_report = now
+        if self.training_log.is_due():
             loss = None if value is None else float(value)
-            self._send(
-                EpochReport(
-                    'train',
-                    trainer.global_step,
-                    self.total_steps,
-                    trainer.current_epoch,
-                    loss=loss,
-                    remaining_s=self._remaining(trainer),
-                )
-            )
-        if self.stop.is_set:
+            self.training_log.end_step(trainer.global_step, trainer.current_epoch, loss)
+        if self._is_stopping(trainer):
             trainer.should_stop = True
             self.is_partial = batch_idx + 1 < trainer.num_training_batches
 
-    def _remaining(self, trainer: Trainer) -> float | None:
-        done = trainer.global_step - self._first_step
-        if done < 1:
-            return None
-        left = self.total_steps - trainer.global_step
-        return left * (time.monotonic() - self._started) / done
-
-    def _send(self, report: EpochReport) -> None:
-        try:
-            self.report(report)
-        except KeyboardInterrupt:
-            self.stop.is_set = True
+    def _is_stopping(self, trainer: Trainer) -> bool:
+        """Returns whether any of the processes wants to stop, so that all do."""
+        return trainer.strategy.reduce_boolean_decision(self.training_log.is_stopping, all=False)
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Notes that the held-out error is that of this epoch."""
@@ -95,54 +53,38 @@ class Reporter(Callback):
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Writes a row of the history (after validation, where there is one)."""
-        metrics = trainer.callback_metrics
-        mean = float(torch.stack(self._losses).mean()) if self._losses else math.nan
-        self._losses = []
-
-        def metric(name: str) -> float | None:
-            return float(metrics[name]) if self._is_validated and name in metrics else None
-
+        metrics = trainer.callback_metrics if self._is_validated else {}
+        loss = float(torch.stack(self._losses).mean()) if self._losses else math.nan
+        self._losses, self._is_validated = [], False
         row = {
             'epoch': float(trainer.current_epoch),
             'step': float(trainer.global_step),
-            'loss': mean,
-            'floor': metric('floor'),
-            'held_out': metric('held_out'),
-            'learning_rate': float(trainer.optimizers[0].param_groups[0]['lr']),
+            'loss': loss,
+            'floor': _number(metrics, 'floor'),
+            'held_out': _number(metrics, 'held_out'),
+            'learning_rate': cast(PtychoPINN, pl_module).learning_rate(),
         }
-        self._is_validated = False
-        if not self.is_partial:
-            self.history.append(row)
-        self._send(
-            EpochReport(
-                'train',
-                trainer.global_step,
-                self.total_steps,
-                trainer.current_epoch,
-                loss=mean,
-                held_out=row['held_out'],
-                floor=row['floor'],
-                remaining_s=self._remaining(trainer),
-                is_epoch_end=True,
-            )
-        )
-
-        if self.stop.is_set:
+        self.training_log.end_epoch(row, is_partial=self.is_partial)
+        if self._is_stopping(trainer):
             trainer.should_stop = True
 
     def state_dict(self) -> dict[str, Any]:
         """Returns the history, for the checkpoint."""
-        return {'history': self.history}
+        return {'history': self.training_log.history}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Takes up the history of an interrupted run."""
-        self.history = list(state_dict['history'])
+        self.training_log.history = list(state_dict['history'])
+
+
+def _number(metrics: Any, name: str) -> float | None:
+    return float(metrics[name]) if name in metrics else None
 
 
 class EpochCheckpoint(ModelCheckpoint):
     """Keeps the state after the last whole epoch: what a run is resumed from, bit for bit."""
 
-    def __init__(self, reporter: Reporter, folder: Path) -> None:
+    def __init__(self, callback: LogCallback, folder: Path) -> None:
         super().__init__(
             dirpath=folder,
             filename='last',
@@ -150,9 +92,9 @@ class EpochCheckpoint(ModelCheckpoint):
             save_on_train_epoch_end=True,
             enable_version_counter=False,
         )
-        self.reporter = reporter
+        self.callback = callback
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Saves, unless the epoch was cut short."""
-        if not self.reporter.is_partial:
+        if not self.callback.is_partial:
             super().on_train_epoch_end(trainer, pl_module)

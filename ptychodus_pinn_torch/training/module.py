@@ -2,22 +2,23 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Sequence
-from dataclasses import replace
-from typing import Any
+from collections.abc import Callable, Sequence
+from typing import Any, cast
 
 import torch
 from lightning.pytorch import LightningModule
-from torch import Tensor, nn
+from torch import Tensor
 
 from ..config import Config
+from ..networks.contract import TrainableNetwork
 from ..networks.registry import build_network
 from ..physics import losses
 from ..physics.canvas import Canvas
-from ..physics.forward_model import ForwardModel, GroupBatch
+from ..physics.forward_model import ForwardModel, predict
+from ..physics.measurement import GroupBatch
 from ..physics.propagation import squared_modulus
-from .schedules import rate_factor, split_parameters
+from .judging import judge
+from .schedules import PHYSICS_RATE, PlateauRule, rate_factor
 
 __all__ = ['PtychoPINN']
 
@@ -25,36 +26,76 @@ __all__ = ['PtychoPINN']
 class PtychoPINN(LightningModule):
     """Trains a network on counts, or on known objects.
 
+    Its checkpoints hold the configuration: `PtychoPINN.load_from_checkpoint(path)` is enough.
+
     Args:
-        config: The configuration of the run.
-        probes: Calibrated probe of each scan; none when batches bring their own.
-        total_steps: Optimiser steps of the run, for the course of the learning rate.
+        config: The configuration of the run, or its JSON text.
+        probes: Calibrated probe (P, H, W) of each scan, or its shape; none when batches bring
+            their own.
         is_finetuned: Whether the weights come from a model, so that `training.finetune` applies.
     """
 
     def __init__(
         self,
-        config: Config,
-        probes: Sequence[Tensor] = (),
+        config: Config | str,
+        probes: Sequence[Tensor | Sequence[int]] = (),
         *,
-        total_steps: int,
         is_finetuned: bool = False,
     ) -> None:
         super().__init__()
+        if isinstance(config, str):
+            config = Config.model_validate_json(config)
         self.config = config
-        self.total_steps = total_steps
-        self.is_finetuned = is_finetuned
+        given = [
+            probe if isinstance(probe, Tensor) else torch.ones(tuple(probe), dtype=torch.complex64)
+            for probe in probes
+        ]
+        self.save_hyperparameters(
+            {
+                'config': config.model_dump_json(),
+                'probes': [list(probe.shape) for probe in given],
+                'is_finetuned': is_finetuned,
+            }
+        )
         self.network = build_network(config.network)
         self.forward_model = ForwardModel(
-            list(probes),
+            given,
             train_probe=config.physics.train_probe,
             train_scale=config.physics.train_scale,
         )
+        self.plateau = PlateauRule()
+        # before processes are coupled, which must know what does not learn
+        self._roles = self._split_parameters(is_finetuned=is_finetuned)
+
+    def _split_parameters(self, *, is_finetuned: bool) -> list[dict[str, Any]]:
+        """Returns parameter groups, each with a `role` that `rate_factor` knows.
+
+        Fine-tuning splits the network in its encoder (of the unrolled network: the first half of
+        the stages) and its decoder (the rest).
+        """
+        early = list(cast(TrainableNetwork, self.network).early_parameters())
+        ids = {id(parameter) for parameter in early}
+        late = [value for value in self.network.parameters() if id(value) not in ids]
+        kind = self.config.training.finetune if is_finetuned else 'all'
+        groups: list[dict[str, Any]] = [{'params': early + late, 'role': 'all'}]
+        if kind == 'decoder':
+            for parameter in early:
+                parameter.requires_grad_(False)
+            groups = [{'params': late, 'role': 'all'}]
+        elif kind == 'staged':
+            groups = [{'params': late, 'role': 'first'}, {'params': early, 'role': 'second'}]
+        physics = [p for p in self.forward_model.parameters() if p.requires_grad]
+        if physics:
+            rate = PHYSICS_RATE * self.config.training.learning_rate
+            groups.append({'params': physics, 'role': 'all', 'lr': rate})
+        return groups
 
     def transfer_batch_to_device(
         self, batch: GroupBatch, device: torch.device, dataloader_idx: int
     ) -> GroupBatch:
-        """Returns the batch on the device."""
+        """Returns the batch on the device; the probe of a training scan is there already."""
+        if batch.scan is not None:
+            batch = batch.with_probe(self.forward_model.given(batch.scan))
         return batch.to(device)
 
     def forward(self, batch: GroupBatch) -> Canvas:
@@ -65,35 +106,34 @@ class PtychoPINN(LightningModule):
     def training_step(self, batch: GroupBatch, batch_idx: int) -> Tensor:
         """Returns the loss of a batch, deep supervision and regularisation included."""
         # the probe is given to the network; it learns through the forward model alone
-        given = self.forward_model.with_probe(batch, has_scale=False)
-        canvas = self(replace(given, probe=given.probe.detach()))
-        batch = self.forward_model.with_probe(batch)
+        given = self.forward_model.seen_through(batch, has_scale=False)
+        canvas = self(given.with_probe(given.measurement.probe.detach()))
+        target = self.forward_model.seen_through(batch)
         with torch.autocast(self.device.type, enabled=False):
-            last = self._data_loss(canvas.object_, canvas, batch)
+            compare = self._comparison(target, canvas)
+            last = compare(canvas.object_)
             total = last
             if self.config.loss.deep_supervision:
                 for earlier in canvas.earlier:
-                    term = self._data_loss(earlier, canvas, batch)
-                    total = total + self.config.loss.deep_supervision * term
+                    total = total + self.config.loss.deep_supervision * compare(earlier)
             total = total + self._regularisation(canvas)
         self.log('loss', last.detach(), on_step=True, on_epoch=False)
         return total
 
-    def _data_loss(self, object_: Tensor, canvas: Canvas, batch: GroupBatch) -> Tensor:
-        if batch.object_ is not None:
-            return losses.object_loss(object_, batch.object_, canvas.coverage)
-        expected = self.forward_model(object_, batch, batch.shifted_probe())
-        compare = (
-            losses.poisson_loss if self.config.loss.kind == 'poisson' else losses.amplitude_loss
-        )
-        return compare(expected, batch.counts, batch.good_pixels)
+    def _comparison(self, target: GroupBatch, canvas: Canvas) -> Callable[[Tensor], Tensor]:
+        """Returns the loss as a function of the object on the canvases."""
+        known = target.object_
+        if known is not None:
+            return lambda object_: losses.object_loss(object_, known, canvas.coverage)
+        chunk = target.measurement.chunk(torch.arange(target.measurement.num_patterns))
+        is_poisson = self.config.loss.kind == 'poisson'
+        compare = losses.poisson_loss if is_poisson else losses.amplitude_loss
+        return lambda object_: compare(predict(object_, chunk), chunk.counts, chunk.good_pixels)
 
     def _regularisation(self, canvas: Canvas) -> Tensor:
         settings = self.config.loss
         total = torch.zeros((), device=self.device)
-        weight = canvas.coverage / (
-            canvas.coverage + 0.05 * canvas.coverage.amax(dim=(-2, -1), keepdim=True)
-        )
+        weight = losses.coverage_weight(canvas.coverage)
         if settings.tv_amplitude:
             amplitude = torch.sqrt(squared_modulus(canvas.object_) + 1e-8)
             total = total + settings.tv_amplitude * losses.total_variation(amplitude, weight)
@@ -104,54 +144,28 @@ class PtychoPINN(LightningModule):
             total = total + settings.probe_reference * self.forward_model.probe_departure()
         return total
 
-    @torch.no_grad()
     def validation_step(self, batch: GroupBatch, batch_idx: int) -> None:
         """Logs how well held-out patterns are predicted, and how well a flat object does."""
-        canvas = self(self.forward_model.with_probe(batch, has_scale=False))
-        batch = self.forward_model.with_probe(batch)
-        if batch.held_out is None:
-            assert batch.object_ is not None
-            error = losses.object_loss(canvas.object_, batch.object_, canvas.coverage)
-            self.log('held_out', error.clamp(min=0.0).sqrt(), batch_size=1, sync_dist=True)
-            return
-        target = replace(batch.select(batch.held_out), held_out=None)
-        probe = target.shifted_probe()
-        expected = self.forward_model(canvas.object_, target, probe)
-        error = losses.relative_amplitude_error(expected, target.counts, target.good_pixels)
-        level = torch.sqrt(
-            batch.counts.sum() / batch.num_patterns / squared_modulus(batch.probe).sum()
-        )
-        flat = torch.full_like(canvas.object_, 1.0) * level
-        flat_error = losses.relative_amplitude_error(
-            self.forward_model(flat, target, probe), target.counts, target.good_pixels
-        )
-        floor = losses.amplitude_loss_floor(expected, target.good_pixels)
-        loss = losses.amplitude_loss(expected, target.counts, target.good_pixels)
-        values = {
-            'held_out': error,
-            'held_out_flat': flat_error,
-            'floor': torch.tensor(floor),
-            'held_out_loss': loss,
-        }
-        self.log_dict(values, batch_size=1, sync_dist=True)
+        given = self.forward_model.seen_through(batch, has_scale=False)
+        target = self.forward_model.seen_through(batch)
+        figures = judge(cast(TrainableNetwork, self.network).reconstruct, given, target)
+        self.log_dict(figures, batch_size=1, sync_dist=True)
 
     def configure_optimizers(self) -> Any:
-        """Returns optimiser and course of the learning rate, stepped as configured."""
+        """Returns the optimiser and the schedule of its learning rates, stepped as configured."""
         training = self.config.training
-        groups = split_parameters(self, self.config, is_finetuned=self.is_finetuned)
         kind = torch.optim.AdamW if training.optimizer == 'adamw' else torch.optim.Adam
         optimizer = kind(
-            groups,
+            self._roles,
             lr=training.learning_rate,
             betas=(0.9, 0.99),
             weight_decay=training.weight_decay,
         )
         factors = [
-            rate_factor(training, self.total_steps, role=str(group['role'])) for group in groups
+            rate_factor(training, training.max_steps, role=group['role']) for group in self._roles
         ]
-        course = torch.optim.lr_scheduler.LambdaLR(optimizer, factors)
-        schedulers: list[dict[str, Any]] = [{'scheduler': course, 'interval': 'step'}]
-        return [optimizer], schedulers
+        schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, factors)
+        return [optimizer], [{'scheduler': schedule, 'interval': 'step'}]
 
     def on_validation_epoch_end(self) -> None:
         """Lowers the plateau factor when the held-out error has stopped falling."""
@@ -182,18 +196,15 @@ class PtychoPINN(LightningModule):
         for key in batches['current']:
             batches['current'][key] = 0
 
-    @property
-    def plateau(self) -> PlateauRule:
-        """The factor that the plateau schedule has come to."""
-        if not hasattr(self, '_plateau'):
-            self._plateau = PlateauRule()
-        return self._plateau
-
     def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
-        """Applies the plateau factor on top of the course of the learning rate."""
+        """Applies the plateau factor on top of the schedule."""
         if self.config.training.schedule == 'plateau':
             for group, base in zip(optimizer.param_groups, self._base_rates()):
                 group['lr'] = base * self.plateau.factor
+
+    def learning_rate(self) -> float:
+        """Returns the present learning rate of the network."""
+        return self._base_rates()[0] * self.plateau.factor
 
     def _base_rates(self) -> list[float]:
         scheduler = self.lr_schedulers()
@@ -202,34 +213,3 @@ class PtychoPINN(LightningModule):
         for base, factor in zip(scheduler.base_lrs, scheduler.lr_lambdas):
             rates.append(float(base) * float(factor(scheduler.last_epoch)))
         return rates
-
-
-class PlateauRule:
-    """Halves a factor after `patience` values without a new best one."""
-
-    def __init__(self, *, patience: int = 2, smallest: float = 0.01) -> None:
-        self.patience, self.smallest = patience, smallest
-        self.factor, self.best, self.waited = 1.0, math.inf, 0
-
-    def step(self, value: float) -> None:
-        """Takes notice of a new value."""
-        if value < self.best * 0.999:
-            self.best, self.waited = value, 0
-            return
-        self.waited += 1
-        if self.waited > self.patience:
-            self.factor, self.waited = max(self.smallest, 0.5 * self.factor), 0
-
-    def state(self) -> dict[str, float]:
-        """Returns what a checkpoint must hold."""
-        return {'factor': self.factor, 'best': self.best, 'waited': float(self.waited)}
-
-    def load(self, state: dict[str, float]) -> None:
-        """Takes up a state."""
-        self.factor, self.best = state['factor'], state['best']
-        self.waited = int(state['waited'])
-
-
-def trainable(module: nn.Module) -> list[nn.Parameter]:
-    """Returns the parameters that training may change."""
-    return [parameter for parameter in module.parameters() if parameter.requires_grad]

@@ -4,18 +4,19 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import torch
-
-from ..backend import Report
+from ..backend import Report, get_backend
 from ..config import Config, ConfigError, override_config
 from ..physics.devices import set_threads
-from .data_module import SyntheticDataModule
-from .module import PtychoPINN
-from .run import Run, run_training
+from .batches import RandomBatches
+from .fitting import TrainingRun
+from .run import fit_and_write
+from .run_folder import folder_of
+from .training_log import TrainingLog
 
 __all__ = ['pretrain']
 
 DEFAULT_BATCH = 2
+DEFAULT_GROUP = 36
 ABOUT = """
 Trained on random objects under random probes only; it has seen no measurement. The probe is an input,
 so it serves instruments that it has never met.
@@ -57,22 +58,26 @@ def pretrain(
         )
     config = override_config(config, {'mode': 'supervised', 'training.start': 'none'})
     set_threads(config.execution.num_threads)
-    torch.manual_seed(config.training.seed)
     shape = {
         'pattern_size': pattern_size,
         'canvas_size': canvas_size,
-        'group_size': config.grouping.group_size or 36,
-        'batch': config.training.batch_size or DEFAULT_BATCH,
+        'num_patterns': config.grouping.group_size or DEFAULT_GROUP,
+        'num_groups': config.training.batch_size or DEFAULT_BATCH,
     }
-    data = SyntheticDataModule(config, **shape)
-    module = PtychoPINN(config, total_steps=config.training.max_steps)
-    steps = max(1, data.STEPS_PER_EPOCH // config.training.accumulate)
-    run = Run(
-        config, module, data, output, steps_per_epoch=steps, is_resumed=is_resumed, about=ABOUT
+    run = TrainingRun(
+        config,
+        RandomBatches(config.training.seed, **shape),
+        TrainingLog(report, config.training.max_steps),
+        folder_of(output),
+        is_resumed,
     )
     details = {
-        'made_from': 'random objects under random probes (scan/random_scans.py)',
+        'made_from': 'random objects under random probes (simulation/random_scans.py)',
         'seed': config.training.seed,
-        **shape,
+        'pattern_size': pattern_size,
+        'canvas_size': canvas_size,
+        'group_size': shape['num_patterns'],
+        'batch': shape['num_groups'],
+        'start': 'none',
     }
-    return run_training(run, report, details)
+    return fit_and_write(run, get_backend('pytorch'), output, details, about=ABOUT)

@@ -1,27 +1,184 @@
-"""The PyTorch engine behind the `Backend` protocol."""
+"""The PyTorch engine: networks on torch, fitted by Lightning."""
 
 from __future__ import annotations
 
+import logging
+import os
+import warnings
 from pathlib import Path
+from typing import Any, cast
 
-from ..backend import Reconstruction, ReconstructRequest, Report, TrainRequest
+import torch
+from lightning.pytorch import Callback, Trainer
+from lightning.pytorch.callbacks import EarlyStopping, EMAWeightAveraging, ModelCheckpoint
+from lightning.pytorch.loggers import CSVLogger, Logger
+from lightning.pytorch.plugins.environments import LightningEnvironment
+
+from ..config import Config
+from ..models.archive import NETWORK_PREFIX, Archive
+from ..models.opening import check_backend
+from ..networks.contract import Network
+from ..networks.registry import build_network, load_weights
+from ..physics.devices import choose_accelerator, choose_device
+from .callbacks import EpochCheckpoint, LogCallback
+from .data_module import BatchDataModule
+from .fitting import Fitted, TrainingRun
+from .module import PtychoPINN
+from .processes import is_started_by_slurm, process_rank
 
 __all__ = ['PyTorchBackend']
 
 
 class PyTorchBackend:
-    """Runs networks on PyTorch, training on Lightning."""
+    """Runs networks on PyTorch, training on Lightning (see `backend.Backend`)."""
 
     name = 'pytorch'
 
-    def train(self, request: TrainRequest, report: Report) -> Path:
-        """Returns the path of the model archive that was written (see `training.train`)."""
-        from .run import train
+    def settle(self, config: Config) -> tuple[Config, str]:
+        """Returns the configuration as it is: everything is there."""
+        return config, ''
 
-        return train(request, report)
+    def load_network(self, archive: Archive, config: Config) -> Network:
+        """Returns the network of an archive on the device of the configuration.
 
-    def reconstruct(self, request: ReconstructRequest, report: Report) -> Reconstruction:
-        """Returns the image of a scan (see `inference.reconstruct`)."""
-        from ..reconstruction.procedure import reconstruct
+        Raises:
+            ArchiveError: an archive that this engine cannot run.
+            ValueError: weights that do not fit the network.
+        """
+        check_backend(archive, self.name)
+        network = build_network(archive.config.network)
+        load_weights(network, archive.network_weights(), str(archive.path or 'the archive'))
+        device = choose_device(config.execution.accelerator)
+        return cast(Network, network.to(device).eval())
 
-        return reconstruct(request, report)
+    def fit(self, run: TrainingRun) -> Fitted:
+        """Returns the best weights of a run on Lightning."""
+        torch.manual_seed(run.config.training.seed)
+        module = PtychoPINN(run.config, run.batches.probes, is_finetuned=run.is_finetuned)
+        if run.weights is not None:
+            load_weights(module.network, run.weights, run.start)
+        data, best = BatchDataModule(run.batches), _best_checkpoint(run)
+        trainer = _trainer(run, module, [*_callbacks(run), best])
+        for name in ('lightning.pytorch', 'lightning.fabric'):
+            logging.getLogger(name).setLevel(logging.ERROR)
+        last = str(run.folder / 'last.ckpt') if run.is_resumed else None
+        with run.log.listening(), warnings.catch_warnings():
+            warnings.simplefilter('ignore')  # Lightning's advice is not meant for the user
+            trainer.fit(module, datamodule=data, ckpt_path=last, weights_only=True)
+        error = _take_best(module, best)
+        return Fitted(
+            weights=_weights_of(module),
+            steps=trainer.global_step,
+            metrics={name: float(value) for name, value in trainer.callback_metrics.items()},
+            best_held_out=error,
+            is_main=trainer.is_global_zero,
+        )
+
+
+def _best_checkpoint(run: TrainingRun) -> ModelCheckpoint:
+    return ModelCheckpoint(
+        dirpath=run.folder,
+        filename='best',
+        monitor=None if run.batches.validation() is None else 'held_out',
+        mode='min',
+        save_top_k=1,
+        enable_version_counter=False,
+    )
+
+
+def _callbacks(run: TrainingRun) -> list[Callback]:
+    training = run.config.training
+    log = LogCallback(run.log)
+    callbacks: list[Callback] = [log]
+    if training.ema_decay:
+        callbacks.append(EMAWeightAveraging(decay=training.ema_decay))
+    if training.early_stopping and run.batches.validation() is not None:
+        callbacks.append(
+            EarlyStopping(
+                'held_out',
+                patience=training.early_stopping,
+                mode='min',
+                min_delta=1e-6,
+                strict=False,  # a run may end before its first validation
+            )
+        )
+    return [*callbacks, EpochCheckpoint(log, run.folder)]
+
+
+def _trainer(run: TrainingRun, module: PtychoPINN, callbacks: list[Callback]) -> Trainer:
+    execution, training = run.config.execution, run.config.training
+    world = process_rank(execution.devices)[1]
+    steps = max(1, len(run.batches.epoch(0, 0, world)) // training.accumulate)  # type: ignore[arg-type]
+    local = int(os.environ.get('LOCAL_WORLD_SIZE', min(world, execution.devices)))
+    is_launched = 'RANK' in os.environ or is_started_by_slurm()
+    return Trainer(
+        accelerator=choose_accelerator(execution.accelerator),
+        devices=local,
+        num_nodes=max(1, world // local),
+        strategy=_strategy(run, module) if world > 1 else 'auto',
+        plugins=None if is_launched else LightningEnvironment(),
+        precision=execution.precision,
+        max_steps=training.max_steps,
+        max_epochs=-1,
+        accumulate_grad_batches=training.accumulate,
+        gradient_clip_val=training.clip_norm or None,
+        check_val_every_n_epoch=run.validation_interval(steps),
+        reload_dataloaders_every_n_epochs=1,
+        num_sanity_val_steps=0,
+        logger=_logger(execution.logger, run.folder),
+        log_every_n_steps=10,
+        callbacks=callbacks,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        default_root_dir=run.folder,
+        use_distributed_sampler=False,
+    )
+
+
+def _strategy(run: TrainingRun, module: PtychoPINN) -> str:
+    """Returns how processes are coupled; some steps do not touch probe and scale of each scan."""
+    has_physics = any(p.requires_grad for p in module.forward_model.parameters())
+    some_idle = has_physics and (
+        module.forward_model.num_scans > 1 or run.config.training.synthetic_fraction > 0.0
+    )
+    return 'ddp_find_unused_parameters_true' if some_idle else 'ddp'
+
+
+def _logger(kind: str, folder: Path) -> Logger | bool:
+    if kind == 'csv':
+        return CSVLogger(folder, name='csv', version='')
+    if kind == 'tensorboard':
+        from lightning.pytorch.loggers import TensorBoardLogger
+
+        return TensorBoardLogger(folder, name='tensorboard', version='')
+    if kind == 'mlflow':
+        from lightning.pytorch.loggers import MLFlowLogger
+
+        return MLFlowLogger('ptychodus-pinn', tracking_uri=f'sqlite:///{folder}/mlflow.db')
+    return False
+
+
+def _take_best(module: PtychoPINN, best: ModelCheckpoint) -> float | None:
+    """Loads the weights with the lowest held-out error, and returns that error."""
+    if not best.best_model_path or best.best_model_score is None:
+        return None
+    checkpoint = torch.load(best.best_model_path, map_location='cpu', weights_only=True)
+    module.load_state_dict(checkpoint['state_dict'])
+    return float(best.best_model_score)
+
+
+def _weights_of(module: PtychoPINN) -> dict[str, Any]:
+    """Returns all trained values by name, as archives hold them."""
+    weights = {
+        NETWORK_PREFIX + name: value.detach().cpu().numpy()
+        for name, value in module.network.state_dict().items()
+    }
+    model = module.forward_model
+    if model.train_probe:
+        for index in range(model.num_scans):
+            weights[f'probe.{index}'] = (
+                torch.view_as_real(model.probe(index).detach()).cpu().numpy()
+            )
+    if model.log_scale.requires_grad:
+        weights['log_scale'] = model.log_scale.detach().cpu().numpy()
+    return weights

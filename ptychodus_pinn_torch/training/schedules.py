@@ -1,65 +1,22 @@
-"""Which parameters learn, and how fast, over the course of a run."""
+"""The learning rate over a run, for each part of what learns."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
 
-from torch import nn
+from ..config import TrainingConfig
 
-from ..config import Config, TrainingConfig
-
-if TYPE_CHECKING:
-    from .module import PtychoPINN
-
-__all__ = ['rate_factor', 'split_parameters']
+__all__ = ['PHYSICS_RATE', 'PlateauRule', 'rate_factor']
 
 DECAY_PER_RUN = 0.05
-"""Where the exponential course ends, relative to the peak."""
+"""Where the exponential schedule ends, relative to the peak."""
 
 COSINE_END = 0.01
-"""Where the cosine course ends, relative to the peak."""
+"""Where the cosine schedule ends, relative to the peak."""
 
-PROBE_RATE = 0.5
+PHYSICS_RATE = 0.5
 """Learning rate of probe and scale, relative to that of the network."""
-
-
-def split_parameters(
-    module: PtychoPINN, config: Config, *, is_finetuned: bool
-) -> list[dict[str, Any]]:
-    """Returns parameter groups, each with a `role` that `rate_factor` knows.
-
-    Fine-tuning splits the network in its encoder (of the unrolled network: the first half of the
-    stages) and its decoder (the rest).
-    """
-    network: nn.Module = module.network
-    first, last = _halves(network)
-    kind = config.training.finetune if is_finetuned else 'all'
-    if kind == 'all':
-        groups: list[dict[str, Any]] = [{'params': first + last, 'role': 'all'}]
-    elif kind == 'decoder':
-        for parameter in first:
-            parameter.requires_grad_(False)
-        groups = [{'params': last, 'role': 'all'}]
-    else:
-        groups = [{'params': last, 'role': 'first'}, {'params': first, 'role': 'second'}]
-    physics = [p for p in module.forward_model.parameters() if p.requires_grad]
-    if physics:
-        rate = PROBE_RATE * config.training.learning_rate
-        groups.append({'params': physics, 'role': 'all', 'lr': rate})
-    return groups
-
-
-def _halves(network: nn.Module) -> tuple[list[nn.Parameter], list[nn.Parameter]]:
-    stages = getattr(network, 'stages', None)
-    if isinstance(stages, nn.ModuleList) and len(stages) > 1:
-        last = [p for stage in stages[len(stages) // 2 :] for p in stage.parameters()]
-    else:
-        last = [p for name, p in network.named_parameters() if 'encoder' not in name]
-    ids = {id(parameter) for parameter in last}
-    first = [parameter for parameter in network.parameters() if id(parameter) not in ids]
-    return first, last
 
 
 def rate_factor(training: TrainingConfig, total_steps: int, *, role: str) -> Callable[[int], float]:
@@ -74,7 +31,7 @@ def rate_factor(training: TrainingConfig, total_steps: int, *, role: str) -> Cal
         if step < warmup:
             value = 0.1 + 0.9 * step / warmup
         else:
-            value = _course(training.schedule, (step - warmup) / max(1.0, total_steps - warmup))
+            value = _scheduled(training.schedule, (step - warmup) / max(1.0, total_steps - warmup))
         is_late = step >= 0.5 * total_steps
         if role == 'second':
             return 0.1 * value if is_late else 0.0
@@ -83,10 +40,36 @@ def rate_factor(training: TrainingConfig, total_steps: int, *, role: str) -> Cal
     return factor
 
 
-def _course(schedule: str, progress: float) -> float:
+def _scheduled(schedule: str, progress: float) -> float:
     progress = min(1.0, progress)
     if schedule == 'cosine':
         return COSINE_END + (1.0 - COSINE_END) * 0.5 * (1.0 + math.cos(math.pi * progress))
     if schedule == 'exponential':
         return DECAY_PER_RUN**progress
     return 1.0
+
+
+class PlateauRule:
+    """Halves a factor after `patience` values without a new best one."""
+
+    def __init__(self, *, patience: int = 2, smallest: float = 0.01) -> None:
+        self.patience, self.smallest = patience, smallest
+        self.factor, self.best, self.waited = 1.0, math.inf, 0
+
+    def step(self, value: float) -> None:
+        """Takes notice of a new value."""
+        if value < self.best * 0.999:
+            self.best, self.waited = value, 0
+            return
+        self.waited += 1
+        if self.waited > self.patience:
+            self.factor, self.waited = max(self.smallest, 0.5 * self.factor), 0
+
+    def state(self) -> dict[str, float]:
+        """Returns what a checkpoint must hold."""
+        return {'factor': self.factor, 'best': self.best, 'waited': float(self.waited)}
+
+    def load(self, state: dict[str, float]) -> None:
+        """Takes up a state."""
+        self.factor, self.best = state['factor'], state['best']
+        self.waited = int(state['waited'])

@@ -6,9 +6,9 @@ from dataclasses import replace
 
 import numpy
 import torch
-from torch import Tensor
 
-from ..physics.forward_model import GroupBatch, expected_counts
+from ..physics.forward_model import predict
+from ..physics.measurement import GroupBatch, Measurement
 from ..scan.scan import split_positions
 from ..simulation.random_scans import RandomScan, random_object, random_scan
 
@@ -50,12 +50,11 @@ def with_random_objects(batch: GroupBatch, seed: int) -> GroupBatch:
     The dose stays that of the batch's probe.
     """
     rng = numpy.random.default_rng(seed)
-    num_groups, height, width = batch.canvas_shape
+    num_groups, height, width = batch.measurement.canvas_shape
     size = max(height, width)
     objects = numpy.stack([random_object(rng, size)[:height, :width] for _ in range(num_groups)])
     generator = torch.Generator().manual_seed(int(rng.integers(2**62)))
-    on_device = torch.from_numpy(objects).to(batch.counts.device)
-    return _measure(replace(batch, object_=on_device), generator)
+    return _measure(replace(batch, object_=torch.from_numpy(objects)), generator)
 
 
 def _assemble(scans: list[RandomScan], canvas_size: int, pattern_size: int) -> GroupBatch:
@@ -70,22 +69,21 @@ def _assemble(scans: list[RandomScan], canvas_size: int, pattern_size: int) -> G
         rows.append(numpy.full(len(corner), row))
     all_rows = torch.from_numpy(numpy.concatenate(rows))
     return GroupBatch(
-        counts=torch.zeros(len(all_rows), pattern_size, pattern_size),
-        rows=all_rows,
-        corners=torch.from_numpy(numpy.concatenate(corners)),
-        shifts=torch.from_numpy(numpy.concatenate(shifts)),
-        probe=torch.from_numpy(probes),
-        canvas_shape=(len(scans), canvas_size, canvas_size),
+        Measurement(
+            counts=torch.zeros(len(all_rows), pattern_size, pattern_size),
+            rows=all_rows,
+            corners=torch.from_numpy(numpy.concatenate(corners)),
+            shifts=torch.from_numpy(numpy.concatenate(shifts).astype(numpy.float32)),
+            probe=torch.from_numpy(probes),
+            canvas_shape=(len(scans), canvas_size, canvas_size),
+        ),
         object_=torch.from_numpy(numpy.stack([scan.object_ for scan in scans])),
     )
 
 
 def _measure(batch: GroupBatch, generator: torch.Generator) -> GroupBatch:
-    object_ = batch.object_
-    assert object_ is not None
-    expected = expected_counts(object_, batch.rows, batch.corners, batch.shifted_probe())
-    return replace(batch, counts=_poisson(expected, generator))
-
-
-def _poisson(expected: Tensor, generator: torch.Generator) -> Tensor:
-    return torch.poisson(expected.cpu(), generator=generator).to(expected.device)
+    assert batch.object_ is not None
+    measurement = batch.measurement
+    chunk = measurement.chunk(torch.arange(measurement.num_patterns))
+    counts = torch.poisson(predict(batch.object_, chunk), generator=generator)
+    return replace(batch, measurement=replace(measurement, counts=counts))

@@ -15,11 +15,12 @@ from ptychodus_pinn_torch.networks.patchwise import find_stacks
 from ptychodus_pinn_torch.networks.stitching import PatchStack, phase_factors, support_box
 from ptychodus_pinn_torch.physics import losses
 from ptychodus_pinn_torch.physics.canvas import take_patches
-from ptychodus_pinn_torch.physics.forward_model import expected_counts
-from ptychodus_pinn_torch.physics.measurement import ScanReader, ScanSource
+from ptychodus_pinn_torch.physics.forward_model import predict
+from ptychodus_pinn_torch.physics.measured_scan import measure_scan
 from ptychodus_pinn_torch.physics.propagation import intensity
 from ptychodus_pinn_torch.scan.scan import Scan
-from ptychodus_pinn_torch.training.batches import Task, make_batch, plan_epoch
+from ptychodus_pinn_torch.training.batches import make_batch
+from ptychodus_pinn_torch.training.plans import Task, plan_epoch
 
 
 def make_network(size: int = 32, **options: Any) -> CnnNetwork:
@@ -37,9 +38,15 @@ def wake(network: CnnNetwork) -> CnnNetwork:
 
 
 def make_groups(scan: Scan, num_groups: int, size: int) -> Any:
-    reader = ScanReader(scan)
-    indices = numpy.arange(num_groups * size).reshape(num_groups, size) % reader.num_patterns
-    return make_batch(reader, Task(0, indices), needs_object=False)
+    measured = measure_scan(scan)
+    indices = numpy.arange(num_groups * size).reshape(num_groups, size) % scan.num_patterns
+    return make_batch(measured, Task(0, indices))
+
+
+def predict_all(canvas: Any, batch: Any) -> tuple[torch.Tensor, torch.Tensor]:
+    """Returns expected and measured counts of all patterns of a batch."""
+    chunk = batch.measurement.chunk(torch.arange(batch.measurement.num_patterns))
+    return predict(canvas.object_, chunk), chunk.counts
 
 
 @pytest.mark.parametrize('size', [32, 48, 64, 96, 100, 128, 256])
@@ -56,8 +63,8 @@ def test_it_starts_at_the_flat_object(tiny_scan: Scan, head: str) -> None:
     batch = make_groups(tiny_scan, 3, 1)
     canvas = make_network(head=head)(batch)
     for group in range(3):
-        power = intensity(batch.probe).sum()
-        level = torch.sqrt(batch.counts[group].sum() / power)
+        power = intensity(batch.measurement.probe).sum()
+        level = torch.sqrt(batch.measurement.counts[group].sum() / power)
         seen = canvas.object_[group][canvas.coverage[group] > 1e-3 * canvas.coverage[group].max()]
         assert torch.allclose(seen, torch.full_like(seen, level.item()), rtol=1e-4)
 
@@ -79,8 +86,7 @@ def test_every_parameter_learns(tiny_scan: Scan, options: dict[str, Any]) -> Non
     network = wake(make_network(**options)).train()
     batch = make_groups(tiny_scan, 2, network.num_channels)
     canvas = network(batch)
-    expected = expected_counts(canvas.object_, batch.rows, batch.corners, batch.shifted_probe())
-    losses.poisson_loss(expected, batch.counts).backward()  # type: ignore[no-untyped-call]
+    losses.poisson_loss(*predict_all(canvas, batch)).backward()  # type: ignore[no-untyped-call]
     idle = [
         name
         for name, parameter in network.named_parameters()
@@ -94,19 +100,19 @@ def test_held_out_patterns_are_not_looked_at(tiny_scan: Scan) -> None:
     batch = make_groups(tiny_scan, 1, 6)
     held_out = torch.tensor([True, False, False, False, False, False])
     batch = replace(batch, held_out=held_out)
-    other = replace(batch, counts=torch.where(held_out[:, None, None], 7.0, batch.counts))
+    counts = torch.where(held_out[:, None, None], 7.0, batch.measurement.counts)
+    other = replace(batch, measurement=replace(batch.measurement, counts=counts))
     assert torch.equal(network(batch).object_, network(other).object_)
 
 
 @pytest.mark.parametrize('channels', [1, 4])
-def test_result_does_not_depend_on_the_size_of_pieces(tiny_scan: Scan, channels: int) -> None:
+def test_result_does_not_depend_on_the_size_of_chunks(tiny_scan: Scan, channels: int) -> None:
     network = wake(make_network(num_channels=channels))
     found = []
-    for piece_bytes in (1, 2**18, 2**26):
-        reader = ScanReader(tiny_scan, piece_bytes=piece_bytes)
+    for chunk_bytes in (1, 2**18, 2**26):
+        measurement = measure_scan(tiny_scan, chunk_bytes=chunk_bytes).measurement
         with torch.inference_mode():
-            source = ScanSource(reader, 1, numpy.arange(reader.num_patterns))
-            found.append(network.run(source).object_)
+            found.append(network.reconstruct(measurement).object_)
     for other in found[1:]:
         assert float((other - found[0]).abs().max()) < 1e-5
 
@@ -114,7 +120,9 @@ def test_result_does_not_depend_on_the_size_of_pieces(tiny_scan: Scan, channels:
 def test_dose_and_probe_power_do_not_matter(tiny_scan: Scan) -> None:
     network = wake(make_network())
     batch = make_groups(tiny_scan, 1, 4)
-    bright = replace(batch, counts=100.0 * batch.counts, probe=10.0 * batch.probe)
+    given = batch.measurement
+    brighter = replace(given, counts=100.0 * given.counts, probe=10.0 * given.probe)
+    bright = replace(batch, measurement=brighter)
     with torch.inference_mode():
         difference = network(bright).object_ - network(batch).object_
     assert float(difference.abs().max()) < 1e-3
@@ -203,7 +211,7 @@ def test_stacks_of_four_hold_every_pattern_in_order() -> None:
 @pytest.mark.slow
 def test_training_on_measured_patterns_leaves_the_flat_object(small_real_scan: Scan) -> None:
     torch.manual_seed(0)
-    reader = ScanReader(small_real_scan)
+    measured = measure_scan(small_real_scan)
     config = override_config(
         Config(),
         {
@@ -216,11 +224,10 @@ def test_training_on_measured_patterns_leaves_the_flat_object(small_real_scan: S
     network = CnnNetwork(config.network).train()
     optimizer = torch.optim.Adam(network.parameters(), lr=2e-3)
     values = []
-    for task in [task for epoch in range(5) for task in plan_epoch([reader], config, epoch)]:
-        batch = make_batch(reader, task, needs_object=False)
-        canvas = network(batch)
-        expected = expected_counts(canvas.object_, batch.rows, batch.corners, batch.shifted_probe())
-        loss = losses.poisson_loss(expected, batch.counts, batch.good_pixels)
+    for task in [task for epoch in range(5) for task in plan_epoch([measured], config, epoch)]:
+        batch = make_batch(measured, task)
+        counts = predict_all(network(batch), batch)
+        loss = losses.poisson_loss(*counts, batch.measurement.good_pixels)
         optimizer.zero_grad()
         loss.backward()  # type: ignore[no-untyped-call]
         optimizer.step()

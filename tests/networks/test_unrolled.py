@@ -4,16 +4,15 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-import numpy
 import pytest
 import torch
 
 from ptychodus_pinn_torch.config import UnrolledConfig
 from ptychodus_pinn_torch.networks.blocks import HALO_PX, CanvasUNet
 from ptychodus_pinn_torch.networks.unrolled import UnrolledNetwork, subset_numbers
-from ptychodus_pinn_torch.physics.forward_model import GroupBatch
 from ptychodus_pinn_torch.physics.losses import object_loss
-from ptychodus_pinn_torch.physics.measurement import ScanReader, ScanSource
+from ptychodus_pinn_torch.physics.measured_scan import measure_scan
+from ptychodus_pinn_torch.physics.measurement import GroupBatch
 from ptychodus_pinn_torch.simulation.simulated_scan import SimulationSpec, simulate_scan
 from ptychodus_pinn_torch.training.synthetic import random_batch
 
@@ -55,12 +54,13 @@ def test_every_parameter_receives_a_gradient(network: UnrolledNetwork, batch: Gr
 
 
 def test_held_out_patterns_are_not_looked_at(network: UnrolledNetwork, batch: GroupBatch) -> None:
-    held_out = torch.zeros(batch.num_patterns, dtype=torch.bool)
+    held_out = torch.zeros(batch.measurement.num_patterns, dtype=torch.bool)
     held_out[[0, 13]] = True
-    spoilt = batch.counts.clone()
+    spoilt = batch.measurement.counts.clone()
     spoilt[held_out] = 1e6
+    other = replace(batch, measurement=replace(batch.measurement, counts=spoilt))
     first = network.eval()(replace(batch, held_out=held_out))
-    second = network(replace(batch, held_out=held_out, counts=spoilt))
+    second = network(replace(other, held_out=held_out))
     assert torch.equal(first.object_, second.object_)
 
 
@@ -70,20 +70,27 @@ def test_groups_of_a_batch_do_not_touch_each_other(
     network.eval()
     both = network(batch).object_
     for row in range(2):
-        mine = batch.rows == row
+        measurement = batch.measurement
+        mine = measurement.rows == row
         alone = replace(
-            batch.select(mine),
+            measurement.select(mine),
             rows=torch.zeros(int(mine.sum()), dtype=torch.int64),
-            probe=batch.probe[row : row + 1],
-            canvas_shape=(1, *batch.canvas_shape[1:]),
+            probe=measurement.probe[row : row + 1],
+            canvas_shape=(1, *measurement.canvas_shape[1:]),
         )
-        assert torch.allclose(network(alone).object_[0], both[row], atol=1e-5)
+        assert torch.allclose(network.reconstruct(alone).object_[0], both[row], atol=1e-5)
 
 
 def test_the_order_of_patterns_does_not_matter(network: UnrolledNetwork, batch: GroupBatch) -> None:
-    order = torch.randperm(batch.num_patterns, generator=torch.Generator().manual_seed(1))
+    order = torch.randperm(
+        batch.measurement.num_patterns, generator=torch.Generator().manual_seed(1)
+    )
     network.eval()
-    assert torch.allclose(network(batch.select(order)).object_, network(batch).object_, atol=1e-4)
+    assert torch.allclose(
+        network.reconstruct(batch.measurement.select(order)).object_,
+        network(batch).object_,
+        atol=1e-4,
+    )
 
 
 def test_a_stronger_probe_and_a_weaker_object_give_the_same_counts_and_image(
@@ -91,7 +98,7 @@ def test_a_stronger_probe_and_a_weaker_object_give_the_same_counts_and_image(
 ) -> None:
     network.eval()
     image = network(batch).object_
-    scaled = network(replace(batch, probe=2.0 * batch.probe)).object_
+    scaled = network(batch.with_probe(2.0 * batch.measurement.probe)).object_
     assert torch.allclose(2.0 * scaled, image, rtol=1e-3, atol=1e-3)
 
 
@@ -112,14 +119,12 @@ def test_tiles_do_not_show_in_the_result() -> None:
         assert torch.allclose(network.forward_tiled(x, tile=64), network(x), atol=1e-5)
 
 
-def test_pieces_of_any_size_give_the_same_image(network: UnrolledNetwork) -> None:
+def test_chunks_of_any_size_give_the_same_image(network: UnrolledNetwork) -> None:
     scan = simulate_scan(SimulationSpec(pattern_size=32, num_positions=64, step_px=3.0, seed=1))
     images = []
     with torch.inference_mode():
         for size in (1, 7, 4096):
-            reader = ScanReader(scan)
-            reader.piece_size = size
-            source = ScanSource(reader, 3, numpy.arange(64))
-            images.append(network.eval().run(source).object_)
+            measurement = replace(measure_scan(scan).measurement, chunk_size=size)
+            images.append(network.eval().reconstruct(measurement).object_)
     assert torch.allclose(images[0], images[2], atol=1e-5)
     assert torch.allclose(images[1], images[2], atol=1e-5)

@@ -112,20 +112,25 @@ def test_memory_budget_does_not_change_the_image(scan: Scan) -> None:
     assert numpy.array_equal(small.object_, large.object_)
 
 
+@pytest.mark.parametrize(
+    'error',
+    [MemoryError(), RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried ...")],
+    ids=['python', 'torch'],
+)
 def test_running_out_of_memory_halves_the_chunk_and_says_so(
-    scan: Scan, monkeypatch: pytest.MonkeyPatch
+    scan: Scan, monkeypatch: pytest.MonkeyPatch, error: Exception
 ) -> None:
-    from ptychodus_pinn_torch.physics.measurement import ScanSource
+    from ptychodus_pinn_torch.physics.measurement import Measurement
 
-    prepare = ScanSource._prepare
+    chunk = Measurement.chunk
 
-    def tight(self: ScanSource, part: Any) -> Any:
-        if len(part) > 4:
-            raise MemoryError
-        return prepare(self, part)
+    def tight(self: Measurement, indices: Any) -> Any:
+        if len(indices) > 4:
+            raise error
+        return chunk(self, indices)
 
     expected = image_of(scan, refine_epochs=0)
-    monkeypatch.setattr(ScanSource, '_prepare', tight)
+    monkeypatch.setattr(Measurement, 'chunk', tight)
     image = image_of(scan, refine_epochs=0)
     assert any('out of memory' in message for message in image.messages)
     assert numpy.array_equal(image.object_, expected.object_)

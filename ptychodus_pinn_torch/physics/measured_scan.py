@@ -1,0 +1,156 @@
+"""A scan as a measurement: on its own canvas, calibrated, read from its memory map as needed."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy
+import torch
+from jaxtyping import Float
+from numpy.typing import NDArray
+from torch import Tensor
+
+from ..scan.scan import Scan, calibrate_probe, split_positions
+from .measurement import Measurement
+
+__all__ = ['MeasuredScan', 'ScanCounts', 'measure_scan']
+
+MAX_CHUNK = 4096
+CPU_CHUNK_BYTES = 2**24
+RESIDENT_PART = 0.5
+"""A device keeps all patterns of a scan where they take less than this part of its free memory."""
+
+
+class ScanCounts:
+    """The counts of a scan by index: float32, corner order, bad pixels zero (see `Counts`).
+
+    Nothing is kept on the CPU, whose memory map is fast; a device with room for all patterns
+    receives each of them once.
+
+    Args:
+        scan: Patterns (N, H, W) in the dtype of the file, zero frequency in the middle.
+        device: Where the counts are wanted.
+    """
+
+    def __init__(self, scan: Scan, device: torch.device) -> None:
+        self.scan, self.device = scan, device
+        self.shape = (scan.num_patterns, *scan.pattern_shape)
+        good = numpy.fft.ifftshift(scan.good_pixels)
+        self._good = None if good.all() else torch.from_numpy(good)
+        self._total: float | None = None
+        self._resident: Tensor | None = None
+        if _has_room(device, 4 * int(numpy.prod(self.shape))):
+            self._resident = torch.cat([self._read(part).to(device) for part in self._parts()])
+
+    def __getitem__(self, indices: Tensor) -> Float[Tensor, 'pattern height width']:
+        if self._resident is not None:
+            return self._resident[indices.to(self.device, non_blocking=True)]
+        return self._read(indices.numpy()).to(self.device, non_blocking=True)
+
+    def total(self) -> float:
+        """Returns the sum of all counts over good pixels; they are added up once."""
+        if self._total is None:
+            good, total = self.scan.good_pixels, 0.0
+            for part in self._parts():
+                raw = numpy.asarray(self.scan.patterns[part[0] : part[-1] + 1])
+                total += float(raw.sum(axis=0, dtype=numpy.float64)[good].sum())
+            self._total = total
+        return self._total
+
+    def _parts(self) -> list[NDArray[numpy.int64]]:
+        length = max(1, CPU_CHUNK_BYTES // (4 * self.shape[1] * self.shape[2]))
+        everything = numpy.arange(self.shape[0])
+        return [everything[i : i + length] for i in range(0, len(everything), length)]
+
+    def _read(self, indices: NDArray[numpy.int64]) -> Float[Tensor, 'pattern height width']:
+        raw = numpy.asarray(self.scan.patterns[indices])
+        # two rolls of half the size are an ifftshift of even patterns; slices are faster
+        height, width = self.shape[1:]
+        half_y, half_x = height // 2, width // 2
+        values = numpy.empty(raw.shape, dtype=numpy.float32)
+        values[:, : height - half_y, : width - half_x] = raw[:, half_y:, half_x:]
+        values[:, : height - half_y, width - half_x :] = raw[:, half_y:, :half_x]
+        values[:, height - half_y :, : width - half_x] = raw[:, :half_y, half_x:]
+        values[:, height - half_y :, width - half_x :] = raw[:, :half_y, :half_x]
+        counts = torch.from_numpy(values)
+        return counts if self._good is None else counts * self._good
+
+
+def _has_room(device: torch.device, num_bytes: int) -> bool:
+    if device.type != 'cuda':
+        return False
+    return num_bytes < RESIDENT_PART * torch.cuda.mem_get_info(device)[0]
+
+
+@dataclass(frozen=True)
+class MeasuredScan:
+    """A scan as a measurement of one canvas, and the way back onto its grid and calibration.
+
+    Attributes:
+        scan: As it was read.
+        measurement: The canvas is the smallest box that holds every window.
+        origin: (2,) first pixel (y, x) of the canvas on the object grid.
+        calibration: What the given probe was multiplied with.
+    """
+
+    scan: Scan
+    measurement: Measurement
+    origin: NDArray[numpy.int64]
+    calibration: float
+
+    def cut(
+        self, object_: NDArray[Any], shape: tuple[int, int], offset: Any = (0, 0)
+    ) -> NDArray[numpy.complex64]:
+        """Returns a window (Y, X) of an object on the scan's grid, its border repeated outside.
+
+        Args:
+            object_: (Y, X) on the grid of the scan.
+            shape: Of the window.
+            offset: First pixel of the window on the canvas.
+        """
+        first = self.origin + numpy.asarray(offset)
+        y, x = (
+            numpy.clip(numpy.arange(length) + start, 0, limit - 1)
+            for start, length, limit in zip(first, shape, object_.shape)
+        )
+        return object_[y[:, None], x[None, :]].astype(numpy.complex64)
+
+
+def measure_scan(
+    scan: Scan,
+    *,
+    device: torch.device | None = None,
+    num_probe_modes: int = 0,
+    chunk_bytes: int = CPU_CHUNK_BYTES,
+) -> MeasuredScan:
+    """Returns the scan as a measurement with a calibrated probe.
+
+    Args:
+        scan: As read.
+        device: Where the physics happens; the CPU by default.
+        num_probe_modes: Modes that are used, brightest first, with the power of all; 0 is all.
+        chunk_bytes: Memory that the arrays of a chunk may take, roughly.
+    """
+    device = device or torch.device('cpu')
+    probe, calibration = calibrate_probe(scan)
+    if num_probe_modes and num_probe_modes < len(probe):
+        power = numpy.sum(numpy.abs(probe) ** 2)
+        probe = probe[:num_probe_modes]
+        probe = probe * numpy.sqrt(power / numpy.sum(numpy.abs(probe) ** 2))
+    corners, shifts = split_positions(scan.positions_px, scan.pattern_shape)
+    origin = corners.min(axis=0)
+    extent = (corners - origin).max(axis=0) + numpy.asarray(scan.pattern_shape)
+    good = numpy.fft.ifftshift(scan.good_pixels)
+    frame_bytes = scan.pattern_shape[0] * scan.pattern_shape[1] * (8 + 16 * len(probe))
+    measurement = Measurement(
+        counts=ScanCounts(scan, device),
+        rows=torch.zeros(scan.num_patterns, dtype=torch.int64),
+        corners=torch.from_numpy(corners - origin),
+        shifts=torch.from_numpy(shifts.astype(numpy.float32)).to(device),
+        probe=torch.from_numpy(numpy.ascontiguousarray(probe, dtype=numpy.complex64)).to(device),
+        canvas_shape=(1, int(extent[0]), int(extent[1])),
+        good_pixels=None if good.all() else torch.from_numpy(good).to(device),
+        chunk_size=int(max(1, min(MAX_CHUNK, chunk_bytes // frame_bytes))),
+    )
+    return MeasuredScan(scan, measurement, origin, calibration)

@@ -1,0 +1,56 @@
+"""One step from counts to object: what solver, networks and orientation checks have in common.
+
+The batched ePIE/rPIE update (Maiden & Rodenburg, Ultramicroscopy 109, 1256, 2009; Maiden, Johnson
+& Li, Optica 4, 736, 2017): measured amplitudes replace those of the exit waves, and what that
+changes is put back onto the object, weighted by the probe.
+"""
+
+from __future__ import annotations
+
+from jaxtyping import Complex, Float
+from torch import Tensor
+
+from .forward_model import Exposure
+from .measurement import Chunk
+from .propagation import to_sample
+
+__all__ = ['divide_by_coverage', 'object_update', 'wave_difference']
+
+
+def wave_difference(
+    exposure: Exposure, chunk: Chunk, *, floor: float
+) -> Complex[Tensor, 'pattern mode height width']:
+    """Returns by how much the measured amplitudes would change the exit waves.
+
+    Args:
+        exposure: The patterns of the chunk as the present object explains them.
+        chunk: The measured patterns.
+        floor: Counts added before roots are taken: keeps the step finite in the dark.
+    """
+    ratio = chunk.roots(floor) * (exposure.expected + floor).rsqrt() - 1.0
+    if chunk.good_pixels is not None:
+        ratio = ratio * chunk.good_pixels
+    return to_sample(exposure.far_field * ratio[:, None])
+
+
+def object_update(
+    probe: Complex[Tensor, 'pattern mode height width'],
+    difference: Complex[Tensor, 'pattern mode height width'],
+) -> Complex[Tensor, 'pattern height width']:
+    """Returns `sum_p conj(P_p) d_p`, what each pattern wants to add to its patch."""
+    update = probe.conj().resolve_conj() * difference
+    return update[:, 0] if update.shape[1] == 1 else update.sum(dim=1)
+
+
+def divide_by_coverage(
+    numerator: Complex[Tensor, '*group y x'], coverage: Float[Tensor, '*group y x'], alpha: float
+) -> Complex[Tensor, '*group y x']:
+    """Returns the update per unit of coverage, regularised.
+
+    Args:
+        numerator: Sum of the updates of all patterns.
+        coverage: Power of the probes, or of the patches when the probe is updated.
+        alpha: 1 divides by the peak of the coverage (ePIE), 0 by the coverage itself.
+    """
+    peak = coverage.amax(dim=(-2, -1), keepdim=True)
+    return numerator / (alpha * peak + (1.0 - alpha) * coverage + 1e-9 * peak + 1e-20)

@@ -1,0 +1,39 @@
+"""From the canvas back onto the grid of the object that came in."""
+
+from __future__ import annotations
+
+import numpy
+from numpy.typing import NDArray
+
+__all__ = ['place_on_grid']
+
+COVERED = 1e-3
+"""Pixels with less than this part of the highest coverage keep the input object's value."""
+
+
+def place_on_grid(
+    image: NDArray[numpy.complex64],
+    coverage: NDArray[numpy.float32],
+    origin: NDArray[numpy.int64],
+    object_: NDArray[numpy.complex64],
+) -> tuple[NDArray[numpy.complex64], NDArray[numpy.float32]]:
+    """Returns the image on the object's grid (Y, X), and its coverage there.
+
+    Args:
+        image: On the canvas.
+        coverage: On the canvas, at most 1.
+        origin: (2,) first pixel (y, x) of the canvas on the grid.
+        object_: What pixels keep that were not scanned.
+    """
+    placed = numpy.array(object_, dtype=numpy.complex64)
+    covered = numpy.zeros(placed.shape, dtype=numpy.float32)
+    first = numpy.maximum(origin, 0)
+    last = numpy.minimum(numpy.asarray(placed.shape), origin + numpy.asarray(image.shape))
+    if (last <= first).any():
+        return placed, covered
+    target = tuple(slice(low, high) for low, high in zip(first, last))
+    source = tuple(slice(low, high) for low, high in zip(first - origin, last - origin))
+    covered[target] = coverage[source]
+    is_seen = coverage[source] > COVERED
+    placed[target] = numpy.where(is_seen, image[source], placed[target])
+    return placed, covered

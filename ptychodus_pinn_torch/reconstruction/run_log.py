@@ -1,0 +1,58 @@
+"""What a reconstruction keeps beside the image: time by phase, progress, sentences for the user."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+
+from ..backend import EpochReport, Report
+
+__all__ = ['RunLog']
+
+logger = logging.getLogger(__name__)
+
+REPORT_INTERVAL_S = 0.5
+
+
+@dataclass
+class RunLog:
+    """Passes reports on, keeps seconds by phase, collects sentences for the user."""
+
+    report: Report
+    seconds: dict[str, float] = field(default_factory=dict)
+    messages: list[str] = field(default_factory=list)
+    _reported: float = 0.0
+
+    @contextlib.contextmanager
+    def phase(self, name: str) -> Iterator[None]:
+        """Adds the time that is spent inside to a phase."""
+        started = time.monotonic()
+        yield
+        self.seconds[name] = self.seconds.get(name, 0.0) + time.monotonic() - started
+
+    def counter(self, phase: str, total: int, done: int = 0) -> Callable[[int], None]:
+        """Returns a function that takes numbers of patterns and reports how far the phase is.
+
+        It reports at most twice a second, with the time that is left.
+        """
+        started, first = time.monotonic(), done
+
+        def count(number: int) -> None:
+            nonlocal done
+            done = min(total, done + number)
+            now = time.monotonic()
+            if now - self._reported < REPORT_INTERVAL_S and done < total:
+                return
+            self._reported = now
+            left = (now - started) * (total - done) / max(1, done - first)
+            self.report(EpochReport(phase, done, total, remaining_s=left))
+
+        return count
+
+    def say(self, message: str) -> None:
+        """Logs a sentence and keeps it for the result."""
+        logger.warning('%s', message)
+        self.messages.append(message)

@@ -1,0 +1,73 @@
+"""Where the solver starts: the network, a flat object, or the object that came in."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import torch
+from jaxtyping import Complex
+from torch import Tensor
+
+from ..config import Config
+from ..networks.contract import Network
+from ..physics.devices import with_chunks_that_fit
+from ..physics.measured_scan import MeasuredScan
+from ..physics.measurement import Measurement
+from .run_log import RunLog
+from .solver import SolverState, relative_error
+
+__all__ = ['choose_start', 'network_start', 'object_start']
+
+GUARD_PATTERNS = 256
+
+
+def network_start(
+    network: Network, measurement: Measurement, config: Config, log: RunLog
+) -> Complex[Tensor, '1 y x']:
+    """Returns the canvas that a network makes; the result does not depend on the chunks."""
+    device = measurement.device.type
+    is_mixed = config.execution.precision == 'bf16-mixed'
+
+    def run(part: Measurement) -> Tensor:
+        counter = log.counter('network', network.num_passes * part.num_patterns)
+        with (
+            torch.no_grad(),
+            torch.autocast(device, dtype=torch.bfloat16, enabled=is_mixed),
+        ):
+            return network.reconstruct(replace(part, after_chunk=counter)).object_
+
+    with log.phase('network'):
+        return with_chunks_that_fit(measurement, run, log.say)
+
+
+def object_start(measured: MeasuredScan) -> Complex[Tensor, '1 y x']:
+    """Returns the object that came with the scan on the canvas."""
+    measurement = measured.measurement
+    window = measured.cut(measured.scan.object_, measurement.canvas_shape[1:])
+    return torch.from_numpy(window)[None].to(measurement.device)
+
+
+def choose_start(
+    starts: dict[str, Tensor], measured: MeasuredScan, config: Config, log: RunLog
+) -> str:
+    """Returns the start that explains the counts best, saying so when it is not the wanted one."""
+    preferred = config.reconstruction.start
+    if preferred == 'flat' or preferred not in starts or not config.reconstruction.guard:
+        return preferred if preferred in starts else 'flat'
+    measurement = measured.measurement
+    stride = max(1, measurement.num_patterns // GUARD_PATTERNS)
+    sample = torch.arange(0, measurement.num_patterns, stride)
+    errors = {}
+    for name, canvas in starts.items():
+        state = SolverState(canvas, measurement.probe, measurement.shifts)
+        errors[name] = with_chunks_that_fit(
+            measurement, lambda part, state=state: relative_error(state, part, sample), log.say
+        )
+    if errors[preferred] <= errors['flat']:
+        return preferred
+    log.say(
+        f'{measured.scan.name}: the {preferred} start explains the counts worse than a flat object '
+        f'(relative error {errors[preferred]:.3g} against {errors["flat"]:.3g}): starting from '
+        'the flat one. The probe is probably wrong: try --reconstruction.update-probe.'
+    )
+    return 'flat'
