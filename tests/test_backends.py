@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib.util
-import json
 import os
 import shutil
 import subprocess
@@ -37,10 +36,12 @@ from ptychodus_pinn_torch.backend import (
 from ptychodus_pinn_torch.config import Config, override_config
 from ptychodus_pinn_torch.metrics.comparison import coverage_mask
 from ptychodus_pinn_torch.models.archive import ArchiveError, read_archive, write_archive
+from ptychodus_pinn_torch.reconstruction.procedure import reconstruct as run_reconstruction
 from ptychodus_pinn_torch.scan.files import read_scan, write_scan_npz
 from ptychodus_pinn_torch.scan.output import make_host_product
 from ptychodus_pinn_torch.scan.scan import Scan
 from ptychodus_pinn_torch.simulation.simulated_scan import SimulationSpec, simulate_scan
+from ptychodus_pinn_torch.training.run import train as run_training
 
 BACKENDS = ['pytorch', 'tensorflow']
 STEPS = 150
@@ -73,18 +74,27 @@ def configure(**options: Any) -> Config:
     return override_config(Config(), OPTIONS | changed)
 
 
+def without_network(**options: Any) -> Config:
+    """Returns the configuration of a reconstruction, whose network comes with the model."""
+    given = {name: value for name, value in OPTIONS.items() if name.startswith('execution')}
+    given.pop('execution.logger')
+    return override_config(
+        Config(), given | {name.replace('__', '.'): value for name, value in options.items()}
+    )
+
+
 def ignore(report: EpochReport) -> None:
     """Takes a report and does nothing."""
 
 
 def train(backend: str, scans: Any, path: Path, report: Any = ignore, **options: Any) -> Path:
-    request = TrainRequest(tuple(scans), configure(**options), path)
-    return get_backend(backend).train(request, report)
+    request = TrainRequest(tuple(scans), configure(**options), path, backend=backend)
+    return run_training(request, report)
 
 
 def reconstruct(backend: str, scan: Scan, model: Path | None, report: Any = ignore, **opts: Any):
-    request = ReconstructRequest(scan, configure(**opts), model)
-    return get_backend(backend).reconstruct(request, report)
+    config = without_network(**opts)
+    return run_reconstruction(ReconstructRequest(scan, config, model, backend), report)
 
 
 def run(*words: Any, **environment: str) -> subprocess.CompletedProcess[str]:
@@ -216,25 +226,20 @@ def test_another_process_makes_the_same_image_and_exports_it(
     assert wanted.backend == backend
 
 
-def test_only_the_engine_that_was_chosen_is_imported(backend: str, scan_path: Path) -> None:
+def test_tensorflow_is_imported_only_where_it_was_chosen(backend: str, scan_path: Path) -> None:
     code = (
-        'import json, sys\n'
-        'from ptychodus_pinn_torch.backend import ReconstructRequest, get_backend\n'
-        'from ptychodus_pinn_torch.config import Config, override_config\n'
-        'from ptychodus_pinn_torch.scan.files import read_scan\n'
-        'before = {"torch", "tensorflow"} & set(sys.modules)\n'
-        'config = override_config(Config(), {"reconstruction.start": "flat", '
-        '"execution.num_threads": 1, "reconstruction.refine_epochs": 1})\n'
-        f'get_backend({backend!r}).reconstruct(ReconstructRequest(read_scan({str(scan_path)!r}), '
-        'config), lambda report: None)\n'
-        'after = {"torch", "tensorflow"} & set(sys.modules)\n'
-        'print("MODULES", json.dumps([sorted(before), sorted(after)]))\n'
+        'import sys\n'
+        'import ptychodus_pinn_torch as pinn\n'
+        'options = {"reconstruction.start": "flat", "execution.num_threads": 1, '
+        '"reconstruction.refine_epochs": 1}\n'
+        f'scan = pinn.read_scan({str(scan_path)!r})\n'
+        'assert not {"torch", "tensorflow"} & set(sys.modules)\n'
+        f'pinn.reconstruct(scan, options=options, backend={backend!r})\n'
+        'print("FOUND", "tensorflow" in sys.modules)\n'
     )
     done = run(sys.executable, '-c', code)
     assert done.returncode == 0, done.stderr
-    before, after = json.loads(done.stdout.rpartition('MODULES ')[2])
-    assert before == []
-    assert after == [{'pytorch': 'torch'}.get(backend, backend)]
+    assert done.stdout.split()[-1] == str(backend == 'tensorflow')
 
 
 def test_each_engine_runs_the_model_of_the_other_or_names_both(
@@ -261,19 +266,16 @@ def test_a_model_of_tensorflow_gives_the_same_patches_on_pytorch(
     need('tensorflow')
     import torch
 
-    from ptychodus_pinn_torch.reconstruction.procedure import load_network
-    from ptychodus_pinn_torch.tensorflow_backend.keras_models import (
-        load_network as load_keras_network,
-    )
-
     archive = read_archive(models('tensorflow')[0])
     counts = numpy.asarray(scan.patterns[:5], dtype=numpy.float32)[:, None]
     photons = numpy.full((5, 1), 1e6, numpy.float32)
+    inputs = (torch.from_numpy(counts), torch.from_numpy(photons), None)
     with torch.no_grad():
-        network: Any = load_network(archive)
-        wanted = network.map_stacks(torch.from_numpy(counts), torch.from_numpy(photons), None)
-    found = load_keras_network(archive).map_stacks(counts, photons).numpy()
-    assert numpy.abs(found - wanted.numpy()).max() <= 1e-5 * float(wanted.abs().max())
+        found, wanted = (
+            get_backend(name).load_network(archive, without_network()).map_stacks(*inputs)  # type: ignore[attr-defined]
+            for name in ('tensorflow', 'pytorch')
+        )
+    assert float((found - wanted).abs().max()) <= 1e-5 * float(wanted.abs().max())
 
 
 def test_a_stop_keeps_the_best_model_and_the_run_can_be_resumed(
@@ -288,8 +290,10 @@ def test_a_stop_keeps_the_best_model_and_the_run_can_be_resumed(
     with pytest.raises(KeyboardInterrupt):
         train(backend, [scan], path, stop, training__max_steps=30)
     assert 0 < read_archive(path).details['steps'] < 30
-    request = TrainRequest((scan,), configure(training__max_steps=30), path, is_resumed=True)
-    get_backend(backend).train(request, ignore)
+    request = TrainRequest(
+        (scan,), configure(training__max_steps=30), path, is_resumed=True, backend=backend
+    )
+    run_training(request, ignore)
     assert read_archive(path).details['steps'] == 30
 
 
@@ -337,8 +341,8 @@ BAD_INPUT: dict[str, tuple[Callable[[str, Scan, Path, Path], Any], str]] = {
         'cheese',
     ),
     'nothing to resume': (
-        lambda name, scan, model, path: get_backend(name).train(
-            TrainRequest((scan,), configure(), path, is_resumed=True), ignore
+        lambda name, scan, model, path: run_training(
+            TrainRequest((scan,), configure(), path, is_resumed=True, backend=name), ignore
         ),
         'no interrupted run',
     ),

@@ -18,7 +18,15 @@ from ..physics.measurement import Chunk, GroupBatch, Measurement
 from ..physics.propagation import center_frequencies, intensity, squared_modulus
 from .stitching import PatchStack, blend, put_weighted, support_box
 
-__all__ = ['Level', 'PatchwiseNetwork', 'find_stacks', 'merge', 'patchwise_canvas', 'stitch']
+__all__ = [
+    'Level',
+    'PatchwiseNetwork',
+    'find_stacks',
+    'first_places',
+    'merge',
+    'patchwise_canvas',
+    'stitch',
+]
 
 CHUNK = {'cpu': 16}
 DEVICE_CHUNK = 128
@@ -81,7 +89,7 @@ def merge(network: PatchwiseNetwork, measurement: Measurement) -> Canvas:
     stacks = find_stacks(measurement.rows, measurement.corners, network.num_channels)
     counts, photons = _inputs(chunk)
     patches = network.map_stacks(counts[stacks], photons[stacks], level)
-    patches = patches.flatten(0, 1)[_first_places(stacks)]
+    patches = patches.flatten(0, 1)[first_places(stacks)]
     weights = intensity(chunk.probe)
     canvas, coverage = put_weighted(
         patches, weights, chunk.rows, chunk.corners, measurement.canvas_shape
@@ -166,7 +174,7 @@ def _map_chunks(
         network.map_stacks(counts[part], photons[part], level).flatten(0, 1)
         for part in stacks.split(step)
     ]
-    return torch.cat(found)[_first_places(stacks)]
+    return torch.cat(found)[first_places(stacks)]
 
 
 def _inputs(chunk: Chunk) -> tuple[Tensor, Tensor]:
@@ -252,7 +260,7 @@ def _order(row: NDArray[numpy.int64], corners: NDArray[numpy.int64]) -> NDArray[
     return numpy.concatenate([p[numpy.argsort(corners[p, 1], kind='stable')] for p in parts])
 
 
-def _first_places(stacks: Int[Tensor, 'stack channel']) -> Int[Tensor, ' pattern']:
+def first_places(stacks: Int[Tensor, 'stack channel']) -> Int[Tensor, ' pattern']:
     """Returns for each pattern where it comes first among the flattened stacks."""
     flat = stacks.reshape(-1).cpu().numpy()
     return torch.from_numpy(numpy.unique(flat, return_index=True)[1]).to(stacks.device)

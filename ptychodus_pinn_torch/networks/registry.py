@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from importlib.metadata import entry_points
 from typing import Any
 
@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from ..config import NETWORK_GROUP, NetworkConfig
 from .contract import TrainableNetwork
 
-__all__ = ['build_network', 'load_weights']
+__all__ = ['build_network', 'check_weights', 'load_weights']
 
 
 def build_network(config: NetworkConfig) -> nn.Module:
@@ -44,19 +44,35 @@ def load_weights(network: nn.Module, weights: Mapping[str, NDArray[Any]], source
     Raises:
         ValueError: names or shapes differ; says which.
     """
-    own = network.state_dict()
-    missing = sorted(set(own) - set(weights))
-    unknown = sorted(set(weights) - set(own))
-    if missing or unknown:
-        what = f'lacks {missing[0]}' if missing else f'has {unknown[0]}, which the network has not'
-        raise ValueError(f'{source}: does not fit the network: it {what}.')
-    for name, value in own.items():
-        if tuple(value.shape) != tuple(weights[name].shape):
-            raise ValueError(
-                f'{source}: {name} has shape {tuple(weights[name].shape)}, '
-                f'the network wants {tuple(value.shape)}.'
-            )
+    own = {name: tuple(value.shape) for name, value in network.state_dict().items()}
+    check_weights(own, weights, source)
     state: dict[str, Tensor] = {
         name: torch.from_numpy(numpy.array(array)) for name, array in weights.items()
     }
     network.load_state_dict(state)
+
+
+def check_weights(
+    shapes: Mapping[str, Sequence[int]], weights: Mapping[str, NDArray[Any]], source: str
+) -> None:
+    """Refuses weights that are not those of a network.
+
+    Args:
+        shapes: Of the network's own weights, by name.
+        weights: What was given.
+        source: Where it came from.
+
+    Raises:
+        ValueError: names or shapes differ; says which.
+    """
+    missing = sorted(set(shapes) - set(weights))
+    unknown = sorted(set(weights) - set(shapes))
+    if missing or unknown:
+        what = f'lacks {missing[0]}' if missing else f'has {unknown[0]}, which the network has not'
+        raise ValueError(f'{source}: does not fit the network: it {what}.')
+    for name, shape in shapes.items():
+        if tuple(shape) != tuple(weights[name].shape):
+            raise ValueError(
+                f'{source}: {name} has shape {tuple(weights[name].shape)}, '
+                f'the network wants {tuple(shape)}.'
+            )

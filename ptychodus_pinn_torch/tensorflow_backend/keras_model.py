@@ -1,77 +1,123 @@
-"""What training changes: the network, and where asked probe and scale of each scan."""
+"""The trained model on Keras: network, merged patches, forward model, loss, train step."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy
 import tensorflow as tf
-from jaxtyping import Complex, Float
 from numpy.typing import NDArray
+from torch import Tensor
 
 from ..config import Config
+from ..models.archive import NETWORK_PREFIX
+from ..networks.patchwise import find_stacks, first_places
+from ..physics.measurement import GroupBatch
 from . import tensorflow_losses as losses
-from .keras_batches import GroupBatch, Task
-from .keras_network import CnnNetwork
-from .keras_patches import Placement, merge, place, stitch
-from .keras_reader import ScanReader
-from .tensorflow_physics import expected_counts, shift_probe, squared_modulus
+from .keras_network import KerasCnn
+from .loading import load_keras
+from .tensorflow_physics import (
+    expected_counts,
+    merge_patches,
+    shift_probe,
+    squared_modulus,
+)
 
-__all__ = ['PtychoPINN']
+__all__ = ['KerasPinn', 'make_signature', 'to_arrays']
 
-NETWORK_PREFIX = 'network.'
-
-
-class Measured(NamedTuple):
-    """A batch as tensors; `object_` where it is the teacher, `given` the probe of the scan."""
-
-    counts: Any
-    placement: Placement
-    object_: Any
-    given: Any
-    good_pixels: Any
-    scan: Any
+keras = load_keras()
 
 
-class PtychoPINN:
-    """Network, canvas, forward model, loss; judged on counts, or on known objects.
+def make_signature(size: int, num_channels: int) -> dict[str, Any]:
+    """Returns what a batch is to TensorFlow; an object of no size means that counts teach."""
+    return {
+        'counts': tf.TensorSpec([None, size, size], tf.float32),
+        'good_pixels': tf.TensorSpec([size, size], tf.float32),
+        'rows': tf.TensorSpec([None], tf.int32),
+        'corners': tf.TensorSpec([None, 2], tf.int32),
+        'shifts': tf.TensorSpec([None, 2], tf.float32),
+        'stacks': tf.TensorSpec([None, num_channels], tf.int32),
+        'firsts': tf.TensorSpec([None], tf.int32),
+        'canvas_shape': tf.TensorSpec([3], tf.int32),
+        'object': tf.TensorSpec([None, None, None], tf.complex64),
+        'scan': tf.TensorSpec([], tf.int32),
+    }
+
+
+def to_arrays(batch: GroupBatch, num_channels: int) -> dict[str, Any]:
+    """Returns a batch of a training scan as arrays (see `make_signature`); nothing is copied."""
+    measurement = batch.measurement
+    assert isinstance(measurement.counts, Tensor)
+    stacks = find_stacks(measurement.rows, measurement.corners, num_channels)
+    good, object_ = measurement.good_pixels, batch.object_
+    ones = numpy.ones(measurement.window, dtype=numpy.float32)
+    return {
+        'counts': measurement.counts.numpy(),
+        'good_pixels': ones if good is None else good.numpy().astype(numpy.float32),
+        'rows': measurement.rows.numpy().astype(numpy.int32),
+        'corners': measurement.corners.numpy().astype(numpy.int32),
+        'shifts': measurement.shifts.numpy(),
+        'stacks': stacks.numpy().astype(numpy.int32),
+        'firsts': first_places(stacks).numpy().astype(numpy.int32),
+        'canvas_shape': numpy.asarray(measurement.canvas_shape, dtype=numpy.int32),
+        'object': numpy.zeros((0, 0, 0), numpy.complex64) if object_ is None else object_.numpy(),
+        'scan': numpy.int32(batch.scan or 0),
+    }
+
+
+class KerasPinn(keras.Model):
+    """Network, canvas, forward model and loss in one train step; probe and scale where asked.
+
+    Args:
+        config: The configuration of the run.
+        probes: Calibrated probe (P, H, W) of each scan; all of one pattern size.
 
     Attributes:
-        variables: All trained values by name: `network.*`, `change.<scan>`, `log_scale`.
+        values: All trained variables by name: `network.*`, `change`, `log_scale`.
+        averages: Their exponential moving averages by name, where asked for.
     """
 
-    def __init__(self, config: Config, readers: Sequence[ScanReader]) -> None:
+    def __init__(self, config: Config, probes: Sequence[Tensor]) -> None:
+        super().__init__()
         self.config = config
-        self.readers = readers
-        self.network = CnnNetwork(config.network, seed=config.training.seed)
-        self.given = [tf.constant(reader.probe) for reader in readers]
-        self.good_pixels = [tf.constant(reader.good_pixels) for reader in readers]
-        named = self.network.variables
-        self.variables = {NETWORK_PREFIX + name: value for name, value in named.items()}
-        if config.physics.train_probe:
-            for index, reader in enumerate(readers):
-                start = numpy.zeros((*reader.probe.shape, 2), numpy.float32)
-                self.variables[f'change.{index}'] = tf.Variable(start)
-        if config.physics.train_scale:
-            self.variables['log_scale'] = tf.Variable(numpy.zeros(len(readers), numpy.float32))
-        self._traced = tf.function(self._differentiate, reduce_retracing=True)
-
-    def _probe(
-        self, given: Complex[tf.Tensor, 'mode height width'], scan: int | None
-    ) -> Complex[tf.Tensor, 'mode height width']:
-        """Returns the present probe of a scan, without its scale."""
-        if not self.config.physics.train_probe:
-            return given
+        self.cnn = KerasCnn(config.network, seed=config.training.seed)
+        self.num_modes = [len(probe) for probe in probes]
+        size = tuple(probes[0].shape[1:])
+        given = numpy.zeros((len(probes), max(self.num_modes), *size), numpy.complex64)
+        for index, probe in enumerate(probes):
+            given[index, : len(probe)] = probe.numpy()  # modes that a scan lacks stay dark
+        self.given = tf.constant(given)
         # in units of the probe's own rms, so that one learning rate fits every probe
-        unit = tf.sqrt(0.5 * tf.reduce_mean(squared_modulus(given)))
-        change = self.variables[f'change.{scan}'] * unit
+        power = (numpy.abs(given) ** 2).sum(axis=(1, 2, 3))
+        pixels = numpy.asarray(self.num_modes) * size[0] * size[1]
+        self.units = tf.constant(numpy.sqrt(0.5 * power / pixels), tf.float32)
+        self.pixels = tf.constant(pixels, tf.float32)
+        values = {NETWORK_PREFIX + name: value for name, value in self.cnn.variables.items()}
+        if config.physics.train_probe:
+            values['change'] = tf.Variable(numpy.zeros((*given.shape, 2), numpy.float32))
+        if config.physics.train_scale:
+            values['log_scale'] = tf.Variable(numpy.zeros(len(probes), numpy.float32))
+        self.values = values
+        self.built = True  # there is nothing that Keras would have to build
+        self.averages = (
+            {name: tf.Variable(value, trainable=False) for name, value in values.items()}
+            if config.training.ema_decay
+            else {}
+        )
+
+    def probe(self, scan: Any) -> Any:
+        """Returns the present probe (P, H, W) of a scan, without its scale."""
+        given = tf.gather(self.given, scan)
+        if 'change' not in self.values:
+            return given
+        change = tf.gather(self.values['change'], scan) * tf.gather(self.units, scan)
         return given + tf.complex(change[..., 0], change[..., 1])
 
     def present_probe(self, scan: int) -> NDArray[numpy.complex64]:
-        """Returns the probe of a scan as training has left it."""
-        probe: NDArray[numpy.complex64] = self._probe(self.given[scan], scan).numpy()
-        return probe
+        """Returns the probe of a scan as training has left it, its own modes only."""
+        found: NDArray[numpy.complex64] = self.probe(scan).numpy()[: self.num_modes[scan]]
+        return found
 
     def scale(self, scan: Any) -> Any:
         """Returns the factor on the expected counts of a scan.
@@ -79,48 +125,50 @@ class PtychoPINN:
         It is no part of the probe that the network sees: the network's level is relative to the
         power of its probe, so that a factor on both would cancel.
         """
-        if 'log_scale' not in self.variables:
+        if 'log_scale' not in self.values:
             return tf.constant(1.0)
-        return tf.exp(tf.gather(self.variables['log_scale'], scan))
+        return tf.exp(tf.gather(self.values['log_scale'], scan))
 
-    def gradients(self, batch: GroupBatch) -> tuple[float, list[Any]]:
-        """Returns the loss of a batch and its gradient for every variable, in their order."""
-        measured = Measured(
-            counts=tf.constant(batch.counts),
-            placement=place(batch, self.network.num_channels),
-            object_=None if batch.object_ is None else tf.constant(batch.object_),
-            given=self.given[batch.scan],
-            good_pixels=self.good_pixels[batch.scan],
-            scan=tf.constant(batch.scan),
-        )
-        # traced again for each scan only where each has a probe of its own
-        own_probe = batch.scan if self.config.physics.train_probe else None
-        loss, gradients = self._traced(measured, own_probe)
-        return float(loss), gradients
+    def train_step(self, data: Mapping[str, Any]) -> dict[str, Any]:
+        """Returns the data loss of a batch after all variables took a step."""
+        loss, gradients = self.differentiate(data)
+        self.optimizer.apply_gradients(list(zip(gradients, self.values.values())))
+        decay = self.config.training.ema_decay
+        for name, average in self.averages.items():
+            average.assign(decay * average + (1.0 - decay) * self.values[name])
+        return {'loss': loss}
 
-    def _differentiate(self, measured: Measured, own_probe: int | None) -> tuple[Any, list[Any]]:
-        counts, placement = measured.counts, measured.placement
+    def differentiate(self, data: Mapping[str, Any]) -> tuple[Any, list[Any]]:
+        """Returns the data loss, and the gradient of the whole loss for every variable."""
+        training = self.config.training
         with tf.GradientTape() as tape:
-            probe = self._probe(measured.given, own_probe)
-            canvas, coverage = merge(self.network, counts, probe, placement)
-            if measured.object_ is not None:
-                data_loss = losses.object_loss(canvas, measured.object_, coverage)
-            else:
-                shifted = shift_probe(probe, placement.shifts)
-                expected = expected_counts(canvas, placement.rows, placement.corners, shifted)
-                expected = expected * self.scale(measured.scan)
-                is_poisson = self.config.loss.kind == 'poisson'
-                compare = losses.poisson_loss if is_poisson else losses.amplitude_loss
-                data_loss = compare(expected, counts, measured.good_pixels)
-            total = data_loss + self._regularisation(canvas, coverage)
+            probe = self.probe(data['scan'])
+            canvas, coverage = merge_patches(self.cnn.map_stacks, data, probe)
+            loss = self._data_loss(data, canvas, coverage, probe)
+            total = loss + self._regularisation(canvas, coverage)
+        values = list(self.values.values())
         zero = tf.UnconnectedGradients.ZERO
-        values = list(self.variables.values())
         found = tape.gradient(total, values, unconnected_gradients=zero)
-        return data_loss, [tf.convert_to_tensor(gradient) for gradient in found]
+        gradients = [tf.convert_to_tensor(gradient) for gradient in found]
+        if training.weight_decay and training.optimizer == 'adam':
+            gradients = [g + training.weight_decay * v for g, v in zip(gradients, values)]
+        return loss, gradients
 
-    def _regularisation(
-        self, canvas: Complex[tf.Tensor, 'group y x'], coverage: Float[tf.Tensor, 'group y x']
-    ) -> Float[tf.Tensor, '']:
+    def _data_loss(self, data: Mapping[str, Any], canvas: Any, coverage: Any, probe: Any) -> Any:
+        def of_object() -> Any:
+            return losses.object_loss(canvas, data['object'], coverage)
+
+        def of_counts() -> Any:
+            shifted = shift_probe(probe, data['shifts'])
+            expected = expected_counts(canvas, data['rows'], data['corners'], shifted)
+            expected = expected * self.scale(data['scan'])
+            is_poisson = self.config.loss.kind == 'poisson'
+            compare = losses.poisson_loss if is_poisson else losses.amplitude_loss
+            return compare(expected, data['counts'], data['good_pixels'])
+
+        return tf.cond(tf.size(data['object']) > 0, of_object, of_counts)
+
+    def _regularisation(self, canvas: Any, coverage: Any) -> Any:
         settings = self.config.loss
         total, weight = tf.constant(0.0), losses.coverage_weight(coverage)
         if settings.tv_amplitude:
@@ -129,57 +177,29 @@ class PtychoPINN:
         if settings.tv_phase:
             phase = tf.atan2(tf.math.imag(canvas), tf.math.real(canvas))
             total += settings.tv_phase * losses.total_variation(phase, weight)
-        if settings.probe_reference and self.config.physics.train_probe:
-            changes = [v for name, v in self.variables.items() if name.startswith('change.')]
-            departure = tf.add_n([tf.reduce_mean(tf.square(change)) for change in changes])
-            total += settings.probe_reference * departure / len(changes)
+        if settings.probe_reference and 'change' in self.values:
+            squares = tf.reduce_sum(tf.square(self.values['change']), axis=(1, 2, 3, 4))
+            total += settings.probe_reference * tf.reduce_mean(squares / (2.0 * self.pixels))
         return total
 
-    def judge(self, task: Task, reader: ScanReader, scale: Any = 1.0) -> dict[str, float]:
-        """Returns how well the first pattern of a task is predicted from the others.
+    def arrays(self) -> dict[str, NDArray[Any]]:
+        """Returns a copy of all trained values by name."""
+        return {name: value.numpy() for name, value in self.values.items()}
 
-        `held_out` is the relative amplitude error, `held_out_flat` that of a flat object, and
-        `floor` the loss that photon noise alone implies. `scale` is the factor on the expected
-        counts that was learnt for the scan.
-        """
-        indices = task.indices[0]
-        reader = reader.around(indices)
-        target = indices[:1]
-        probe = shift_probe(tf.constant(reader.probe), tf.constant(reader.shifts[target]))
-        counts, good = tf.constant(reader.counts(target)), tf.constant(reader.good_pixels)
-
-        def expect(canvas: NDArray[numpy.complex64]) -> Any:
-            corners = tf.constant(reader.corners[target], tf.int32)
-            rows = tf.constant([0], tf.int32)
-            return expected_counts(tf.constant(canvas)[None], rows, corners, probe)
-
-        expected = expect(stitch(self.network, reader, indices[1:])) * scale
-        flat = numpy.full(reader.canvas_shape, reader.mean_level(indices), numpy.complex64)
-        error = losses.relative_amplitude_error
-        return {
-            'held_out': float(error(expected, counts, good)),
-            'held_out_flat': float(error(expect(flat), counts, good)),
-            'floor': float(losses.amplitude_loss_floor(expected, good)),
-        }
+    def assign(self, arrays: Mapping[str, NDArray[Any]]) -> None:
+        """Takes up what `arrays` returned."""
+        for name, value in self.values.items():
+            value.assign(arrays[name])
 
     def archive_weights(self) -> dict[str, NDArray[Any]]:
-        """Returns all weights by name, as archives hold them."""
+        """Returns all trained values by name, as archives hold them."""
         found: dict[str, NDArray[Any]] = {
-            NETWORK_PREFIX + name: array for name, array in self.network.weights().items()
+            NETWORK_PREFIX + name: array for name, array in self.cnn.weights().items()
         }
-        if self.config.physics.train_probe:
-            for index, given in enumerate(self.given):
-                probe = self._probe(given, index).numpy()
+        if 'change' in self.values:
+            for index in range(len(self.num_modes)):
+                probe = self.present_probe(index)
                 found[f'probe.{index}'] = numpy.stack([probe.real, probe.imag], axis=-1)
-        if 'log_scale' in self.variables:
-            found['log_scale'] = self.variables['log_scale'].numpy()
+        if 'log_scale' in self.values:
+            found['log_scale'] = self.values['log_scale'].numpy()
         return found
-
-    def values(self) -> dict[str, NDArray[Any]]:
-        """Returns a copy of all variables by name."""
-        return {name: value.numpy() for name, value in self.variables.items()}
-
-    def assign(self, values: Mapping[str, NDArray[Any]]) -> None:
-        """Takes up what `values` returned."""
-        for name, value in self.variables.items():
-            value.assign(values[name])

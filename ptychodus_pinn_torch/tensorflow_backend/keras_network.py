@@ -11,25 +11,19 @@ import tensorflow as tf
 from jaxtyping import Complex, Float
 from numpy.typing import NDArray
 
-from ..config import CnnConfig
+from ..networks.cnn import DEFAULT_PATTERN_SIZE, MAX_WIDENING, ONE, num_levels, stem_factor
+from ..networks.registry import check_weights
 from .keras_attention import make_gates
 from .loading import load_keras
 
-__all__ = ['CnnNetwork']
+__all__ = ['KerasCnn']
 
 keras = load_keras()
-
-DEFAULT_PATTERN_SIZE = 64
-STEM_FROM_PX = 128
-BOTTLENECK_PX = 8
-MAX_WIDENING = 4
-ONE = math.log(math.e - 1.0)
-"""softplus(ONE) = 1."""
 
 Level = Callable[[tf.Tensor], tf.Tensor]
 
 
-class CnnNetwork:
+class KerasCnn:
     """Patterns in, patches of the object out: one at a time, or ordered stacks of C.
 
     It sees the roots of counts relative to their rms, and answers with patches relative to the
@@ -44,7 +38,7 @@ class CnnNetwork:
         run: `map_stacks`, compiled.
     """
 
-    def __init__(self, config: CnnConfig, *, seed: int = 0) -> None:
+    def __init__(self, config: Any, *, seed: int = 0) -> None:
         self.pattern_size = config.pattern_size or DEFAULT_PATTERN_SIZE
         self.num_channels = config.num_channels
         self.is_polar = config.head == 'amplitude_phase'
@@ -66,7 +60,7 @@ class CnnNetwork:
         ]
         self.run = tf.function(self.map_stacks, input_signature=signature)
 
-    def _build_body(self, config: CnnConfig, num_inputs: int, size: int) -> int:
+    def _build_body(self, config: Any, num_inputs: int, size: int) -> int:
         levels = num_levels(size)
         widths = [config.first_width * min(2**level, MAX_WIDENING) for level in range(levels + 1)]
         self.encoder: list[Level] = []
@@ -80,7 +74,7 @@ class CnnNetwork:
             self.decoder.append(self._level(name, merged, width, config))
         return widths[0]
 
-    def _level(self, name: str, num_inputs: int, width: int, config: CnnConfig) -> Level:
+    def _level(self, name: str, num_inputs: int, width: int, config: Any) -> Level:
         first = self._conv(f'{name}.0.conv1', num_inputs, width, 'relu')
         second = self._conv(f'{name}.0.conv2', width, width, 'relu')
         gate = make_gates(config.attention, width, f'{name}.1', self.layers)
@@ -125,19 +119,10 @@ class CnnNetwork:
         Raises:
             ValueError: names or shapes differ; says which.
         """
-        own = self.variables
-        missing, unknown = sorted(set(own) - set(weights)), sorted(set(weights) - set(own))
-        if missing or unknown:
-            what = f'lacks {missing[0]}' if missing else f'has {unknown[0]}, which it has not'
-            raise ValueError(f'{source}: does not fit the cnn network: it {what}.')
-        for name, value in own.items():
-            given = from_archive(numpy.asarray(weights[name], dtype=numpy.float32))
-            if given.shape != tuple(value.shape):
-                raise ValueError(
-                    f'{source}: {name} has shape {weights[name].shape}, the network wants '
-                    f'{to_archive(value.numpy()).shape}.'
-                )
-            value.assign(given)
+        shapes = {name: to_archive(value.numpy()).shape for name, value in self.variables.items()}
+        check_weights(shapes, weights, source)
+        for name, value in self.variables.items():
+            value.assign(from_archive(numpy.asarray(weights[name], dtype=numpy.float32)))
 
     def map_stacks(
         self,
@@ -178,29 +163,6 @@ class CnnNetwork:
             x = tf.repeat(tf.repeat(x, 2, axis=1), 2, axis=2)
             x = level(tf.concat([x, skip], axis=-1) if self.has_skips else x)
         return x
-
-
-def num_levels(size: int) -> int:
-    """Returns how often a size can be halved without going below about 8 px."""
-    levels = 0
-    while size % 2 == 0 and size // 2 >= BOTTLENECK_PX:
-        size, levels = size // 2, levels + 1
-    return levels
-
-
-def stem_factor(config: CnnConfig, size: int) -> int:
-    """Returns the pixels per side that are folded into channels at the entrance.
-
-    Raises:
-        ValueError: the pattern size is no multiple of it.
-    """
-    factor = config.stem or (2 if size >= STEM_FROM_PX and size % 4 == 0 else 1)
-    if size % factor:
-        raise ValueError(
-            f'network.stem = {factor} does not divide patterns of {size} px: choose 1, or crop '
-            'the patterns.'
-        )
-    return factor
 
 
 def to_archive(array: NDArray[Any]) -> NDArray[Any]:

@@ -1,21 +1,19 @@
-"""Losses on TensorFlow: the same functions as in `ptychodus_pinn_torch.losses`."""
+"""Losses on TensorFlow: the same functions as in `physics.losses`."""
 
 from __future__ import annotations
 
 import tensorflow as tf
 from jaxtyping import Complex, Float
 
+from ..physics.losses import FLOOR
+
 __all__ = [
     'amplitude_loss',
-    'amplitude_loss_floor',
+    'coverage_weight',
     'object_loss',
     'poisson_loss',
-    'relative_amplitude_error',
     'total_variation',
 ]
-
-FLOOR = 0.3
-"""Counts added before the root, so that the gradient stays finite in the dark."""
 
 Patterns = Float[tf.Tensor, 'pattern height width']
 Pixels = Float[tf.Tensor, 'height width']
@@ -32,22 +30,10 @@ def amplitude_loss(expected: Patterns, counts: Patterns, good_pixels: Pixels) ->
     return _mean(tf.square(tf.sqrt(expected + FLOOR) - tf.sqrt(counts + FLOOR)), good_pixels)
 
 
-def amplitude_loss_floor(expected: Patterns, good_pixels: Pixels) -> Scalar:
-    """Returns the amplitude loss that photon noise alone implies."""
-    variance = expected * (1.0 + expected) / tf.square(1.0 + 2.0 * expected)
-    return _mean(tf.minimum(variance, 0.25), good_pixels)
-
-
 def poisson_loss(expected: Patterns, counts: Patterns, good_pixels: Pixels) -> Scalar:
     """Returns the Poisson deviance per good pixel, halved; counts need not be integers."""
     rate, seen = expected + FLOOR, counts + FLOOR
     return _mean(rate - seen + seen * tf.math.log(seen / rate), good_pixels)
-
-
-def relative_amplitude_error(expected: Patterns, counts: Patterns, good_pixels: Pixels) -> Scalar:
-    """Returns `sum (sqrt I - sqrt D)**2 / sum D` over good pixels."""
-    misfit = tf.square(tf.sqrt(tf.maximum(expected, 0.0)) - tf.sqrt(counts)) * good_pixels
-    return tf.reduce_sum(misfit) / tf.maximum(tf.reduce_sum(counts * good_pixels), 1e-9)
 
 
 def coverage_weight(coverage: Float[tf.Tensor, 'group y x']) -> Float[tf.Tensor, 'group y x']:

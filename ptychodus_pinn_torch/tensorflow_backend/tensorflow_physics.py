@@ -1,15 +1,20 @@
-"""The canvas and the forward model on TensorFlow; the same formulas as `scan.reference_model`."""
+"""Canvas, merging and forward model on TensorFlow; the same formulas as in `physics`."""
 
 from __future__ import annotations
 
 import math
+from collections.abc import Callable, Mapping
+from typing import Any
 
 import tensorflow as tf
 from jaxtyping import Complex, Float, Int
 
+from ..networks.stitching import FILL
+
 __all__ = [
     'expected_counts',
     'intensity',
+    'merge_patches',
     'put_patches',
     'shift_probe',
     'squared_modulus',
@@ -64,8 +69,8 @@ def put_patches(
 
 def _ramp(size: int, shifts: Float[tf.Tensor, ' pattern']) -> Complex[tf.Tensor, 'pattern size']:
     frequencies = (tf.range(size) + size // 2) % size - size // 2
-    angle = tf.cast(shifts, tf.float64)[:, None] * tf.cast(frequencies, tf.float64)
-    angle = tf.cast(-2.0 * math.pi / size * angle, tf.float32)
+    angle = tf.cast(shifts, tf.float32)[:, None] * tf.cast(frequencies, tf.float32)
+    angle = -2.0 * math.pi / size * angle
     return tf.complex(tf.cos(angle), tf.sin(angle))
 
 
@@ -114,3 +119,46 @@ def expected_counts(
     """
     patches = take_patches(canvas, rows, corners, (probe.shape[-2], probe.shape[-1]))
     return intensity(to_detector(probe * patches[:, None]))
+
+
+def mean_level(
+    data: Mapping[str, Any], probe: Complex[tf.Tensor, 'mode height width']
+) -> Float[tf.Tensor, ' group']:
+    """Returns the root of measured over sent counts of each group (see `Measurement.level`)."""
+    groups = data['canvas_shape'][0]
+    sums = tf.reduce_sum(data['counts'] * data['good_pixels'], axis=(-2, -1))
+    total = tf.math.unsorted_segment_sum(sums, data['rows'], groups)
+    number = tf.math.unsorted_segment_sum(tf.ones_like(sums), data['rows'], groups)
+    power = tf.reduce_sum(squared_modulus(probe))
+    return tf.sqrt(tf.maximum(total, 1.0) / tf.maximum(number * power, 1e-20))
+
+
+def merge_patches(
+    map_stacks: Callable[[Any, Any], Any],
+    data: Mapping[str, Any],
+    probe: Complex[tf.Tensor, 'mode height width'],
+) -> tuple[Complex[tf.Tensor, 'group y x'], Float[tf.Tensor, 'group y x']]:
+    """Returns canvases and their coverage, differentiable, phases as they come.
+
+    The same as `networks.patchwise.merge`.
+
+    Args:
+        map_stacks: The network.
+        data: A batch (see `keras_model.make_signature`).
+        probe: Of the scan.
+    """
+    scale = mean_level(data, probe)
+    own_scale = tf.gather(scale, data['rows'])[:, None, None]
+    weights = intensity(shift_probe(probe, data['shifts'])) * tf.square(own_scale)
+    photons = tf.reduce_sum(weights, axis=(-2, -1))
+    centred = tf.signal.fftshift(data['counts'] * data['good_pixels'], axes=(-2, -1))
+    patches = map_stacks(tf.gather(centred, data['stacks']), tf.gather(photons, data['stacks']))
+    size = (int(probe.shape[-2]), int(probe.shape[-1]))
+    patches = tf.gather(tf.reshape(patches, [-1, *size]), data['firsts'])
+    where = (data['rows'], data['corners'], data['canvas_shape'])
+    numerator = put_patches(patches * tf.cast(weights, tf.complex64), *where)
+    coverage = put_patches(weights, *where)
+    floor = FILL * tf.reduce_max(coverage, axis=(-2, -1), keepdims=True) + 1e-20
+    mean = (numerator + tf.cast(floor, tf.complex64)) / tf.cast(coverage + floor, tf.complex64)
+    scale = scale[:, None, None]
+    return mean * tf.cast(scale, tf.complex64), coverage / tf.square(scale)

@@ -94,6 +94,9 @@ def plan_epoch(
         filled = numpy.resize(groups, (steps * size * world, groups.shape[1]))
         plans += [(number, part) for part in filled.reshape(steps, size * world, -1)]
     order = rng.permutation(len(plans))
+    # every optimiser step has its full number of batches; the first come again where some lack
+    accumulate = config.training.accumulate
+    order = numpy.resize(order, math.ceil(len(order) / accumulate) * accumulate)
     synthetic = rng.random(len(plans)) < config.training.synthetic_fraction
     seeds = rng.integers(2**62, size=len(plans))
     own = slice(rank * size, (rank + 1) * size)

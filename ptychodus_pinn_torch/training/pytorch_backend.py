@@ -58,9 +58,9 @@ class PyTorchBackend:
         if run.weights is not None:
             load_weights(module.network, run.weights, run.start)
         data, best = BatchDataModule(run.batches), _best_checkpoint(run)
-        trainer = _trainer(run, module, [*_callbacks(run), best])
         for name in ('lightning.pytorch', 'lightning.fabric'):
             logging.getLogger(name).setLevel(logging.ERROR)
+        trainer = _trainer(run, module, [*_callbacks(run), best])
         last = str(run.folder / 'last.ckpt') if run.is_resumed else None
         with run.log.listening(), warnings.catch_warnings():
             warnings.simplefilter('ignore')  # Lightning's advice is not meant for the user

@@ -11,7 +11,7 @@ from ptychodus_pinn_torch.config import Config, override_config
 
 tf = require_tensorflow()
 
-from ptychodus_pinn_torch.tensorflow_backend.keras_network import CnnNetwork
+from ptychodus_pinn_torch.tensorflow_backend.keras_network import KerasCnn
 from ptychodus_pinn_torch.tensorflow_backend.loading import load_keras
 
 VARIANTS = {
@@ -33,6 +33,11 @@ def make_config(**options):
     ).network
 
 
+def weights_of(network):
+    """Returns the weights of a torch network by name."""
+    return {name: value.detach().numpy() for name, value in network.state_dict().items()}
+
+
 def inputs(num_channels, number=3):
     rng = numpy.random.default_rng(1)
     counts = rng.poisson(20.0, (number, num_channels, 32, 32)).astype(numpy.float32)
@@ -42,10 +47,10 @@ def inputs(num_channels, number=3):
 @pytest.mark.parametrize('options', VARIANTS.values(), ids=VARIANTS)
 def test_patches_agree_with_the_pytorch_engine(options):
     from ptychodus_pinn_torch.networks.cnn import CnnNetwork as TorchNetwork
-    from ptychodus_pinn_torch.networks.registry import load_weights, weights_of
+    from ptychodus_pinn_torch.networks.registry import load_weights
 
     config = make_config(**options)
-    theirs, ours = TorchNetwork(config).eval(), CnnNetwork(config)
+    theirs, ours = TorchNetwork(config).eval(), KerasCnn(config)
     for parameter in theirs.parameters():
         torch.nn.init.normal_(parameter, std=0.1)
     ours.load(weights_of(theirs), 'here')
@@ -64,7 +69,7 @@ def test_patches_agree_with_the_pytorch_engine(options):
 @pytest.mark.parametrize('head', ['amplitude_phase', 'real_imaginary'])
 def test_a_new_network_answers_with_the_flat_object_that_the_counts_imply(head):
     counts, photons = inputs(1)
-    network = CnnNetwork(make_config(head=head, has_outer_branch=True), seed=3)
+    network = KerasCnn(make_config(head=head, has_outer_branch=True), seed=3)
     patches = network.map_stacks(tf.constant(counts), tf.constant(photons)).numpy()
     level = numpy.sqrt(counts.sum(axis=(1, 2, 3)) / photons[:, 0])
     wanted = numpy.broadcast_to(level[:, None, None, None], patches.shape)
@@ -72,7 +77,7 @@ def test_a_new_network_answers_with_the_flat_object_that_the_counts_imply(head):
 
 
 def test_start_values_come_from_the_seed():
-    first, same, other = (CnnNetwork(make_config(), seed=seed).weights() for seed in (1, 1, 2))
+    first, same, other = (KerasCnn(make_config(), seed=seed).weights() for seed in (1, 1, 2))
     name = 'body.encoder.0.0.conv1.weight'
     numpy.testing.assert_array_equal(first[name], same[name])
     assert numpy.abs(first[name] - other[name]).max() > 0.1
@@ -80,7 +85,7 @@ def test_start_values_come_from_the_seed():
 
 @pytest.mark.parametrize('size', [1, 8, 16, 64])
 def test_a_patch_does_not_depend_on_what_else_is_in_the_batch(size):
-    network = CnnNetwork(make_config(attention='cbam'), seed=3)
+    network = KerasCnn(make_config(attention='cbam'), seed=3)
     for value in network.variables.values():
         value.assign_add(0.05 * numpy.random.default_rng(2).normal(size=value.shape))
     counts, photons = inputs(1, number=64)
@@ -93,7 +98,7 @@ def test_a_patch_does_not_depend_on_what_else_is_in_the_batch(size):
 
 
 def test_weights_that_do_not_fit_are_refused_by_name():
-    network, weights = CnnNetwork(make_config()), CnnNetwork(make_config()).weights()
+    network, weights = KerasCnn(make_config()), KerasCnn(make_config()).weights()
     with pytest.raises(ValueError, match=r'model\.h5\.zip: .* lacks head\.bias'):
         network.load({k: v for k, v in weights.items() if k != 'head.bias'}, 'model.h5.zip')
     with pytest.raises(ValueError, match='has extra'):
@@ -104,7 +109,7 @@ def test_weights_that_do_not_fit_are_refused_by_name():
 
 def test_a_stem_that_does_not_divide_the_patterns_is_refused():
     with pytest.raises(ValueError, match='stem = 4 does not divide'):
-        CnnNetwork(make_config(stem=4, pattern_size=34))
+        KerasCnn(make_config(stem=4, pattern_size=34))
 
 
 def test_keras_on_another_framework_is_refused(monkeypatch):

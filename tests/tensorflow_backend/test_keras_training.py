@@ -13,14 +13,8 @@ from ptychodus_pinn_torch.models.archive import ArchiveError, read_archive, writ
 
 tf = require_tensorflow()
 
-from ptychodus_pinn_torch.tensorflow_backend.keras_course import (
-    PlateauRule,
-    assign_roles,
-    rate_factor,
-)
-from ptychodus_pinn_torch.tensorflow_backend.keras_model import PtychoPINN
-from ptychodus_pinn_torch.tensorflow_backend.keras_reader import ScanReader
-from ptychodus_pinn_torch.tensorflow_backend.keras_training import train
+from ptychodus_pinn_torch.tensorflow_backend.keras_fit import role_of
+from ptychodus_pinn_torch.training.run import train
 
 
 def make_config(**options):
@@ -70,9 +64,12 @@ class Ear:
         return [report for report in self.reports if report.is_epoch_end]
 
 
-def run(scan, path, report=None, *, is_resumed=False, validation=(), **options):
+def run(
+    scan, path, report=None, *, is_resumed=False, validation=(), backend='tensorflow', **options
+):
     scans = scan if isinstance(scan, tuple) else (scan,)
-    request = TrainRequest(scans, make_config(**options), path, validation, is_resumed)
+    config = make_config(**options)
+    request = TrainRequest(scans, config, path, validation, is_resumed, backend)
     return read_archive(train(request, report or Ear()))
 
 
@@ -97,29 +94,24 @@ def distance(first, second):
     ids=['poisson', 'groups', 'adamw', 'supervised'],
 )
 def test_both_engines_take_the_same_steps(tiny_scan, tmp_path, options):
-    from ptychodus_pinn_torch.physics.measurement import ScanReader as TorchReader
-    from ptychodus_pinn_torch.training.run import train as train_torch
-
     start = tmp_path / 'start.h5.zip'
     run(tiny_scan, start, training__max_steps=1)
     options = {'training__start': str(start), 'training__max_steps': 3, **options}
     options |= {'training__holdout_fraction': 0.0, 'network__pattern_size': 32}
     ours = run(tiny_scan, tmp_path / 'ours.h5.zip', **options)
-    as_pytorch = replace(read_archive(start), backend='pytorch')
-    write_archive(start, as_pytorch)
-    request = TrainRequest((tiny_scan,), make_config(**options), tmp_path / 'theirs.h5.zip')
-    theirs = read_archive(train_torch(request, Ear()))
+    before_all = read_archive(start)
+    theirs = run(tiny_scan, tmp_path / 'theirs.h5.zip', backend='pytorch', **options)
     assert set(ours.weights) == set(theirs.weights)
-    for name, before in as_pytorch.weights.items():
+    for name, before in before_all.weights.items():
         moved = numpy.linalg.norm(theirs.weights[name] - before)
         apart = numpy.linalg.norm(theirs.weights[name] - ours.weights[name])
-        assert moved > 1e-3 and apart < 0.1 * moved, name
+        assert moved > 1e-3 and apart < 1e-3 * moved, name
     if options.get('physics__train_probe'):
-        given = TorchReader(tiny_scan).probe
+        given = tiny_scan.probe
         given = numpy.stack([given.real, given.imag], axis=-1)
         moved = numpy.linalg.norm(theirs.weights['probe.0'] - given)
         apart = numpy.linalg.norm(theirs.weights['probe.0'] - ours.weights['probe.0'])
-        assert moved > 1e-3 and apart < 0.25 * moved
+        assert moved > 1e-3 and apart < 1e-2 * moved
 
 
 def test_the_same_seed_gives_the_same_model(tiny_scan, tmp_path):
@@ -179,7 +171,8 @@ def test_every_epoch_is_reported_with_loss_and_held_out_error(tiny_scan, tmp_pat
 def test_the_default_network_becomes_the_cnn_and_says_so(tiny_scan, tmp_path):
     ear = Ear()
     config = override_config(make_config(), {'network.kind': 'unrolled'})
-    archive = read_archive(train(TrainRequest((tiny_scan,), config, tmp_path / 'm.h5.zip'), ear))
+    request = TrainRequest((tiny_scan,), config, tmp_path / 'm.h5.zip', backend='tensorflow')
+    archive = read_archive(train(request, ear))
     assert archive.config.network.kind == 'cnn'
     assert any('training the cnn' in report.message for report in ear.reports)
 
@@ -261,31 +254,10 @@ def test_the_history_is_written_where_asked(tiny_scan, tmp_path, logger):
     assert written and written[0].stat().st_size > 40
 
 
-@pytest.mark.parametrize('schedule', ['cosine', 'constant', 'exponential', 'plateau'])
-@pytest.mark.parametrize('role', ['all', 'first', 'second'])
-def test_the_learning_rate_takes_the_course_of_the_pytorch_engine(schedule, role):
-    from ptychodus_pinn_torch.training.schedules import rate_factor as torch_factor
-
-    training = make_config(training__schedule=schedule, training__max_steps=40).training
-    theirs = torch_factor(training, 40, role=role)
-    for step in range(41):
-        assert rate_factor(training, step, role) == pytest.approx(theirs(step))
-
-
-def test_the_plateau_rule_halves_after_three_values_without_a_better_one():
-    rule = PlateauRule()
-    factors = []
-    for value in (1.0, 0.5, 0.6, 0.6, 0.6, 0.6, 0.4):
-        rule.step(value)
-        factors.append(rule.factor)
-    assert factors == [1.0, 1.0, 1.0, 1.0, 0.5, 0.5, 0.5]
-
-
 def test_finetuning_the_decoder_leaves_the_encoder(tiny_scan, tmp_path, plain):
     names = ['network.body.encoder.0.0.conv1.weight', 'network.head.weight', 'log_scale']
-    config = make_config(training__finetune='staged')
-    assert assign_roles(names, config, is_finetuned=True) == ['second', 'first', 'physics']
-    assert assign_roles(names, config, is_finetuned=False) == ['all', 'all', 'physics']
+    assert [role_of(name, 'staged') for name in names] == ['second', 'first', 'physics']
+    assert [role_of(name, 'all') for name in names] == ['all', 'all', 'physics']
     tuned = run(
         tiny_scan, tmp_path / 'tuned.h5.zip',
         training__start=str(plain.path), training__finetune='decoder',
@@ -315,23 +287,12 @@ def test_training_ends_early_when_the_held_out_error_no_longer_falls(tiny_scan, 
     assert len(ear.epochs) == 3
 
 
-def test_the_scale_learns_what_a_beamstop_hides(tiny_scan):
-    from ptychodus_pinn_torch.tensorflow_backend.keras_batches import make_batch, plan_epoch
-    from ptychodus_pinn_torch.tensorflow_backend.keras_course import Adam
-
-    good = numpy.ones(tiny_scan.pattern_shape, dtype=bool)
-    good[12:20, 12:20] = False
-    reader = ScanReader(replace(tiny_scan, good_pixels=good))
-    model = PtychoPINN(make_config(physics__train_scale=True, network__pattern_size=32), [reader])
-    batch = make_batch(reader, plan_epoch([reader], model.config, 0)[0])
-    scale = model.variables['log_scale']
-    adam = Adam([scale], model.config.training)
-    first, _ = model.gradients(batch)
-    for step in range(1, 30):
-        loss, gradients = model.gradients(batch)
-        adam.apply([gradients[list(model.variables).index('log_scale')]], [0.03], step)
-    assert scale.numpy()[0] > 0.02
-    assert loss < first
+def test_the_scale_learns_what_a_probe_that_is_too_strong_gets_wrong(tiny_scan, tmp_path):
+    archive = run(
+        tiny_scan, tmp_path / 'm.h5.zip', physics__train_scale=True, loss__kind='poisson',
+        training__max_steps=12, training__learning_rate=1e-2, training__schedule='constant',
+    )  # fmt: skip
+    assert archive.weights['log_scale'].shape == (1,) and archive.weights['log_scale'][0] != 0.0
 
 
 def test_a_trained_probe_comes_nearer_to_the_counts(tiny_scan, tmp_path, compiled):
