@@ -19,7 +19,7 @@ from ptychodus.api.reconstruct import (
 from ..backend import EpochReport, resolve_backend
 from ..config import Config
 from .model_file import MODEL_EXTENSION, MODEL_NAME, ModelFile
-from .products import TrainingCurve, join_losses, make_product
+from .results import TrainingCurve, join_losses, make_product
 from .settings import PINNTorchSettings
 
 if TYPE_CHECKING:

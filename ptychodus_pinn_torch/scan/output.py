@@ -6,7 +6,6 @@ import logging
 import os
 import tempfile
 from collections.abc import Callable, Sequence
-from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +18,6 @@ __all__ = ['write_atomically', 'write_product', 'write_reconstruction_npz', 'wri
 
 logger = logging.getLogger(__name__)
 
-_NOMINAL_PIXEL_M, _NOMINAL_ENERGY_EV, _NOMINAL_DISTANCE_M = 1e-8, 1e4, 1.0
 _SCALAR_METADATA = ('photon_energy_eV', 'detector_distance_m', 'detector_pixel_m')
 
 
@@ -134,65 +132,7 @@ def write_product(
     """
     from ptychodus.api.io import save_product
 
+    from .products import make_host_product
+
     product = make_host_product(scan, object_, positions_px, probe, losses)
     return write_atomically(path, lambda temporary: save_product(temporary, product))
-
-
-def make_host_product(
-    scan: Scan,
-    object_: NDArray[Any],
-    positions_px: NDArray[Any],
-    probe: NDArray[Any],
-    losses: ArrayLike | Sequence[tuple[int, float]],
-) -> Any:
-    """Returns Ptychodus' `Product` of an image of the scan."""
-    from ptychodus.api.geometry import PixelGeometry
-    from ptychodus.api.object import Object, ObjectCenter
-    from ptychodus.api.probe import ProbeSequence
-    from ptychodus.api.probe_positions import ProbePosition, ProbePositionSequence
-    from ptychodus.api.product import LossValue, Product
-
-    if scan.pixel_size_m is None:
-        logger.info('%s: the pixel size is not known; the product says 10 nm.', scan.name)
-    pixel_m = numpy.asarray(scan.pixel_size_m or (_NOMINAL_PIXEL_M, _NOMINAL_PIXEL_M))
-    geometry = PixelGeometry(width_m=float(pixel_m[1]), height_m=float(pixel_m[0]))
-    middle_px = (numpy.asarray(object_.shape) - 1.0) / 2.0
-    positions_m = (positions_px - middle_px) * pixel_m + numpy.asarray(scan.object_center_m)
-    indexes = scan.metadata.get('position_indexes', range(len(positions_m)))
-    if len(indexes) != len(positions_m):
-        indexes = range(len(positions_m))
-    points = [
-        ProbePosition(int(index), float(x_m), float(y_m))
-        for index, (y_m, x_m) in zip(indexes, positions_m, strict=True)
-    ]
-    return Product(
-        metadata=_make_metadata(scan, probe),
-        probe_positions=ProbePositionSequence(points),
-        probes=ProbeSequence(numpy.asarray(probe, dtype=numpy.complex64), None, geometry),
-        object_=Object(
-            numpy.asarray(object_, dtype=numpy.complex64),
-            geometry,
-            ObjectCenter(x_m=scan.object_center_m[1], y_m=scan.object_center_m[0]),
-        ),
-        losses=[LossValue(int(epoch), float(value)) for epoch, value in _loss_table(losses)],
-    )
-
-
-def _make_metadata(scan: Scan, probe: NDArray[Any]) -> Any:
-    from ptychodus.api.product import ProductMetadata
-
-    nominal = {
-        'name': scan.name,
-        'comments': '',
-        'detector_distance_m': _NOMINAL_DISTANCE_M,
-        'photon_energy_eV': _NOMINAL_ENERGY_EV,
-        'probe_photon_count': float(numpy.sum(numpy.abs(probe) ** 2)),
-        'exposure_time_s': 0.0,
-        'mass_attenuation_m2_per_kg': 0.0,
-        'tomography_angle_deg': 0.0,
-    }
-    if 'photon_energy_eV' not in scan.metadata:
-        logger.info('%s: the photon energy is not known; the product says 10 keV.', scan.name)
-    names = {item.name for item in fields(ProductMetadata)}
-    known = {name: value for name, value in scan.metadata.items() if name in names}
-    return ProductMetadata(**{**nominal, **known})
