@@ -27,7 +27,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
 def run(arguments: argparse.Namespace) -> int:
     """Returns 0 after the description was printed."""
     from ..cli import UsageError
-    from ._drawing import draw_image, draw_scan
+    from ..pictures import draw_image, draw_scan
 
     path = Path(arguments.file)
     if _is_archive(path):
