@@ -16,9 +16,9 @@ from ..backend import Reconstruction
 from ..metrics.comparison import ObjectMetrics, compare_objects, coverage_map, coverage_mask
 from ..models.archive import read_archive
 from ..pictures import Panel, draw_comparison
+from ..progress import ProgressLine, format_duration
 from ..scan.files import write_product, write_reconstruction_npz, write_scan_npz
 from ..scan.scan import Scan
-from ._progress import ProgressLine, format_seconds
 
 NUM_POSITIONS = 400
 REFINE_EPOCHS = 4
@@ -99,7 +99,7 @@ def run(arguments: argparse.Namespace) -> int:
     (folder / 'metrics.json').write_text(json.dumps(summary, indent=2), encoding='utf-8')
     sys.stdout.write(table.text())
     sys.stdout.write(
-        f'{picture}: the picture; all files are in {folder}; {format_seconds(seconds)}, '
+        f'{picture}: the picture; all files are in {folder}; {format_duration(seconds)}, '
         f'peak memory {peak_mb:.0f} MB\n'
     )
     return 0

@@ -7,9 +7,9 @@ import sys
 from pathlib import Path
 
 from ..models.archive import EXTENSION, describe_archive
+from ..progress import ProgressLine
 from ._config_options import add_config_options, config_from
 from ._outputs import add_overwrite_option, check_output
-from ._progress import ProgressLine
 
 
 def configure(parser: argparse.ArgumentParser) -> None:

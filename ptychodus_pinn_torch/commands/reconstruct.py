@@ -9,10 +9,10 @@ import time
 from pathlib import Path
 
 from ..backend import Reconstruction, ReconstructRequest, get_backend, resolve_backend
+from ..progress import ProgressLine
 from ..scan.scan import Scan
 from ._config_options import add_config_options, config_from
 from ._outputs import add_overwrite_option, check_output
-from ._progress import ProgressLine
 from ._scan_options import add_scan_options, read_scan_from
 
 logger = logging.getLogger(__name__)

@@ -9,9 +9,9 @@ from pathlib import Path
 
 from ..backend import TrainRequest, get_backend, resolve_backend
 from ..models.archive import EXTENSION
+from ..progress import ProgressLine
 from ._config_options import add_config_options, config_from
 from ._outputs import add_overwrite_option, check_output
-from ._progress import ProgressLine
 from ._scan_options import add_scan_options, read_scan_from
 
 

@@ -18,6 +18,7 @@ from ptychodus.api.reconstruct import (
 
 from ..backend import EpochReport, resolve_backend
 from ..config import Config
+from ..progress import describe_report
 from .model_file import MODEL_EXTENSION, MODEL_NAME, ModelFile
 from .results import TrainingCurve, join_losses, make_product
 from .settings import PINNTorchSettings
@@ -291,27 +292,3 @@ def _log_reconstruction(message: Message) -> None:
         'Reconstructed with %s, starting from the %s. %s',
         message['backend'], message['start'], seconds,
     )  # fmt: skip
-
-
-def describe_report(report: EpochReport) -> str:
-    """Returns a report as one line of the log pane."""
-    parts = [f'{report.phase}: {report.step} of {report.total}']
-    if report.loss is not None:
-        floor = '' if report.floor is None else f' (photon noise alone: {report.floor:.4g})'
-        parts.append(f'loss {report.loss:.4g}{floor}')
-    if report.held_out is not None:
-        parts.append(f'held-out error {report.held_out:.4g}')
-    if report.remaining_s is not None:
-        parts.append(f'{format_duration(report.remaining_s)} left')
-    if report.message:
-        parts.append(report.message)
-    return ', '.join(parts)
-
-
-def format_duration(seconds: float) -> str:
-    """Returns seconds as a person says them."""
-    minutes, rest = divmod(round(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    if hours:
-        return f'{hours} h {minutes} min'
-    return f'{minutes} min {rest} s' if minutes else f'{rest} s'

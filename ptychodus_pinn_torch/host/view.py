@@ -30,8 +30,9 @@ from PyQt5.QtWidgets import (
 
 from ..backend import BACKEND_VARIABLE, available_backends
 from ..config import Option
-from .products import TrainingCurve
-from .reconstructor import PINNTorchReconstructor, format_duration
+from ..progress import format_duration
+from .reconstructor import PINNTorchReconstructor
+from .results import TrainingCurve
 from .settings import PINNTorchSettings, iter_host_options
 
 if TYPE_CHECKING:
