@@ -96,8 +96,6 @@ def simulate_scan(spec: SimulationSpec) -> Scan:
         spec.pattern_size,
         num_modes=spec.num_modes,
         photons=spec.photons,
-        pixel_size_m=spec.pixel_size_m,
-        wavelength_m=_PLANCK_EV_M / spec.photon_energy_eV,
     )
     positions_px, shape = _place(_make_path(path_rng, spec), spec)
     truth = make_object(object_rng, spec.object_kind, shape)

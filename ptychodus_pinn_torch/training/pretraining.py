@@ -71,7 +71,7 @@ def pretrain(
         config, module, data, output, steps_per_epoch=steps, is_resumed=is_resumed, about=ABOUT
     )
     details = {
-        'made_from': 'random objects under random probes (scan/random_scans.py)',
+        'made_from': 'random objects under random probes (simulation/random_scans.py)',
         'seed': config.training.seed,
         **shape,
     }
