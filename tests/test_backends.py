@@ -480,7 +480,7 @@ def test_both_engines_are_listed_installed_or_not() -> None:
 def test_the_command_line_refuses_an_unknown_backend(scan_path: Path, tmp_path: Path) -> None:
     words = (scan_path, '--output', tmp_path / 'a.npz', '--backend', 'jax')
     done = run(script('ptychodus-pinn'), 'reconstruct', *words)
-    assert done.returncode == 1 and "'jax', from the argument, is unknown" in done.stderr
+    assert done.returncode == 2 and "'jax', from the argument, is unknown" in done.stderr
 
 
 def test_where_tensorflow_is_required_its_absence_fails(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import resource
 import sys
 import time
 from dataclasses import dataclass, field
@@ -18,7 +17,9 @@ from ..models.archive import read_archive
 from ..pictures import Panel, draw_comparison
 from ..progress import ProgressLine, format_duration
 from ..scan.files import write_product, write_reconstruction_npz, write_scan_npz
+from ..scan.output import write_atomically
 from ..scan.scan import Scan
+from ._outputs import add_overwrite_option, check_output
 
 NUM_POSITIONS = 400
 REFINE_EPOCHS = 4
@@ -29,10 +30,19 @@ TRAINING = {
     'training.max_steps': 700,
 }
 
+SCANS = ('this_scan', 'unseen')
+FILES = (
+    'demo.png',
+    'metrics.json',
+    'trained.h5.zip',
+    *(f'{scan}_{what}' for scan in SCANS for what in ('scan.npz', 'image.npz', 'product.h5')),
+)
+
 
 def configure(parser: argparse.ArgumentParser) -> None:
     """Adds the options of the command."""
     parser.add_argument('--output', type=Path, required=True, help='folder for everything')
+    add_overwrite_option(parser)
     parser.add_argument('--seed', type=int, default=0, help='seed of simulation and training')
     parser.add_argument(
         '--steps', type=int, default=TRAINING['training.max_steps'], help='training steps'
@@ -69,15 +79,13 @@ class Table:
 def run(arguments: argparse.Namespace) -> int:
     """Runs the demonstration."""
     folder: Path = arguments.output
-    folder.mkdir(parents=True, exist_ok=True)
+    for name in FILES:
+        check_output(folder / name, arguments, suffixes=('',))
     started = time.monotonic()
     progress = ProgressLine(is_quiet=arguments.quiet)
-    scans = {
-        'this scan': _simulate(arguments.seed, 0),
-        'unseen': _simulate(arguments.seed, 1),
-    }
+    scans = {name: _simulate(arguments.seed, number) for number, name in enumerate(SCANS)}
     for name, scan in scans.items():
-        write_scan_npz(folder / f'{_slug(name)}_scan.npz', scan)
+        write_scan_npz(folder / f'{name}_scan.npz', scan)
     model = folder / 'trained.h5.zip'
     options = {
         **TRAINING,
@@ -85,7 +93,7 @@ def run(arguments: argparse.Namespace) -> int:
         'training.seed': arguments.seed,
     }
     sys.stdout.write(f'training on one simulated scan, {arguments.steps} steps, no labels\n')
-    api.train(scans['this scan'], model, options=options, report=progress)
+    api.train(scans[SCANS[0]], model, options=options, report=progress)
     progress.close()
     table, rows = Table(), []
     for name, scan in scans.items():
@@ -93,20 +101,33 @@ def run(arguments: argparse.Namespace) -> int:
         rows.append((name, panels, coverage_map(scan)))
     picture = draw_comparison(folder / 'demo.png', rows, read_archive(model).history)
     seconds = time.monotonic() - started
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    peak_mb = peak / 1024 if sys.platform != 'darwin' else peak / 2**20
+    peak_mb = _peak_memory_mb()
     summary = {'rows': table.rows, 'seconds': seconds, 'peak_memory_MB': peak_mb}
-    (folder / 'metrics.json').write_text(json.dumps(summary, indent=2), encoding='utf-8')
+    _write_json(folder / 'metrics.json', summary)
     sys.stdout.write(table.text())
     sys.stdout.write(
-        f'{picture}: the picture; all files are in {folder}; {format_duration(seconds)}, '
-        f'peak memory {peak_mb:.0f} MB\n'
+        f'{picture}: the picture; all files are in {folder}; {format_duration(seconds)}'
+        + ('' if peak_mb is None else f', peak memory {peak_mb:.0f} MB')
+        + '\n'
     )
     return 0
 
 
-def _slug(name: str) -> str:
-    return name.replace(' ', '_')
+def _write_json(path: Path, content: dict[str, Any]) -> None:
+    def write(temporary: Path) -> None:
+        temporary.write_text(json.dumps(content, indent=2), encoding='utf-8')
+
+    write_atomically(path, write)
+
+
+def _peak_memory_mb() -> float | None:
+    """Returns the largest memory that the process has had; None where nobody counts it."""
+    try:
+        import resource
+    except ImportError:  # on Windows
+        return None
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak / 2**20 if sys.platform == 'darwin' else peak / 1024
 
 
 def _simulate(seed: int, number: int) -> Scan:
@@ -156,5 +177,5 @@ def _write(folder: Path, name: str, scan: Scan, result: Reconstruction) -> None:
         'probe': result.probe,
         'losses': result.losses,
     }
-    write_reconstruction_npz(folder / f'{_slug(name)}_image.npz', **contents)
-    write_product(folder / f'{_slug(name)}_product.h5', scan, **contents)
+    write_reconstruction_npz(folder / f'{name}_image.npz', **contents)
+    write_product(folder / f'{name}_product.h5', scan, **contents)

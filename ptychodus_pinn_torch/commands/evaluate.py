@@ -11,6 +11,7 @@ import numpy
 from numpy.typing import NDArray
 
 from ..scan.images import Image, read_image
+from . import UsageError
 from ._scan_options import add_scan_options, read_scan_from
 
 __all__ = ['configure', 'run']
@@ -62,8 +63,6 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Returns 0 after the figures were printed."""
-    from ..cli import UsageError
-
     if arguments.reference is None and arguments.scan is None:
         raise UsageError('nothing to compare with: name --reference, --scan, or both.')
     image = read_image(arguments.image)

@@ -12,6 +12,8 @@ import numpy
 
 from ..scan.images import Image, read_image
 from ..scan.scan import Scan
+from . import UsageError
+from ._outputs import add_overwrite_option, check_output
 from ._scan_options import add_scan_options, read_scan_from
 
 __all__ = ['configure', 'describe_scan', 'run']
@@ -20,16 +22,19 @@ __all__ = ['configure', 'describe_scan', 'run']
 def configure(parser: argparse.ArgumentParser) -> None:
     """Adds the flags."""
     parser.add_argument('file', metavar='FILE', help='scan, image, product or model archive')
-    parser.add_argument('--draw', metavar='OUT.png', help='draw it as well')
+    parser.add_argument('--draw', type=Path, metavar='OUT.png', help='draw it as well')
+    add_overwrite_option(parser)
     add_scan_options(parser)
 
 
 def run(arguments: argparse.Namespace) -> int:
     """Returns 0 after the description was printed."""
-    from ..cli import UsageError
     from ..pictures import draw_image, draw_scan
 
     path = Path(arguments.file)
+    if arguments.draw:
+        inputs = (path, arguments.product)
+        check_output(arguments.draw, arguments, suffixes=('.png',), inputs=inputs)
     if _is_archive(path):
         if arguments.draw:
             raise UsageError(f'{path} is a model: there is nothing to draw.')
@@ -41,12 +46,12 @@ def run(arguments: argparse.Namespace) -> int:
         image = read_image(path)
         sys.stdout.write(describe_image(image))
         if arguments.draw:
-            draw_image(Path(arguments.draw), image)
+            draw_image(arguments.draw, image)
     else:
         scan = read_scan_from(arguments, path)
         sys.stdout.write(describe_scan(scan))
         if arguments.draw:
-            draw_scan(Path(arguments.draw), scan)
+            draw_scan(arguments.draw, scan)
     return 0
 
 

@@ -9,6 +9,8 @@ from pathlib import Path
 from ..simulation.sample_objects import OBJECT_KINDS
 from ..simulation.sample_probes import PROBE_KINDS
 from ..simulation.simulated_scan import PATH_KINDS, SimulationSpec
+from . import UsageError
+from ._outputs import add_overwrite_option, check_output
 
 __all__ = ['configure', 'run']
 
@@ -16,7 +18,10 @@ __all__ = ['configure', 'run']
 def configure(parser: argparse.ArgumentParser) -> None:
     """Adds the flags; defaults are those of `SimulationSpec`."""
     spec = SimulationSpec()
-    parser.add_argument('output', metavar='OUT.npz', help='training NPZ to write, plus the truth')
+    parser.add_argument(
+        'output', type=Path, metavar='OUT.npz', help='training NPZ to write, plus the truth'
+    )
+    add_overwrite_option(parser)
     numbers = (
         ('--pattern-size', int, spec.pattern_size, 'PIXELS', 'detector pixels per side, even'),
         ('--num-positions', int, spec.num_positions, 'COUNT', 'patterns'),
@@ -58,8 +63,9 @@ def run(arguments: argparse.Namespace) -> int:
     from ..simulation.simulated_scan import simulate_scan
 
     spec = _read_spec(arguments)
+    check_output(arguments.output, arguments, suffixes=('.npz',))
     scan = simulate_scan(spec)
-    path = write_scan_npz(Path(arguments.output), scan)
+    path = write_scan_npz(arguments.output, scan)
     if not arguments.quiet:
         sys.stdout.write(
             f'{path}: {scan.num_patterns} patterns of {spec.pattern_size} x {spec.pattern_size}, '
@@ -70,8 +76,6 @@ def run(arguments: argparse.Namespace) -> int:
 
 
 def _read_spec(arguments: argparse.Namespace) -> SimulationSpec:
-    from ..cli import UsageError
-
     try:
         return SimulationSpec(
             pattern_size=arguments.pattern_size,
