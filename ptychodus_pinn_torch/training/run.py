@@ -19,6 +19,7 @@ import torch
 from lightning.pytorch import Callback, LightningDataModule, Trainer
 from lightning.pytorch.callbacks import EarlyStopping, EMAWeightAveraging, ModelCheckpoint
 from lightning.pytorch.loggers import CSVLogger, Logger
+from lightning.pytorch.utilities.exceptions import SIGTERMException
 
 from ..backend import EpochReport, Report, TrainRequest
 from ..config import Config, ConfigError, override_config
@@ -194,7 +195,8 @@ def run_training(run: Run, report: Report, details: dict[str, Any]) -> Path:
     started = time.monotonic()
     with _interruptible(stop), warnings.catch_warnings():
         warnings.simplefilter('ignore')  # Lightning's advice is not meant for the user
-        trainer.fit(run.module, datamodule=run.data, ckpt_path=checkpoint, weights_only=True)
+        with contextlib.suppress(SIGTERMException):  # `stop` knows; the best is written below
+            trainer.fit(run.module, datamodule=run.data, ckpt_path=checkpoint, weights_only=True)
     if not trainer.is_global_zero:
         return run.output
     best = _take_best(run.module, keeper)
