@@ -21,7 +21,7 @@ from ..config import Config
 from ..progress import describe_report
 from .model_file import MODEL_EXTENSION, MODEL_NAME, ModelFile
 from .results import TrainingCurve, join_losses, make_product
-from .settings import PINNTorchSettings
+from .settings import PINNTorchSettings, check_effects
 
 if TYPE_CHECKING:
     from .runner import Message, Worker
@@ -156,7 +156,7 @@ class PINNTorchReconstructor(TrainableReconstructor):
         from .training_data import find_training_scans
 
         with self._activity('Training'), working_folder() as folder:
-            config, backend = self._read_settings()
+            config, backend = self._read_settings('train')
             inputs, validation = find_training_scans(input_path)
             output_path.mkdir(parents=True, exist_ok=True)
             logger.info(
@@ -184,7 +184,7 @@ class PINNTorchReconstructor(TrainableReconstructor):
 
         output: ReconstructOutput | None = None
         with self._activity('Reconstruction'), working_folder() as folder:
-            config, backend = self._read_settings()
+            config, backend = self._read_settings('reconstruct')
             payload = ReconstructPayload(
                 backend, config, folder, write_scan_files(parameters, folder),
                 self.model.require(), self.engine,
@@ -199,10 +199,12 @@ class PINNTorchReconstructor(TrainableReconstructor):
         if output is not None:
             yield output
 
-    def _read_settings(self) -> tuple[Config, str]:
+    def _read_settings(self, command: str) -> tuple[Config, str]:
         """Returns options and engine as they are now; later changes are for the next action."""
         config = self._settings.read(self._mode)
-        return config, resolve_backend(setting=self._settings.backend.get_value())
+        backend = resolve_backend(setting=self._settings.backend.get_value())
+        check_effects(config, command=command, backend=backend)
+        return config, backend
 
     @contextlib.contextmanager
     def _activity(self, title: str) -> Iterator[None]:
