@@ -11,15 +11,15 @@ from pathlib import Path
 from typing import Any
 
 from .. import api
-from ..backend import Reconstruction
 from ..metrics.comparison import ObjectMetrics, compare_objects, coverage_map, coverage_mask
 from ..models.archive import read_archive
 from ..pictures import Panel, draw_comparison
 from ..progress import ProgressLine, format_duration
-from ..scan.files import write_product, write_reconstruction_npz, write_scan_npz
+from ..scan.files import write_scan_npz
 from ..scan.output import write_atomically
 from ..scan.scan import Scan
 from ._outputs import add_overwrite_option, check_output
+from .reconstruct import write_image
 
 NUM_POSITIONS = 400
 REFINE_EPOCHS = 4
@@ -98,7 +98,7 @@ def run(arguments: argparse.Namespace) -> int:
     table, rows = Table(), []
     for name, scan in scans.items():
         panels = _compare(name, scan, model, table, folder)
-        rows.append((name, panels, coverage_map(scan)))
+        rows.append((name.replace('_', ' '), panels, coverage_map(scan)))
     picture = draw_comparison(folder / 'demo.png', rows, read_archive(model).history)
     seconds = time.monotonic() - started
     peak_mb = _peak_memory_mb()
@@ -164,18 +164,8 @@ def _compare(name: str, scan: Scan, model: Path, table: Table, folder: Path) -> 
         )
         metrics = compare_objects(result.object_, scan.truth, weights=area)
         panels.append(Panel(title, result.object_, metrics))
-        table.add(name, title, metrics, sum(result.seconds.values()))
+        table.add(name.replace('_', ' '), title, metrics, sum(result.seconds.values()))
         if title == f'shipped model {refined}':
-            _write(folder, name, scan, result)
+            write_image(folder / f'{name}_image.npz', scan, result)
+            write_image(folder / f'{name}_product.h5', scan, result)
     return panels
-
-
-def _write(folder: Path, name: str, scan: Scan, result: Reconstruction) -> None:
-    contents = {
-        'object_': result.object_,
-        'positions_px': result.positions_px,
-        'probe': result.probe,
-        'losses': result.losses,
-    }
-    write_reconstruction_npz(folder / f'{name}_image.npz', **contents)
-    write_product(folder / f'{name}_product.h5', scan, **contents)

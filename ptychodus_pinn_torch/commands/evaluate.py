@@ -11,7 +11,7 @@ import numpy
 from numpy.typing import NDArray
 
 from ..scan.images import Image, read_image
-from . import UsageError
+from . import UsageError, describe_shape
 from ._scan_options import add_scan_options, read_scan_from
 
 __all__ = ['configure', 'run']
@@ -89,18 +89,14 @@ def _compare(image: Image, reference: Image, scan: Any, threshold: float) -> dic
     shapes = image.object_.shape, reference.object_.shape
     if shapes[0] != shapes[1]:
         raise ValueError(
-            f'{image.path} holds an image of {_by(shapes[0])} pixels but {reference.path} one of '
-            f'{_by(shapes[1])}: both must lie on one grid.'
+            f'{image.path} holds an image of {describe_shape(shapes[0])} pixels but {reference.path} one of '
+            f'{describe_shape(shapes[1])}: both must lie on one grid.'
         )
     weights = _find_weights(image, reference, scan, threshold)
     metrics = compare_objects(
         image.object_, reference.object_, weights=weights, pixel_size_m=reference.pixel_size_m
     )
     return metrics.to_dict()
-
-
-def _by(shape: tuple[int, ...]) -> str:
-    return ' x '.join(str(length) for length in shape)
 
 
 def _find_weights(
@@ -129,8 +125,8 @@ def _judge_by_counts(image: Image, scan: Any, held_out: str | None) -> dict[str,
 
     if image.object_.shape != scan.object_.shape:
         raise ValueError(
-            f'{image.path} holds an image of {_by(image.object_.shape)} pixels but the scan '
-            f'{scan.name} has an object of {_by(scan.object_.shape)}: both must lie on one grid.'
+            f'{image.path} holds an image of {describe_shape(image.object_.shape)} pixels but the scan '
+            f'{scan.name} has an object of {describe_shape(scan.object_.shape)}: both must lie on one grid.'
         )
     indices = None if held_out is None else _read_indices(held_out, scan.num_patterns)
     probe = calibrate_probe(scan)[0] if image.probe is None else image.probe

@@ -12,7 +12,7 @@ import numpy
 
 from ..scan.images import Image, read_image
 from ..scan.scan import Scan
-from . import UsageError
+from . import UsageError, describe_shape
 from ._outputs import add_overwrite_option, check_output
 from ._scan_options import add_scan_options, read_scan_from
 
@@ -100,12 +100,8 @@ def describe_image(image: Image) -> str:
     if image.positions_px is not None:
         rows.append(('positions', str(len(image.positions_px))))
     if image.probe is not None:
-        rows.append(('probe', _by(image.probe.shape)))
+        rows.append(('probe', describe_shape(image.probe.shape)))
     return _write(rows)
-
-
-def _by(shape: tuple[int, ...]) -> str:
-    return ' x '.join(str(length) for length in shape)
 
 
 def _in_metres(pixel_m: tuple[float, float] | None, shape: tuple[int, ...]) -> str:
@@ -142,7 +138,7 @@ def describe_scan(scan: Scan) -> str:
         ),
         (
             'object',
-            f'{_by(scan.object_.shape)} pixels{_in_metres(scan.pixel_size_m, scan.object_.shape)}, '
+            f'{describe_shape(scan.object_.shape)} pixels{_in_metres(scan.pixel_size_m, scan.object_.shape)}, '
             + ('from the file' if scan.has_object else 'flat'),
         ),
         ('truth', 'known: the scan is simulated' if scan.truth is not None else 'not known'),

@@ -163,7 +163,7 @@ def _remove_abandoned_folders(parent: Path) -> None:
 
 
 def _find_file_of(patterns: NDArray[Any]) -> PatternFile | None:
-    """Returns where an array lies on disk, if it is a contiguous piece of a memory map."""
+    """Returns where an array lies on disk, if it is a contiguous part of a memory map."""
     if not patterns.flags.c_contiguous or patterns.dtype.hasobject:
         return None
     top: Any = patterns

@@ -90,7 +90,7 @@ class PINNTorchReconstructor(TrainableReconstructor):
 
     @property
     def training_curve(self) -> TrainingCurve:
-        """The course of the latest training."""
+        """The losses of the latest training."""
         return self._curve
 
     def get_progress_goal(self) -> int:

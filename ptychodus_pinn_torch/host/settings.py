@@ -5,6 +5,7 @@ from __future__ import annotations
 import configparser
 import logging
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 from ptychodus.api.parameters import StringParameter
@@ -44,7 +45,11 @@ def group_name(section: str) -> str:
 
 def iter_host_options() -> Iterator[Option]:
     """Yields the options that Ptychodus shows: all but the mode, which the reconstructor is."""
-    return (option for option in iter_options() if option.path != 'mode')
+    for option in iter_options():
+        if option.path == 'network.kind':
+            yield replace(option, choices=network_kinds())
+        elif option.path != 'mode':
+            yield option
 
 
 class PINNTorchSettings:

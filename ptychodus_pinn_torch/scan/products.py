@@ -14,7 +14,6 @@ from .scan import Scan
 
 if TYPE_CHECKING:
     from ptychodus.api.object import Object
-    from ptychodus.api.probe import ProbeSequence
     from ptychodus.api.probe_positions import ProbePositionSequence
     from ptychodus.api.product import Product
 
@@ -169,6 +168,7 @@ def product_of_arrays(
         arrays: In the package's conventions; dtypes are kept.
         losses: (epoch, value), which Ptychodus plots.
     """
+    from ptychodus.api.probe import ProbeSequence
     from ptychodus.api.product import LossValue, Product, ProductMetadata
 
     shape = arrays.object_.shape
@@ -179,19 +179,12 @@ def product_of_arrays(
     return Product(
         metadata=ProductMetadata(**{**_NOMINAL_METADATA, **known}),
         probe_positions=grid.make_positions(arrays.positions_px, indexes),
-        probes=make_probes(arrays.probe, arrays.pixel_size_m),
+        probes=ProbeSequence(arrays.probe, None, _make_pixel_geometry(arrays.pixel_size_m)),
         object_=grid.make_object(arrays.object_),
         losses=[
             LossValue(int(epoch), float(value)) for epoch, value in numpy.reshape(losses, (-1, 2))
         ],
     )
-
-
-def make_probes(probe: NDArray[Any], pixel_size_m: tuple[float, float]) -> ProbeSequence:
-    """Returns Ptychodus' probe of modes (P, H, W) that are the same at every position."""
-    from ptychodus.api.probe import ProbeSequence
-
-    return ProbeSequence(probe, None, _make_pixel_geometry(pixel_size_m))
 
 
 def make_host_product(
