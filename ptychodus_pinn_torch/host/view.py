@@ -31,6 +31,7 @@ from PyQt5.QtWidgets import (
 from ..backend import BACKEND_VARIABLE, available_backends
 from ..config import Option
 from ..progress import format_duration
+from .option_texts import make_label, make_title, make_tool_tip
 from .reconstructor import PINNTorchReconstructor
 from .results import TrainingCurve
 from .settings import PINNTorchSettings, iter_host_options
@@ -43,25 +44,6 @@ __all__ = ['PINNTorchViewControllerFactory', 'compose_processing_controller']
 logger = logging.getLogger(__name__)
 
 REFRESH_MS = 1000
-_TITLES = {'execution': 'Computing', 'loss': 'Loss'}
-
-
-def make_label(option: Option) -> str:
-    """Returns an option's name as a person reads it, with its unit."""
-    is_said = option.name.endswith(option.unit) and option.unit.endswith('s')
-    name = option.name if is_said else option.name.removesuffix(f'_{option.unit}')
-    unit = f' [{option.unit}]' if option.unit and not is_said else ''
-    return f'{name[0].upper()}{name[1:].replace("_", " ")}{unit}:'
-
-
-def make_tool_tip(option: Option) -> str:
-    """Returns the description of an option with its bounds and its default."""
-    bounds = ''
-    if option.minimum is not None and option.maximum is not None:
-        bounds = f' From {option.minimum:g} to {option.maximum:g}.'
-    elif option.minimum is not None:
-        bounds = f' At least {option.minimum:g}.'
-    return f'<p>{option.description}{bounds} Default: {option.default}.</p>'
 
 
 def select_text(combo_box: QComboBox, text: str) -> None:
@@ -213,11 +195,6 @@ class AdvancedViewController(ParameterViewController):
     def get_widget(self) -> QWidget:
         """Returns the widget."""
         return self._widget
-
-
-def make_title(option: Option) -> str:
-    """Returns the title of an option's group."""
-    return _TITLES.get(option.section, option.section.title())
 
 
 class PINNTorchViewControllerFactory(ReconstructorViewControllerFactory):
