@@ -21,6 +21,9 @@ FORBIDDEN = {
     'backend': ENGINES | QT | {'numpy', 'ptychodus'},
     'scan': ENGINES | QT,
     'metrics': ENGINES | QT,
+    'simulation': ENGINES | QT,
+    'progress': ENGINES | QT | {'numpy', 'ptychodus'},
+    'pictures': ENGINES | QT,
     'models': ENGINES | QT,
     'physics': QT | {'lightning', 'tensorflow', 'ptychodus'},
     'networks': QT | {'lightning', 'tensorflow', 'ptychodus'},
@@ -115,6 +118,11 @@ def test_importing_the_package_imports_no_other() -> None:
         [sys.executable, '-c', code], capture_output=True, text=True, check=True
     ).stdout.split()
     assert output == [NAME]
+
+
+def test_no_two_modules_share_a_name() -> None:
+    names = [path.stem for path in modules() if path.stem != '__init__']
+    assert sorted(names) == sorted(set(names))
 
 
 @pytest.mark.parametrize('path', modules(), ids=lambda p: str(p.relative_to(PACKAGE)))

@@ -14,15 +14,10 @@ def add_scan_options(parser: argparse.ArgumentParser) -> None:
     """Adds the flags to a command."""
     group = parser.add_argument_group('reading the scan')
     group.add_argument(
-        '--product',
-        metavar='FILE',
-        help='product of the patterns (default: that beside them)',
+        '--product', metavar='FILE', help='product of the patterns (default: that beside them)'
     )
     group.add_argument(
-        '--crop',
-        type=int,
-        metavar='PIXELS',
-        help='detector pixels to keep in the middle, per side',
+        '--crop', type=int, metavar='PIXELS', help='detector pixels to keep in the middle, per side'
     )
     group.add_argument(
         '--bin',

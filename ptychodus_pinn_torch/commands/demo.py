@@ -87,11 +87,7 @@ def run(arguments: argparse.Namespace) -> int:
     for name, scan in scans.items():
         write_scan_npz(folder / f'{name}_scan.npz', scan)
     model = folder / 'trained.h5.zip'
-    options = {
-        **TRAINING,
-        'training.max_steps': arguments.steps,
-        'training.seed': arguments.seed,
-    }
+    options = {**TRAINING, 'training.max_steps': arguments.steps, 'training.seed': arguments.seed}
     sys.stdout.write(f'training on one simulated scan, {arguments.steps} steps, no labels\n')
     api.train(scans[SCANS[0]], model, options=options, report=progress)
     progress.close()

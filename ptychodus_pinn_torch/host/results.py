@@ -55,10 +55,7 @@ def join_losses(curve: TrainingCurve, refinement: Sequence[tuple[int, float]]) -
 
 
 def make_product(
-    given: Product,
-    folder: Path,
-    losses: list[LossValue],
-    config: ReconstructionConfig,
+    given: Product, folder: Path, losses: list[LossValue], config: ReconstructionConfig
 ) -> Product:
     """Returns the given product with the reconstructed object in place of its own.
 

@@ -178,9 +178,7 @@ def _read_diffraction(
     return patterns, indexes, bad_pixels, None if pixel_m is None else float(pixel_m)
 
 
-def _read_cxi(
-    path: Path,
-) -> tuple[NDArray[Any], NDArray[Any], NDArray[Any] | None, float | None]:
+def _read_cxi(path: Path) -> tuple[NDArray[Any], NDArray[Any], NDArray[Any] | None, float | None]:
     """Returns the patterns of a CXI file (Maia, Nature Methods 9, 2012) by Ptychodus' reader."""
     from ptychodus.plugins.cxi_file import CXIDiffractionFileReader
 

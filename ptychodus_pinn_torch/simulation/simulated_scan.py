@@ -92,10 +92,7 @@ def simulate_scan(spec: SimulationSpec) -> Scan:
     object_rng, noise_rng = default_rng([object_seed, 1]), default_rng([object_seed, spec.seed, 2])
     path_rng = default_rng([spec.seed, 3])
     probe = make_probe(
-        spec.probe_kind,
-        spec.pattern_size,
-        num_modes=spec.num_modes,
-        photons=spec.photons,
+        spec.probe_kind, spec.pattern_size, num_modes=spec.num_modes, photons=spec.photons
     )
     positions_px, shape = _place(_make_path(path_rng, spec), spec)
     truth = make_object(object_rng, spec.object_kind, shape)
