@@ -55,11 +55,11 @@ def run(arguments: argparse.Namespace) -> int:
     return 0
 
 
-def _names(path: Path) -> list[str]:
+def _names(path: Path) -> set[str]:
     if not path.is_file() or not zipfile.is_zipfile(path):
-        return []
+        return set()
     with zipfile.ZipFile(path) as archive:
-        return archive.namelist()
+        return set(archive.namelist())
 
 
 def _is_archive(path: Path) -> bool:
@@ -138,7 +138,8 @@ def describe_scan(scan: Scan) -> str:
         ),
         (
             'object',
-            f'{describe_shape(scan.object_.shape)} pixels{_in_metres(scan.pixel_size_m, scan.object_.shape)}, '
+            f'{describe_shape(scan.object_.shape)} pixels'
+            f'{_in_metres(scan.pixel_size_m, scan.object_.shape)}, '
             + ('from the file' if scan.has_object else 'flat'),
         ),
         ('truth', 'known: the scan is simulated' if scan.truth is not None else 'not known'),

@@ -98,7 +98,7 @@ class PINNTorchReconstructor(TrainableReconstructor):
         return self._progress_goal
 
     def is_model_loaded(self) -> bool:
-        """Returns whether Infer can work: the shipped model counts, a file that is gone does not."""
+        """Returns whether there is a model to infer with; a file that is gone is none."""
         return self.model.is_present
 
     def get_model_file_filter(self) -> str:

@@ -198,7 +198,7 @@ class Worker:
         return thread
 
     def _receive(self, stream: IO[bytes]) -> None:
-        """Reads messages until the pipe ends; an unfinished line of a killed worker is no message."""
+        """Reads messages until the pipe ends; a line that a killed worker cut short is none."""
         with stream:
             for line in stream:
                 with contextlib.suppress(ValueError):

@@ -143,10 +143,8 @@ def _read_diffraction(
     path: Path,
 ) -> tuple[NDArray[Any], NDArray[Any], NDArray[Any] | None, float | None]:
     with _open(path) as file:
-        is_cxi = _CXI_ENTRY in file
-    if is_cxi:
-        return _read_cxi(path)
-    with _open(path) as file:
+        if _CXI_ENTRY in file:
+            return _read_cxi(path)
         dataset = file.get('patterns')
         if not isinstance(dataset, h5py.Dataset):
             raise ValueError(
@@ -159,11 +157,9 @@ def _read_diffraction(
             )
         mapped = map_hdf5_dataset(path, dataset)
         try:
-            patterns = (
-                stage_blocks(dataset.shape, dataset.dtype, lambda rows: dataset[rows])
-                if mapped is None
-                else mapped
-            )
+            patterns = mapped
+            if patterns is None:
+                patterns = stage_blocks(dataset.shape, dataset.dtype, lambda rows: dataset[rows])
             indexes = file['indexes'][()] if 'indexes' in file else numpy.arange(len(patterns))
             bad_pixels = file['bad_pixels'][()] if 'bad_pixels' in file else None
         except OSError as error:
