@@ -6,12 +6,11 @@ import argparse
 import json
 import sys
 import time
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from .. import api
-from ..metrics.comparison import ObjectMetrics, compare_objects, coverage_map, coverage_mask
+from ..metrics.comparison import compare_objects, coverage_map, coverage_mask
 from ..models.archive import read_archive
 from ..pictures import Panel, draw_comparison
 from ..progress import ProgressLine, format_duration
@@ -49,31 +48,18 @@ def configure(parser: argparse.ArgumentParser) -> None:
     )
 
 
-@dataclass
-class Table:
-    """The rows of metrics, as printed and as written."""
-
-    rows: list[dict[str, Any]] = field(default_factory=list)
-
-    def add(self, scan: str, method: str, metrics: ObjectMetrics, seconds: float) -> None:
-        """Adds a row."""
-        numbers = metrics.to_dict(with_curve=False)
-        self.rows.append({'scan': scan, 'method': method, **numbers, 'seconds': seconds})
-
-    def text(self) -> str:
-        """Returns the table for the console."""
-        lines = [
-            f'{"scan":<10} {"method":<32} {"NRMSE":>7} {"SSIM a":>7} {"SSIM p":>7} '
-            f'{"phase rms":>9} {"FRC 0.5":>8} {"time":>7}'
-        ]
-        for row in self.rows:
-            lines.append(
-                f'{row["scan"]:<10} {row["method"]:<32} {row["nrmse"]:7.4f} '
-                f'{row["ssim_amplitude"]:7.3f} {row["ssim_phase"]:7.3f} '
-                f'{row["phase_rms_rad"]:9.4f} {row["frc_half_per_nyquist"]:8.2f} '
-                f'{row["seconds"]:6.2f}s'
-            )
-        return '\n'.join(lines) + '\n'
+def _format_table(rows: list[dict[str, Any]]) -> str:
+    lines = [
+        f'{"scan":<10} {"method":<32} {"NRMSE":>7} {"SSIM a":>7} {"SSIM p":>7} '
+        f'{"phase rms":>9} {"FRC 0.5":>8} {"time":>7}'
+    ]
+    lines += [
+        f'{row["scan"]:<10} {row["method"]:<32} {row["nrmse"]:7.4f} '
+        f'{row["ssim_amplitude"]:7.3f} {row["ssim_phase"]:7.3f} {row["phase_rms_rad"]:9.4f} '
+        f'{row["frc_half_per_nyquist"]:8.2f} {row["seconds"]:6.2f}s'
+        for row in rows
+    ]
+    return '\n'.join(lines) + '\n'
 
 
 def run(arguments: argparse.Namespace) -> int:
@@ -91,16 +77,18 @@ def run(arguments: argparse.Namespace) -> int:
     sys.stdout.write(f'training on one simulated scan, {arguments.steps} steps, no labels\n')
     api.train(scans[SCANS[0]], model, options=options, report=progress)
     progress.close()
-    table, rows = Table(), []
+    table: list[dict[str, Any]] = []
+    pictures = []
     for name, scan in scans.items():
-        panels = _compare(name, scan, model, table, folder)
-        rows.append((name.replace('_', ' '), panels, coverage_map(scan)))
-    picture = draw_comparison(folder / 'demo.png', rows, read_archive(model).history)
+        panels, rows = _compare(name, scan, model, folder)
+        table += rows
+        pictures.append((name.replace('_', ' '), panels, coverage_map(scan)))
+    picture = draw_comparison(folder / 'demo.png', pictures, read_archive(model).history)
     seconds = time.monotonic() - started
     peak_mb = _peak_memory_mb()
-    summary = {'rows': table.rows, 'seconds': seconds, 'peak_memory_MB': peak_mb}
+    summary = {'rows': table, 'seconds': seconds, 'peak_memory_MB': peak_mb}
     _write_json(folder / 'metrics.json', summary)
-    sys.stdout.write(table.text())
+    sys.stdout.write(_format_table(table))
     sys.stdout.write(
         f'{picture}: the picture; all files are in {folder}; {format_duration(seconds)}'
         + ('' if peak_mb is None else f', peak memory {peak_mb:.0f} MB')
@@ -135,10 +123,12 @@ def _simulate(seed: int, number: int) -> Scan:
     )
 
 
-def _compare(name: str, scan: Scan, model: Path, table: Table, folder: Path) -> list[Panel]:
-    """Returns the panels of one scan; adds rows to the table and writes the product files."""
+def _compare(
+    name: str, scan: Scan, model: Path, folder: Path
+) -> tuple[list[Panel], list[dict[str, Any]]]:
+    """Returns the panels of one scan and its rows of the table; writes one of its images."""
     assert scan.truth is not None
-    panels = [Panel('truth', scan.truth)]
+    panels, rows = [Panel('truth', scan.truth)], []
     area = coverage_mask(scan)
     refined = f'+ {REFINE_EPOCHS} epochs'
     cases: list[tuple[str, Path | None, str, int]] = [
@@ -160,8 +150,10 @@ def _compare(name: str, scan: Scan, model: Path, table: Table, folder: Path) -> 
         )
         metrics = compare_objects(result.object_, scan.truth, weights=area)
         panels.append(Panel(title, result.object_, metrics))
-        table.add(name.replace('_', ' '), title, metrics, sum(result.seconds.values()))
+        about = {'scan': name.replace('_', ' '), 'method': title}
+        numbers = metrics.to_dict(with_curve=False)
+        rows.append({**about, **numbers, 'seconds': sum(result.seconds.values())})
         if title == f'shipped model {refined}':
             write_image(folder / f'{name}_image.npz', scan, result)
             write_image(folder / f'{name}_product.h5', scan, result)
-    return panels
+    return panels, rows
