@@ -3,17 +3,22 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import importlib
 import logging
+import signal
 import sys
-from collections.abc import Sequence
+import threading
+from collections.abc import Iterator, Sequence
 
 from . import __version__
+from .commands import UsageError
+from .commands._config_options import CONFIGURED, add_config_options
 from .config import ConfigError
 
 __all__ = ['main']
 
-EXIT_DONE, EXIT_FAILED, EXIT_USAGE, EXIT_INTERRUPTED = 0, 1, 2, 130
+EXIT_DONE, EXIT_FAILED, EXIT_USAGE, EXIT_INTERRUPTED, EXIT_TERMINATED = 0, 1, 2, 130, 143
 
 _COMMANDS = {
     'reconstruct': 'make an image of a scan',
@@ -31,16 +36,13 @@ _COMMANDS = {
 """Every subcommand with its summary; the module of that name has `configure` and `run`."""
 
 
-class UsageError(ValueError):
-    """The words of the command line are wrong; exit status 2."""
-
-
 def _find_command(arguments: Sequence[str]) -> str | None:
     return next((word for word in arguments if not word.startswith('-')), None)
 
 
-def build_parser(command: str | None) -> argparse.ArgumentParser:
-    """Returns the parser, in which only `command` knows its own options (the rest stay unimported)."""
+def build_parser(words: Sequence[str]) -> argparse.ArgumentParser:
+    """Returns the parser for the words; only the command that they name is imported."""
+    command = _find_command(words)
     parser = argparse.ArgumentParser(
         prog='ptychodus-pinn', description='Physics-informed neural networks for ptychography.'
     )
@@ -51,15 +53,16 @@ def build_parser(command: str | None) -> argparse.ArgumentParser:
         subparser.add_argument('--quiet', action='store_true', help='print errors only')
         if name == command:
             importlib.import_module(f'.commands.{name}', __package__).configure(subparser)
+            if name in CONFIGURED:
+                add_config_options(subparser, name, words)
     return parser
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Returns the exit status: 0 done, 1 failed, 2 usage, 130 interrupted."""
+    """Returns the exit status: 0 done, 1 failed, 2 usage, 130 interrupted, 143 terminated."""
     words = list(sys.argv[1:] if arguments is None else arguments)
-    command = _find_command(words)
     try:
-        parsed = build_parser(command).parse_args(words)
+        parsed = build_parser(words).parse_args(words)
     except SystemExit as request:
         return int(request.code or 0)
     logging.basicConfig(
@@ -68,17 +71,37 @@ def main(arguments: Sequence[str] | None = None) -> int:
     for noisy in ('lightning', 'pytorch_lightning', 'matplotlib', 'h5py', 'PIL'):
         logging.getLogger(noisy).setLevel(logging.ERROR)
     module = importlib.import_module(f'.commands.{parsed.command}', __package__)
+    terminated = threading.Event()
     try:
-        return int(module.run(parsed) or EXIT_DONE)
+        with _pass_on_termination(terminated, parsed.command):
+            return int(module.run(parsed) or EXIT_DONE)
     except KeyboardInterrupt:
-        sys.stderr.write('interrupted\n')
-        return EXIT_INTERRUPTED
+        sys.stderr.write('terminated\n' if terminated.is_set() else 'interrupted\n')
+        return EXIT_TERMINATED if terminated.is_set() else EXIT_INTERRUPTED
     except (ConfigError, UsageError) as error:
         sys.stderr.write(f'ptychodus-pinn {parsed.command}: {error}\n')
         return EXIT_USAGE
     except (ValueError, KeyError, OSError, RuntimeError, MemoryError, ImportError) as error:
         sys.stderr.write(f'ptychodus-pinn {parsed.command}: {_sentence(error)}\n')
         return EXIT_FAILED
+
+
+@contextlib.contextmanager
+def _pass_on_termination(terminated: threading.Event, command: str) -> Iterator[None]:
+    """Lets SIGTERM act like Ctrl-C, so that a batch system that ends a run loses nothing."""
+
+    def pass_on(*_: object) -> None:
+        terminated.set()
+        signal.raise_signal(signal.SIGINT)
+
+    if command not in CONFIGURED or threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    previous = signal.signal(signal.SIGTERM, pass_on)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, previous)
 
 
 def _sentence(error: BaseException) -> str:

@@ -1,4 +1,4 @@
-"""Pictures of images, losses and comparisons, drawn without a display."""
+"""Pictures of scans, images, losses and comparisons, drawn without a display."""
 
 from __future__ import annotations
 
@@ -12,11 +12,14 @@ from numpy.typing import NDArray
 
 from .backend import Reconstruction
 from .metrics.comparison import ObjectMetrics
+from .scan.images import Image
+from .scan.output import write_atomically
 from .scan.scan import Scan
 
-__all__ = ['Panel', 'draw_comparison', 'draw_reconstruction']
+__all__ = ['Panel', 'draw_comparison', 'draw_image', 'draw_reconstruction', 'draw_scan']
 
 SEEN = 0.02
+_MAX_PATTERNS = 256
 
 
 @dataclass(frozen=True)
@@ -38,10 +41,54 @@ def _figure(width: float, height: float) -> Any:
 
 
 def _save(figure: Any, path: Path) -> Path:
-    from .scan.output import write_atomically
+    return write_atomically(
+        path, lambda temporary: figure.savefig(temporary, dpi=100, format='png')
+    )
 
-    write_atomically(path, lambda temporary: figure.savefig(temporary, dpi=100, format='png'))
-    return path
+
+def draw_scan(path: Path, scan: Scan) -> Path:
+    """Returns the path of a PNG with patterns, positions, probe and object of a scan."""
+    step = max(1, scan.num_patterns // _MAX_PATTERNS)
+    middle = scan.num_patterns // 2
+    mean = numpy.asarray(scan.patterns[::step]).mean(axis=0, dtype=numpy.float64)
+    single = numpy.asarray(scan.patterns[middle], dtype=float)
+    object_, what = (scan.object_, 'object') if scan.truth is None else (scan.truth, 'truth')
+    figure = _figure(13.8, 8.2)
+    figure.suptitle(scan.name)
+    axes = figure.subplots(2, 3).ravel()
+    for place, counts, title in ((0, mean, 'mean pattern'), (1, single, f'pattern {middle}')):
+        counts = numpy.where(scan.good_pixels, counts, numpy.nan)
+        _show(axes[place], numpy.log10(counts + 0.1), f'{title}, log10 of counts', 'viridis')
+    y_px, x_px = scan.positions_px.T
+    axes[2].plot(x_px, y_px, '-', color='0.8', linewidth=0.5)
+    axes[2].scatter(x_px, y_px, c=numpy.arange(len(x_px)), s=3)
+    axes[2].set(
+        xlim=(0, scan.object_.shape[1]),
+        ylim=(scan.object_.shape[0], 0),
+        aspect='equal',
+        title='positions in object pixels, in order of colour',
+    )
+    _show(axes[3], numpy.abs(scan.probe[0]), 'strongest probe mode, amplitude', 'viridis')
+    _show_object(axes[4:], object_, f'{what}, ')
+    return _save(figure, path)
+
+
+def draw_image(path: Path, image: Image) -> Path:
+    """Returns the path of a PNG with amplitude, phase and, where there is one, the probe."""
+    columns = 2 if image.probe is None else 3
+    figure = _figure(4.6 * columns, 4.1)
+    figure.suptitle(image.path.name)
+    axes = figure.subplots(1, columns)
+    _show_object(axes, image.object_)
+    if image.probe is not None:
+        probe = image.probe[0] if image.probe.ndim == 3 else image.probe
+        _show(axes[2], numpy.abs(probe), 'strongest probe mode, amplitude', 'viridis')
+    return _save(figure, path)
+
+
+def _show_object(axes: Sequence[Any], object_: NDArray[Any], what: str = '') -> None:
+    _show(axes[0], numpy.abs(object_), f'{what}amplitude', 'gray')
+    _show(axes[1], numpy.angle(object_), f'{what}phase [rad]', 'gray')
 
 
 def _window(coverage: NDArray[Any]) -> tuple[slice, slice]:
@@ -77,10 +124,10 @@ def draw_reconstruction(path: Path, scan: Scan, result: Reconstruction) -> Path:
     flat = _flatten(result.object_, result.coverage)[window]
     seen = result.coverage[window] > SEEN
     amplitude, phase = numpy.abs(flat), numpy.angle(flat)
-    _show(figure, axes[0], amplitude, 'amplitude', 'gray', _limits(amplitude[seen]))
-    _show(figure, axes[1], phase, 'phase [rad]', 'viridis', _limits(phase[seen]))
+    _show(axes[0], amplitude, 'amplitude', 'gray', _limits(amplitude[seen]))
+    _show(axes[1], phase, 'phase [rad]', 'viridis', _limits(phase[seen]))
     power = numpy.sqrt((numpy.abs(result.probe) ** 2).sum(axis=0))
-    _show(figure, axes[2], power, 'probe, all modes', 'magma', (0.0, float(power.max())))
+    _show(axes[2], power, 'probe, all modes', 'magma', (0.0, float(power.max())))
     if result.losses:
         epochs, values = zip(*result.losses)
         axes[3].plot(epochs, values, 'o-')
@@ -90,18 +137,24 @@ def draw_reconstruction(path: Path, scan: Scan, result: Reconstruction) -> Path:
 
 
 def _limits(values: NDArray[Any]) -> tuple[float, float]:
+    """Returns where the contrast ends; a few wild pixels outside the scan must not take it all."""
     if values.size == 0:
         return 0.0, 1.0
-    low, high = numpy.percentile(values, (0.5, 99.5))
+    low, high = numpy.nanpercentile(values, (0.5, 99.5))
     return float(low), float(max(high, low + 1e-6))
 
 
 def _show(
-    figure: Any, axes: Any, values: NDArray[Any], title: str, colours: str, limits: Any
+    axes: Any,
+    values: NDArray[Any],
+    title: str,
+    colours: str,
+    limits: tuple[float, float] | None = None,
 ) -> None:
-    image = axes.imshow(values, cmap=colours, vmin=limits[0], vmax=limits[1])
+    low, high = limits or _limits(values)
+    image = axes.imshow(values, cmap=colours, vmin=low, vmax=high, interpolation='nearest')
     axes.set(title=title, xticks=[], yticks=[])
-    figure.colorbar(image, ax=axes, shrink=0.7)
+    axes.figure.colorbar(image, ax=axes, shrink=0.7)
 
 
 def draw_comparison(

@@ -38,7 +38,7 @@ from ptychodus_pinn_torch.metrics.comparison import coverage_mask
 from ptychodus_pinn_torch.models.archive import ArchiveError, read_archive, write_archive
 from ptychodus_pinn_torch.reconstruction.procedure import reconstruct as run_reconstruction
 from ptychodus_pinn_torch.scan.files import read_scan, write_scan_npz
-from ptychodus_pinn_torch.scan.output import make_host_product
+from ptychodus_pinn_torch.scan.products import make_host_product
 from ptychodus_pinn_torch.scan.scan import Scan
 from ptychodus_pinn_torch.simulation.simulated_scan import SimulationSpec, simulate_scan
 from ptychodus_pinn_torch.training.run import train as run_training
@@ -484,7 +484,7 @@ def test_both_engines_are_listed_installed_or_not() -> None:
 def test_the_command_line_refuses_an_unknown_backend(scan_path: Path, tmp_path: Path) -> None:
     words = (scan_path, '--output', tmp_path / 'a.npz', '--backend', 'jax')
     done = run(script('ptychodus-pinn'), 'reconstruct', *words)
-    assert done.returncode == 1 and "'jax', from the argument, is unknown" in done.stderr
+    assert done.returncode == 2 and "'jax', from the argument, is unknown" in done.stderr
 
 
 def test_where_tensorflow_is_required_its_absence_fails(monkeypatch: pytest.MonkeyPatch) -> None:

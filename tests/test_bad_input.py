@@ -329,14 +329,19 @@ def test_full_disk_loses_nothing(tmp_path: Path, monkeypatch, capsys):
         raise OSError(errno.ENOSPC, 'No space left on device')
 
     monkeypatch.setattr(numpy, 'savez', fill_up)
-    _expect(capsys, ['simulate', str(path), *SIMULATE], 1, str(path), 'No space left on device')
+    words = ['simulate', str(path), '--overwrite', *SIMULATE]
+    _expect(capsys, words, 1, str(path), 'No space left on device')
     assert path.read_bytes() == b'precious' and list(tmp_path.iterdir()) == [path]
 
 
 def test_output_that_cannot_be_written_is_one_sentence(tmp_path: Path, capsys):
-    missing = tmp_path / 'nowhere' / 'scan.npz'
-    _expect(capsys, ['simulate', str(missing), *SIMULATE], 1, 'nowhere', 'No such folder')
-    _expect(capsys, ['simulate', str(tmp_path), *SIMULATE], 1, str(tmp_path), 'Is a directory')
+    (tmp_path / 'file').touch()
+    (tmp_path / 'folder.npz').mkdir()
+    for name, words in (
+        ('file/scan.npz', ('file', 'Is not a folder')),
+        ('folder.npz', ('folder.npz', 'Is a directory')),
+    ):
+        _expect(capsys, ['simulate', str(tmp_path / name), *SIMULATE], 1, *words)
 
 
 def test_images_that_do_not_fit_are_one_sentence(tmp_path: Path, tiny_scan_path: Path, capsys):

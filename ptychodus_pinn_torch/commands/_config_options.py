@@ -1,14 +1,30 @@
-"""Every option of the configuration tree as a flag."""
+"""The options of the configuration tree as flags of a command."""
 
 from __future__ import annotations
 
 import argparse
+import copy
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from ..config import Config, Option, iter_options, load_config, override_config, preset
+from ..backend import resolve_backend
+from ..config import (
+    Config,
+    Option,
+    iter_options,
+    load_config,
+    network_kinds,
+    override_config,
+    preset,
+    refuse_without_effect,
+)
+from . import UsageError
 
-__all__ = ['add_config_options', 'config_from']
+__all__ = ['CONFIGURED', 'add_config_options', 'backend_from', 'config_from']
+
+CONFIGURED = ('train', 'pretrain', 'reconstruct')
+"""The commands that take a configuration."""
 
 _SHORT = {
     'training.max_steps': '--steps',
@@ -25,43 +41,115 @@ _SHORT = {
 """Second, shorter names of the flags that people use."""
 
 _PREFIX = 'option:'
+_KIND = 'network.kind'
+_OWN_KINDS = frozenset(kind for item in iter_options() for kind in item.scope.networks)
 
 
-def add_config_options(parser: argparse.ArgumentParser, *sections: str) -> None:
-    """Adds `--config`, `--preset` and a flag for every option of the sections."""
+class _BriefHelp(argparse.HelpFormatter):
+    """Shows a flag by its short names alone, where it has some."""
+
+    def _format_action_invocation(self, action: argparse.Action) -> str:
+        shown = copy.copy(action)
+        short = [name for name in action.option_strings if '.' not in name]
+        shown.option_strings = short or action.option_strings
+        return super()._format_action_invocation(shown)
+
+
+class _HelpAll(argparse.Action):
+    """Prints the help with every option in it, and ends the program."""
+
+    def __init__(self, *, texts: dict[argparse.Action, str], **keywords: Any) -> None:
+        super().__init__(nargs=0, default=argparse.SUPPRESS, **keywords)
+        self.texts = texts
+
+    def __call__(self, parser: argparse.ArgumentParser, *_: Any) -> None:
+        """Prints and exits."""
+        for action, text in self.texts.items():
+            action.help = text
+        parser.formatter_class = argparse.HelpFormatter
+        parser.print_help()
+        parser.exit()
+
+
+def add_config_options(
+    parser: argparse.ArgumentParser, command: str, words: Sequence[str] = ()
+) -> None:
+    """Adds `--config`, `--preset`, `--help-all` and a flag for every option of a command.
+
+    Args:
+        parser: Of the command.
+        command: One of `CONFIGURED`.
+        words: Of the command line; a network of others that they name brings flags of its own.
+    """
+    parser.formatter_class = _BriefHelp
+    hidden: dict[argparse.Action, str] = {}
+    parser.add_argument(
+        '--help-all', action=_HelpAll, texts=hidden, help='show all options and exit'
+    )
     parser.add_argument('--config', type=Path, metavar='FILE', help='JSON or YAML configuration')
     parser.add_argument(
         '--preset', choices=('quick', 'default', 'best'), help='configuration to start from'
     )
     groups: dict[str, argparse._ArgumentGroup] = {}
-    for item in iter_options():
-        if item.section and item.section not in sections:
+    for item in iter_options(_find_foreign_network(words)):
+        if not item.applies_to(command):
             continue
-        group = groups.setdefault(
-            item.section, parser.add_argument_group(f'{item.section or "general"} options')
+        if item.section not in groups:
+            groups[item.section] = parser.add_argument_group(f'{item.section or "general"} options')
+        names = [_SHORT[item.path], item.flag] if item.path in _SHORT else [item.flag]
+        keywords = _describe(item)
+        action = groups[item.section].add_argument(
+            *names, dest=_PREFIX + item.path, default=None, **keywords
         )
-        names = [item.flag]
-        if item.path in _SHORT:
-            names.insert(0, _SHORT[item.path])
-        group.add_argument(*names, dest=_PREFIX + item.path, default=None, **_argument(item))
+        if not (item.is_basic or item.path in _SHORT):
+            hidden[action] = keywords['help']
+            action.help = argparse.SUPPRESS
 
 
-def _argument(item: Option) -> dict[str, Any]:
+def _find_foreign_network(words: Sequence[str]) -> str | None:
+    """Returns the kind of network of another distribution that the words name, if any."""
+    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False, exit_on_error=False)
+    parser.add_argument('--network', f'--{_KIND}', dest='kind')
+    try:
+        kind = parser.parse_known_args(list(words))[0].kind
+    except argparse.ArgumentError:
+        return None
+    return kind if kind in network_kinds() and kind not in _OWN_KINDS else None
+
+
+def _describe(item: Option) -> dict[str, Any]:
     unit = f' [{item.unit}]' if item.unit else ''
     text = f'{item.description}{unit} (default: {item.default})'.replace('%', '%%')
+    choices = network_kinds() if item.path == _KIND else item.choices
     if item.kind is bool:
         return {'action': argparse.BooleanOptionalAction, 'help': text}
-    if item.choices:
-        return {'choices': item.choices, 'help': text}
+    if choices:
+        return {'choices': choices, 'help': text}
     return {'type': item.kind, 'metavar': item.kind.__name__.upper(), 'help': text}
 
 
-def config_from(arguments: argparse.Namespace) -> Config:
+def backend_from(arguments: argparse.Namespace) -> str:
+    """Returns the engine to use: that of the flag, else of the environment, else the default.
+
+    Raises:
+        UsageError: there is no engine of that name.
+        RuntimeError: it is not installed.
+    """
+    try:
+        return resolve_backend(getattr(arguments, 'backend', None))
+    except ValueError as error:
+        raise UsageError(str(error)) from error
+
+
+def config_from(arguments: argparse.Namespace, *, backend: str) -> Config:
     """Returns the configuration: preset or file, then flags on top.
 
     Raises:
-        ConfigError: an unknown option or a value out of bounds, wherever it came from.
+        ConfigError: an unknown option, a value out of bounds, or an option that would do nothing
+            in this run; wherever it came from.
     """
+    if arguments.config is not None and arguments.preset is not None:
+        raise UsageError('--preset beside --config: give one of the two.')
     config = preset(arguments.preset or 'default')
     if arguments.config is not None:
         config = load_config(arguments.config)
@@ -70,4 +158,8 @@ def config_from(arguments: argparse.Namespace) -> Config:
         for name, value in vars(arguments).items()
         if name.startswith(_PREFIX) and value is not None
     }
-    return override_config(config, given, source='command line')
+    config = override_config(config, given, source='command line')
+    refuse_without_effect(config, command=arguments.command, backend=backend, given=given)
+    if arguments.config is not None:
+        refuse_without_effect(config, command=arguments.command, backend=backend)
+    return config

@@ -4,32 +4,74 @@ from __future__ import annotations
 
 import argparse
 import os
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from ..cli import UsageError
+from ..models.archive import EXTENSION
+from . import UsageError
 
-__all__ = ['add_overwrite_option', 'check_output']
+__all__ = ['add_model_output', 'add_overwrite_option', 'check_output']
+
+_PARTNERS = ('diffraction.h5', 'product.h5', 'product.cxi')
 
 
 def add_overwrite_option(parser: argparse.ArgumentParser) -> None:
     """Adds `--overwrite`."""
-    parser.add_argument('--overwrite', action='store_true', help='replace an existing output')
+    parser.add_argument('--overwrite', action='store_true', help='replace existing outputs')
 
 
-def check_output(path: Path, arguments: argparse.Namespace, *, suffixes: tuple[str, ...]) -> None:
+def add_model_output(parser: argparse.ArgumentParser) -> None:
+    """Adds `--output` for a model, `--resume`, and `--overwrite`."""
+    parser.add_argument(
+        '--output', type=Path, required=True, metavar='MODEL', help=f'to write, *{EXTENSION}'
+    )
+    parser.add_argument('--resume', action='store_true', help='go on with an interrupted run')
+    add_overwrite_option(parser)
+
+
+def check_output(
+    path: Path,
+    arguments: argparse.Namespace,
+    *,
+    suffixes: tuple[str, ...],
+    inputs: Sequence[Path | str | None] = (),
+) -> None:
     """Refuses an output that could not be written, or that would replace something.
 
+    Args:
+        path: To be written; its folder is made.
+        arguments: With `overwrite`.
+        suffixes: One of which the name must have.
+        inputs: What the command reads; it is never replaced, not even with `--overwrite`.
+
     Raises:
-        UsageError: the name has another ending than it must have.
+        UsageError: the name has another ending than it must have, or is that of an input.
         FileExistsError: something is there and `--overwrite` was not given.
         OSError: the folder cannot be made or written to.
     """
     if not path.name.endswith(suffixes):
         raise UsageError(f'{path}: the output must end in {" or ".join(suffixes)}.')
-    if path.exists() and not arguments.overwrite:
-        raise FileExistsError(
-            f'{path}: exists already: give another name, or --overwrite to replace it.'
-        )
-    path.parent.mkdir(parents=True, exist_ok=True)
+    if path.is_dir():
+        raise IsADirectoryError(21, 'Is a directory', str(path))
+    if path.exists():
+        if any(path.samefile(file) for file in _files_of(inputs) if file.exists()):
+            raise UsageError(f'{path}: is an input of this command: give another output.')
+        if not arguments.overwrite:
+            raise FileExistsError(
+                f'{path}: exists already: give another name, or --overwrite to replace it.'
+            )
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+    except FileExistsError as error:
+        raise NotADirectoryError(20, 'Is not a folder', str(path.parent)) from error
     if not os.access(path.parent, os.W_OK):
         raise PermissionError(f'{path.parent}: cannot be written to: choose another folder.')
+
+
+def _files_of(inputs: Sequence[Path | str | None]) -> Iterator[Path]:
+    """Yields the files that are read for the inputs: of a scan in HDF5, those beside it too."""
+    for path in (Path(item) for item in inputs if item is not None):
+        yield path
+        if path.is_dir() or path.suffix in ('.h5', '.hdf5', '.cxi'):
+            folder = path if path.is_dir() else path.parent
+            yield from (folder / name for name in _PARTNERS)

@@ -14,27 +14,22 @@ def add_scan_options(parser: argparse.ArgumentParser) -> None:
     """Adds the flags to a command."""
     group = parser.add_argument_group('reading the scan')
     group.add_argument(
-        '--product',
-        metavar='FILE',
-        help='product.h5 that goes with diffraction.h5 (default: the one beside it)',
+        '--product', metavar='FILE', help='product of the patterns (default: that beside them)'
     )
     group.add_argument(
-        '--crop',
-        type=int,
-        metavar='PIXELS',
-        help='keep this many detector pixels per side, from the middle (default: all)',
+        '--crop', type=int, metavar='PIXELS', help='detector pixels to keep in the middle, per side'
     )
     group.add_argument(
         '--bin',
         type=int,
         metavar='FACTOR',
-        help='add up this many detector pixels per side, after --crop (default: 1)',
+        help='detector pixels to add up, per side, after --crop',
     )
     group.add_argument(
         '--diffraction-kind',
         choices=('auto', 'counts', 'amplitude'),
         default='auto',
-        help='what the patterns of an NPZ are, where the file does not tell (default: auto)',
+        help='what an NPZ holds, if it does not tell',
     )
 
 

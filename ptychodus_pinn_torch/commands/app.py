@@ -8,6 +8,8 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from . import UsageError
+
 __all__ = ['configure', 'run']
 
 
@@ -22,7 +24,6 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Returns the exit status of Ptychodus; 2 when its version cannot be used."""
-    from ..cli import UsageError
     from ..host.attach import attach, find_host_fault
 
     fault = find_host_fault()

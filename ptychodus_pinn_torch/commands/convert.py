@@ -42,7 +42,8 @@ def configure(parser: argparse.ArgumentParser) -> None:
 def run(arguments: argparse.Namespace) -> int:
     """Returns 0 after the model or scan was written."""
     output = arguments.output
-    check_output(output, arguments, suffixes=(EXTENSION, '.npz'))
+    inputs = (arguments.source, arguments.product)
+    check_output(output, arguments, suffixes=(EXTENSION, '.npz'), inputs=inputs)
     if output.name.endswith(EXTENSION):
         from ..models.archive import describe_archive
         from ..models.opening import convert_model

@@ -4,21 +4,21 @@ from __future__ import annotations
 
 import argparse
 import json
-import resource
 import sys
 import time
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from .. import api
-from ..backend import Reconstruction
-from ..metrics.comparison import ObjectMetrics, compare_objects, coverage_map, coverage_mask
+from ..metrics.comparison import compare_objects, coverage_map, coverage_mask
 from ..models.archive import read_archive
 from ..pictures import Panel, draw_comparison
-from ..scan.files import write_product, write_reconstruction_npz, write_scan_npz
+from ..progress import ProgressLine, format_duration
+from ..scan.files import write_scan_npz
+from ..scan.output import write_atomically
 from ..scan.scan import Scan
-from ._progress import ProgressLine, format_seconds
+from ._outputs import add_overwrite_option, check_output
+from .reconstruct import write_image
 
 NUM_POSITIONS = 400
 REFINE_EPOCHS = 4
@@ -29,84 +29,89 @@ TRAINING = {
     'training.max_steps': 700,
 }
 
+SCANS = ('this_scan', 'unseen')
+FILES = (
+    'demo.png',
+    'metrics.json',
+    'trained.h5.zip',
+    *(f'{scan}_{what}' for scan in SCANS for what in ('scan.npz', 'image.npz', 'product.h5')),
+)
+
 
 def configure(parser: argparse.ArgumentParser) -> None:
     """Adds the options of the command."""
     parser.add_argument('--output', type=Path, required=True, help='folder for everything')
+    add_overwrite_option(parser)
     parser.add_argument('--seed', type=int, default=0, help='seed of simulation and training')
     parser.add_argument(
         '--steps', type=int, default=TRAINING['training.max_steps'], help='training steps'
     )
 
 
-@dataclass
-class Table:
-    """The rows of metrics, as printed and as written."""
-
-    rows: list[dict[str, Any]] = field(default_factory=list)
-
-    def add(self, scan: str, method: str, metrics: ObjectMetrics, seconds: float) -> None:
-        """Adds a row."""
-        numbers = metrics.to_dict(with_curve=False)
-        self.rows.append({'scan': scan, 'method': method, **numbers, 'seconds': seconds})
-
-    def text(self) -> str:
-        """Returns the table for the console."""
-        lines = [
-            f'{"scan":<10} {"method":<32} {"NRMSE":>7} {"SSIM a":>7} {"SSIM p":>7} '
-            f'{"phase rms":>9} {"FRC 0.5":>8} {"time":>7}'
-        ]
-        for row in self.rows:
-            lines.append(
-                f'{row["scan"]:<10} {row["method"]:<32} {row["nrmse"]:7.4f} '
-                f'{row["ssim_amplitude"]:7.3f} {row["ssim_phase"]:7.3f} '
-                f'{row["phase_rms_rad"]:9.4f} {row["frc_half_per_nyquist"]:8.2f} '
-                f'{row["seconds"]:6.2f}s'
-            )
-        return '\n'.join(lines) + '\n'
+def _format_table(rows: list[dict[str, Any]]) -> str:
+    lines = [
+        f'{"scan":<10} {"method":<32} {"NRMSE":>7} {"SSIM a":>7} {"SSIM p":>7} '
+        f'{"phase rms":>9} {"FRC 0.5":>8} {"time":>7}'
+    ]
+    lines += [
+        f'{row["scan"]:<10} {row["method"]:<32} {row["nrmse"]:7.4f} '
+        f'{row["ssim_amplitude"]:7.3f} {row["ssim_phase"]:7.3f} {row["phase_rms_rad"]:9.4f} '
+        f'{row["frc_half_per_nyquist"]:8.2f} {row["seconds"]:6.2f}s'
+        for row in rows
+    ]
+    return '\n'.join(lines) + '\n'
 
 
 def run(arguments: argparse.Namespace) -> int:
     """Runs the demonstration."""
     folder: Path = arguments.output
-    folder.mkdir(parents=True, exist_ok=True)
+    for name in FILES:
+        check_output(folder / name, arguments, suffixes=('',))
     started = time.monotonic()
     progress = ProgressLine(is_quiet=arguments.quiet)
-    scans = {
-        'this scan': _simulate(arguments.seed, 0),
-        'unseen': _simulate(arguments.seed, 1),
-    }
+    scans = {name: _simulate(arguments.seed, number) for number, name in enumerate(SCANS)}
     for name, scan in scans.items():
-        write_scan_npz(folder / f'{_slug(name)}_scan.npz', scan)
+        write_scan_npz(folder / f'{name}_scan.npz', scan)
     model = folder / 'trained.h5.zip'
-    options = {
-        **TRAINING,
-        'training.max_steps': arguments.steps,
-        'training.seed': arguments.seed,
-    }
+    options = {**TRAINING, 'training.max_steps': arguments.steps, 'training.seed': arguments.seed}
     sys.stdout.write(f'training on one simulated scan, {arguments.steps} steps, no labels\n')
-    api.train(scans['this scan'], model, options=options, report=progress)
+    api.train(scans[SCANS[0]], model, options=options, report=progress)
     progress.close()
-    table, rows = Table(), []
+    table: list[dict[str, Any]] = []
+    pictures = []
     for name, scan in scans.items():
-        panels = _compare(name, scan, model, table, folder)
-        rows.append((name, panels, coverage_map(scan)))
-    picture = draw_comparison(folder / 'demo.png', rows, read_archive(model).history)
+        panels, rows = _compare(name, scan, model, folder)
+        table += rows
+        pictures.append((name.replace('_', ' '), panels, coverage_map(scan)))
+    picture = draw_comparison(folder / 'demo.png', pictures, read_archive(model).history)
     seconds = time.monotonic() - started
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    peak_mb = peak / 1024 if sys.platform != 'darwin' else peak / 2**20
-    summary = {'rows': table.rows, 'seconds': seconds, 'peak_memory_MB': peak_mb}
-    (folder / 'metrics.json').write_text(json.dumps(summary, indent=2), encoding='utf-8')
-    sys.stdout.write(table.text())
+    peak_mb = _peak_memory_mb()
+    summary = {'rows': table, 'seconds': seconds, 'peak_memory_MB': peak_mb}
+    _write_json(folder / 'metrics.json', summary)
+    sys.stdout.write(_format_table(table))
     sys.stdout.write(
-        f'{picture}: the picture; all files are in {folder}; {format_seconds(seconds)}, '
-        f'peak memory {peak_mb:.0f} MB\n'
+        f'{picture}: the picture; all files are in {folder}; {format_duration(seconds)}'
+        + ('' if peak_mb is None else f', peak memory {peak_mb:.0f} MB')
+        + '\n'
     )
     return 0
 
 
-def _slug(name: str) -> str:
-    return name.replace(' ', '_')
+def _write_json(path: Path, content: dict[str, Any]) -> None:
+    def write(temporary: Path) -> None:
+        temporary.write_text(json.dumps(content, indent=2), encoding='utf-8')
+
+    write_atomically(path, write)
+
+
+def _peak_memory_mb() -> float | None:
+    """Returns the largest memory that the process has had; None where nobody counts it."""
+    try:
+        import resource
+    except ImportError:  # on Windows
+        return None
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak / 2**20 if sys.platform == 'darwin' else peak / 1024
 
 
 def _simulate(seed: int, number: int) -> Scan:
@@ -118,10 +123,12 @@ def _simulate(seed: int, number: int) -> Scan:
     )
 
 
-def _compare(name: str, scan: Scan, model: Path, table: Table, folder: Path) -> list[Panel]:
-    """Returns the panels of one scan; adds rows to the table and writes the product files."""
+def _compare(
+    name: str, scan: Scan, model: Path, folder: Path
+) -> tuple[list[Panel], list[dict[str, Any]]]:
+    """Returns the panels of one scan and its rows of the table; writes one of its images."""
     assert scan.truth is not None
-    panels = [Panel('truth', scan.truth)]
+    panels, rows = [Panel('truth', scan.truth)], []
     area = coverage_mask(scan)
     refined = f'+ {REFINE_EPOCHS} epochs'
     cases: list[tuple[str, Path | None, str, int]] = [
@@ -143,18 +150,10 @@ def _compare(name: str, scan: Scan, model: Path, table: Table, folder: Path) -> 
         )
         metrics = compare_objects(result.object_, scan.truth, weights=area)
         panels.append(Panel(title, result.object_, metrics))
-        table.add(name, title, metrics, sum(result.seconds.values()))
+        about = {'scan': name.replace('_', ' '), 'method': title}
+        numbers = metrics.to_dict(with_curve=False)
+        rows.append({**about, **numbers, 'seconds': sum(result.seconds.values())})
         if title == f'shipped model {refined}':
-            _write(folder, name, scan, result)
-    return panels
-
-
-def _write(folder: Path, name: str, scan: Scan, result: Reconstruction) -> None:
-    contents = {
-        'object_': result.object_,
-        'positions_px': result.positions_px,
-        'probe': result.probe,
-        'losses': result.losses,
-    }
-    write_reconstruction_npz(folder / f'{_slug(name)}_image.npz', **contents)
-    write_product(folder / f'{_slug(name)}_product.h5', scan, **contents)
+            write_image(folder / f'{name}_image.npz', scan, result)
+            write_image(folder / f'{name}_product.h5', scan, result)
+    return panels, rows

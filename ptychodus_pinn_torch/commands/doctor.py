@@ -42,7 +42,7 @@ class Finding:
 
     Attributes:
         topic: What was looked at. `text` is what was found.
-        remedy: What mends it; empty when nothing has to be mended.
+        remedy: What to do about it; empty when all is well.
     """
 
     topic: str
@@ -70,7 +70,7 @@ def run(arguments: argparse.Namespace) -> int:
 
 
 def examine(settings: Path | None = None) -> list[Finding]:
-    """Returns what was found, in the order in which it should be mended."""
+    """Returns what was found, in the order in which it should be put right."""
     findings = [*_examine_packages(), _examine_host()]
     if findings[-1].remedy:
         return findings

@@ -11,6 +11,7 @@ import numpy
 from numpy.typing import NDArray
 
 from ..scan.images import Image, read_image
+from . import UsageError, describe_shape
 from ._scan_options import add_scan_options, read_scan_from
 
 __all__ = ['configure', 'run']
@@ -62,8 +63,6 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Returns 0 after the figures were printed."""
-    from ..cli import UsageError
-
     if arguments.reference is None and arguments.scan is None:
         raise UsageError('nothing to compare with: name --reference, --scan, or both.')
     image = read_image(arguments.image)
@@ -87,12 +86,7 @@ def run(arguments: argparse.Namespace) -> int:
 def _compare(image: Image, reference: Image, scan: Any, threshold: float) -> dict[str, Any]:
     from ..metrics.comparison import compare_objects
 
-    shapes = image.object_.shape, reference.object_.shape
-    if shapes[0] != shapes[1]:
-        raise ValueError(
-            f'{image.path} holds an image of {_by(shapes[0])} pixels but {reference.path} one of '
-            f'{_by(shapes[1])}: both must lie on one grid.'
-        )
+    _check_grid(image, str(reference.path), reference.object_)
     weights = _find_weights(image, reference, scan, threshold)
     metrics = compare_objects(
         image.object_, reference.object_, weights=weights, pixel_size_m=reference.pixel_size_m
@@ -100,8 +94,12 @@ def _compare(image: Image, reference: Image, scan: Any, threshold: float) -> dic
     return metrics.to_dict()
 
 
-def _by(shape: tuple[int, ...]) -> str:
-    return ' x '.join(str(length) for length in shape)
+def _check_grid(image: Image, what: str, object_: NDArray[Any]) -> None:
+    if image.object_.shape != object_.shape:
+        raise ValueError(
+            f'{image.path} holds an image of {describe_shape(image.object_.shape)} pixels but '
+            f'{what} one of {describe_shape(object_.shape)}: both must lie on one grid.'
+        )
 
 
 def _find_weights(
@@ -128,11 +126,7 @@ def _judge_by_counts(image: Image, scan: Any, held_out: str | None) -> dict[str,
     from ..metrics.comparison import data_error
     from ..scan.scan import calibrate_probe
 
-    if image.object_.shape != scan.object_.shape:
-        raise ValueError(
-            f'{image.path} holds an image of {_by(image.object_.shape)} pixels but the scan '
-            f'{scan.name} has an object of {_by(scan.object_.shape)}: both must lie on one grid.'
-        )
+    _check_grid(image, f'the scan {scan.name}', scan.object_)
     indices = None if held_out is None else _read_indices(held_out, scan.num_patterns)
     probe = calibrate_probe(scan)[0] if image.probe is None else image.probe
     positions_px = image.positions_px

@@ -12,6 +12,8 @@ import numpy
 
 from ..scan.images import Image, read_image
 from ..scan.scan import Scan
+from . import UsageError, describe_shape
+from ._outputs import add_overwrite_option, check_output
 from ._scan_options import add_scan_options, read_scan_from
 
 __all__ = ['configure', 'describe_scan', 'run']
@@ -20,16 +22,19 @@ __all__ = ['configure', 'describe_scan', 'run']
 def configure(parser: argparse.ArgumentParser) -> None:
     """Adds the flags."""
     parser.add_argument('file', metavar='FILE', help='scan, image, product or model archive')
-    parser.add_argument('--draw', metavar='OUT.png', help='draw it as well')
+    parser.add_argument('--draw', type=Path, metavar='OUT.png', help='draw it as well')
+    add_overwrite_option(parser)
     add_scan_options(parser)
 
 
 def run(arguments: argparse.Namespace) -> int:
     """Returns 0 after the description was printed."""
-    from ..cli import UsageError
-    from ._drawing import draw_image, draw_scan
+    from ..pictures import draw_image, draw_scan
 
     path = Path(arguments.file)
+    if arguments.draw:
+        inputs = (path, arguments.product)
+        check_output(arguments.draw, arguments, suffixes=('.png',), inputs=inputs)
     if _is_archive(path):
         if arguments.draw:
             raise UsageError(f'{path} is a model: there is nothing to draw.')
@@ -41,20 +46,20 @@ def run(arguments: argparse.Namespace) -> int:
         image = read_image(path)
         sys.stdout.write(describe_image(image))
         if arguments.draw:
-            draw_image(Path(arguments.draw), image)
+            draw_image(arguments.draw, image)
     else:
         scan = read_scan_from(arguments, path)
         sys.stdout.write(describe_scan(scan))
         if arguments.draw:
-            draw_scan(Path(arguments.draw), scan)
+            draw_scan(arguments.draw, scan)
     return 0
 
 
-def _names(path: Path) -> list[str]:
+def _names(path: Path) -> set[str]:
     if not path.is_file() or not zipfile.is_zipfile(path):
-        return []
+        return set()
     with zipfile.ZipFile(path) as archive:
-        return archive.namelist()
+        return set(archive.namelist())
 
 
 def _is_archive(path: Path) -> bool:
@@ -95,12 +100,8 @@ def describe_image(image: Image) -> str:
     if image.positions_px is not None:
         rows.append(('positions', str(len(image.positions_px))))
     if image.probe is not None:
-        rows.append(('probe', _by(image.probe.shape)))
+        rows.append(('probe', describe_shape(image.probe.shape)))
     return _write(rows)
-
-
-def _by(shape: tuple[int, ...]) -> str:
-    return ' x '.join(str(length) for length in shape)
 
 
 def _in_metres(pixel_m: tuple[float, float] | None, shape: tuple[int, ...]) -> str:
@@ -137,7 +138,8 @@ def describe_scan(scan: Scan) -> str:
         ),
         (
             'object',
-            f'{_by(scan.object_.shape)} pixels{_in_metres(scan.pixel_size_m, scan.object_.shape)}, '
+            f'{describe_shape(scan.object_.shape)} pixels'
+            f'{_in_metres(scan.pixel_size_m, scan.object_.shape)}, '
             + ('from the file' if scan.has_object else 'flat'),
         ),
         ('truth', 'known: the scan is simulated' if scan.truth is not None else 'not known'),

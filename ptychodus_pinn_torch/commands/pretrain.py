@@ -4,35 +4,37 @@ from __future__ import annotations
 
 import argparse
 import sys
-from pathlib import Path
 
+from ..backend import DEFAULT_BACKEND
 from ..models.archive import EXTENSION, describe_archive
-from ._config_options import add_config_options, config_from
-from ._outputs import add_overwrite_option, check_output
-from ._progress import ProgressLine
+from ..progress import ProgressLine
+from . import UsageError
+from ._config_options import backend_from, config_from
+from ._outputs import add_model_output, check_output
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
     """Adds the options of the command."""
-    parser.add_argument('--output', type=Path, required=True, help=f'model to write, *{EXTENSION}')
+    parser.usage = 'ptychodus-pinn pretrain --output MODEL [option ...]'
+    add_model_output(parser)
     parser.add_argument('--pattern-size', type=int, default=64, help='pixels (default: 64)')
     parser.add_argument('--canvas-size', type=int, default=112, help='pixels (default: 112)')
-    parser.add_argument('--resume', action='store_true', help='go on with an interrupted run')
-    add_overwrite_option(parser)
-    add_config_options(parser, 'grouping', 'network', 'loss', 'training', 'execution')
 
 
 def run(arguments: argparse.Namespace) -> int:
     """Trains and writes."""
     from ..training.pretraining import pretrain
 
-    if arguments.resume:
-        arguments.overwrite = True
+    backend = backend_from(arguments)
+    if backend != DEFAULT_BACKEND:
+        raise UsageError(f'pretrain works with the {DEFAULT_BACKEND} backend, not with {backend}.')
+    config = config_from(arguments, backend=backend)
+    arguments.overwrite |= arguments.resume
     check_output(arguments.output, arguments, suffixes=(EXTENSION,))
     progress = ProgressLine(is_quiet=arguments.quiet)
     try:
         path = pretrain(
-            config_from(arguments),
+            config,
             arguments.output,
             progress,
             pattern_size=arguments.pattern_size,

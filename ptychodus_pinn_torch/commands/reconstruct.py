@@ -8,11 +8,11 @@ import sys
 import time
 from pathlib import Path
 
-from ..backend import Reconstruction, ReconstructRequest, resolve_backend
+from ..backend import Reconstruction, ReconstructRequest
+from ..progress import ProgressLine
 from ..scan.scan import Scan
-from ._config_options import add_config_options, config_from
+from ._config_options import backend_from, config_from
 from ._outputs import add_overwrite_option, check_output
-from ._progress import ProgressLine
 from ._scan_options import add_scan_options, read_scan_from
 
 logger = logging.getLogger(__name__)
@@ -20,10 +20,14 @@ logger = logging.getLogger(__name__)
 
 def configure(parser: argparse.ArgumentParser) -> None:
     """Adds the options of the command."""
-    parser.add_argument('scan', type=Path, help='file or folder of the scan')
-    parser.add_argument('--model', type=Path, help='model archive (default: the shipped model)')
+    parser.usage = 'ptychodus-pinn reconstruct SCAN --output FILE [option ...]'
+    parser.add_argument('scan', type=Path, metavar='SCAN', help='file or folder of the scan')
     parser.add_argument(
-        '--output', type=Path, required=True, help='image to write: .npz, or .h5 for Ptychodus'
+        '--output', type=Path, required=True, metavar='FILE',
+        help='image to write: .npz, or .h5 for Ptychodus',
+    )  # fmt: skip
+    parser.add_argument(
+        '--model', type=Path, metavar='FILE', help='model archive (default: the shipped model)'
     )
     parser.add_argument(
         '--picture', type=Path, help='PNG to write (default: beside the output)', metavar='PNG'
@@ -32,15 +36,20 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument('--backend', help='pytorch or tensorflow')
     add_overwrite_option(parser)
     add_scan_options(parser)
-    add_config_options(parser, 'physics', 'reconstruction', 'execution', 'training')
 
 
 def run(arguments: argparse.Namespace) -> int:
     """Reads, reconstructs, writes."""
-    config = config_from(arguments)
-    backend = resolve_backend(arguments.backend)
+    backend = backend_from(arguments)
+    config = config_from(arguments, backend=backend)
     output: Path = arguments.output
-    check_output(output, arguments, suffixes=('.npz', '.h5', '.hdf5'))
+    picture: Path | None = (
+        None if arguments.no_picture else arguments.picture or output.with_suffix('.png')
+    )
+    inputs = (arguments.scan, arguments.product, arguments.model)
+    check_output(output, arguments, suffixes=('.npz', '.h5', '.hdf5'), inputs=inputs)
+    if picture is not None:
+        check_output(picture, arguments, suffixes=('.png',), inputs=inputs)
     started = time.monotonic()
     scan = read_scan_from(arguments, arguments.scan)
     read_s = time.monotonic() - started
@@ -56,10 +65,9 @@ def run(arguments: argparse.Namespace) -> int:
     write_s = time.monotonic() - started
     if not arguments.quiet:
         sys.stdout.write(_summary(scan, result, output, read_s, write_s))
-    if not arguments.no_picture:
+    if picture is not None:
         from ..pictures import draw_reconstruction
 
-        picture = arguments.picture or output.with_suffix('.png')
         draw_reconstruction(picture, scan, result)
     return 0
 

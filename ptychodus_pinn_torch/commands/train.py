@@ -7,22 +7,23 @@ import sys
 from dataclasses import replace
 from pathlib import Path
 
-from ..backend import TrainRequest, resolve_backend
+from ..backend import TrainRequest
 from ..models.archive import EXTENSION
-from ._config_options import add_config_options, config_from
-from ._outputs import add_overwrite_option, check_output
-from ._progress import ProgressLine
+from ..progress import ProgressLine
+from . import UsageError
+from ._config_options import backend_from, config_from
+from ._outputs import add_model_output, check_output
 from ._scan_options import add_scan_options, read_scan_from
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
     """Adds the options of the command."""
+    parser.usage = 'ptychodus-pinn train SCAN [SCAN ...] --output MODEL [option ...]'
     parser.add_argument('scans', type=Path, nargs='+', metavar='SCAN', help='scans to train on')
-    parser.add_argument('--output', type=Path, required=True, help=f'model to write, *{EXTENSION}')
+    add_model_output(parser)
     parser.add_argument(
         '--validation', type=Path, nargs='*', default=[], metavar='SCAN', help='scans to judge on'
     )
-    parser.add_argument('--resume', action='store_true', help='go on with an interrupted run')
     parser.add_argument('--no-check', action='store_true', help='skip the examination of the scans')
     parser.add_argument(
         '--labels',
@@ -33,18 +34,18 @@ def configure(parser: argparse.ArgumentParser) -> None:
         help='supervised: one image per scan to learn from (reconstruction or product)',
     )
     parser.add_argument('--backend', help='pytorch or tensorflow')
-    add_overwrite_option(parser)
     add_scan_options(parser)
-    add_config_options(parser, 'grouping', 'network', 'physics', 'loss', 'training', 'execution')
 
 
 def run(arguments: argparse.Namespace) -> int:
     """Reads, examines, trains, writes."""
-    config = config_from(arguments)
-    backend = resolve_backend(arguments.backend)
-    if arguments.resume:
-        arguments.overwrite = True
-    check_output(arguments.output, arguments, suffixes=(EXTENSION,))
+    backend = backend_from(arguments)
+    config = config_from(arguments, backend=backend)
+    if arguments.labels and config.mode != 'supervised':
+        raise UsageError('--labels has no effect in unsupervised mode: say --mode supervised.')
+    arguments.overwrite |= arguments.resume
+    inputs = (*arguments.scans, *arguments.validation, *arguments.labels, config.training.start)
+    check_output(arguments.output, arguments, suffixes=(EXTENSION,), inputs=inputs)
     scans = [read_scan_from(arguments, path) for path in arguments.scans]
     if arguments.labels:
         scans = _with_labels(scans, arguments.labels)
@@ -76,7 +77,6 @@ def run(arguments: argparse.Namespace) -> int:
 
 
 def _with_labels(scans: list, paths: list[Path]) -> list:
-    from ..cli import UsageError
     from ..scan.files import read_object
 
     if len(paths) != len(scans):

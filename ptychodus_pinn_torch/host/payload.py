@@ -9,7 +9,7 @@ import mmap
 import shutil
 import tempfile
 from collections.abc import Iterator, Mapping
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any, cast
 
@@ -163,7 +163,7 @@ def _remove_abandoned_folders(parent: Path) -> None:
 
 
 def _find_file_of(patterns: NDArray[Any]) -> PatternFile | None:
-    """Returns where an array lies on disk, if it is a contiguous piece of a memory map."""
+    """Returns where an array lies on disk, if it is a contiguous part of a memory map."""
     if not patterns.flags.c_contiguous or patterns.dtype.hasobject:
         return None
     top: Any = patterns
@@ -228,38 +228,26 @@ def write_scan_files(parameters: ReconstructInput, folder: Path) -> ScanFiles:
         ValueError: nothing to reconstruct, or arrays that do not belong together.
         RuntimeError: the disk is full.
     """
+    from ..scan.products import arrays_of_product
+
     _check_input(parameters)
-    product = parameters.product
-    if product.object_.num_layers > 1:
-        logger.info(
-            '%s: the object has %d layers; PINN-Torch reconstructs one, starting from layer 0.',
-            product.metadata.name,
-            product.object_.num_layers,
-        )
-    geometry = product.object_.get_geometry()
-    positions = product.probe_positions
+    found = arrays_of_product(parameters.product)
     patterns = numpy.asanyarray(parameters.diffraction_patterns)
     arrays: dict[str, NDArray[Any]] = {
-        'positions_px': numpy.stack(
-            [
-                geometry.map_probe_positions_to_object_y_px(positions),
-                geometry.map_probe_positions_to_object_x_px(positions),
-            ],
-            axis=-1,
-        ).astype(numpy.float64),
-        'probe': product.probes.get_probe_no_opr().get_array().astype(numpy.complex64),
-        'object_': product.object_.get_layer(0).astype(numpy.complex64),
+        'positions_px': found.positions_px,
+        'probe': found.probe.astype(numpy.complex64),
+        'object_': found.object_.astype(numpy.complex64),
         'bad_pixels': find_bad_pixels(parameters),
     }
     for name, array in arrays.items():
         numpy.save(folder / f'{name}.npy', array, allow_pickle=False)
     return ScanFiles(
-        name=product.metadata.name or 'scan',
+        name=str(found.metadata['name'] or 'scan'),
         patterns=_find_file_of(patterns) or _write_patterns(patterns, folder),
         folder=folder,
-        pixel_size_m=(geometry.pixel_height_m, geometry.pixel_width_m),
-        object_center_m=(geometry.center_y_m, geometry.center_x_m),
-        metadata=asdict(product.metadata),
+        pixel_size_m=found.pixel_size_m,
+        object_center_m=found.object_center_m,
+        metadata=found.metadata,
     )
 
 

@@ -18,9 +18,10 @@ from ptychodus.api.reconstruct import (
 
 from ..backend import EpochReport, resolve_backend
 from ..config import Config
+from ..progress import describe_report
 from .model_file import MODEL_EXTENSION, MODEL_NAME, ModelFile
-from .products import TrainingCurve, join_losses, make_product
-from .settings import PINNTorchSettings
+from .results import TrainingCurve, join_losses, make_product
+from .settings import PINNTorchSettings, check_effects
 
 if TYPE_CHECKING:
     from .runner import Message, Worker
@@ -89,7 +90,7 @@ class PINNTorchReconstructor(TrainableReconstructor):
 
     @property
     def training_curve(self) -> TrainingCurve:
-        """The course of the latest training."""
+        """The losses of the latest training."""
         return self._curve
 
     def get_progress_goal(self) -> int:
@@ -97,7 +98,7 @@ class PINNTorchReconstructor(TrainableReconstructor):
         return self._progress_goal
 
     def is_model_loaded(self) -> bool:
-        """Returns whether Infer can work: the shipped model counts, a file that is gone does not."""
+        """Returns whether there is a model to infer with; a file that is gone is none."""
         return self.model.is_present
 
     def get_model_file_filter(self) -> str:
@@ -155,7 +156,7 @@ class PINNTorchReconstructor(TrainableReconstructor):
         from .training_data import find_training_scans
 
         with self._activity('Training'), working_folder() as folder:
-            config, backend = self._read_settings()
+            config, backend = self._read_settings('train')
             inputs, validation = find_training_scans(input_path)
             output_path.mkdir(parents=True, exist_ok=True)
             logger.info(
@@ -183,7 +184,7 @@ class PINNTorchReconstructor(TrainableReconstructor):
 
         output: ReconstructOutput | None = None
         with self._activity('Reconstruction'), working_folder() as folder:
-            config, backend = self._read_settings()
+            config, backend = self._read_settings('reconstruct')
             payload = ReconstructPayload(
                 backend, config, folder, write_scan_files(parameters, folder),
                 self.model.require(), self.engine,
@@ -198,10 +199,12 @@ class PINNTorchReconstructor(TrainableReconstructor):
         if output is not None:
             yield output
 
-    def _read_settings(self) -> tuple[Config, str]:
+    def _read_settings(self, command: str) -> tuple[Config, str]:
         """Returns options and engine as they are now; later changes are for the next action."""
         config = self._settings.read(self._mode)
-        return config, resolve_backend(setting=self._settings.backend.get_value())
+        backend = resolve_backend(setting=self._settings.backend.get_value())
+        check_effects(config, command=command, backend=backend)
+        return config, backend
 
     @contextlib.contextmanager
     def _activity(self, title: str) -> Iterator[None]:
@@ -291,27 +294,3 @@ def _log_reconstruction(message: Message) -> None:
         'Reconstructed with %s, starting from the %s. %s',
         message['backend'], message['start'], seconds,
     )  # fmt: skip
-
-
-def describe_report(report: EpochReport) -> str:
-    """Returns a report as one line of the log pane."""
-    parts = [f'{report.phase}: {report.step} of {report.total}']
-    if report.loss is not None:
-        floor = '' if report.floor is None else f' (photon noise alone: {report.floor:.4g})'
-        parts.append(f'loss {report.loss:.4g}{floor}')
-    if report.held_out is not None:
-        parts.append(f'held-out error {report.held_out:.4g}')
-    if report.remaining_s is not None:
-        parts.append(f'{format_duration(report.remaining_s)} left')
-    if report.message:
-        parts.append(report.message)
-    return ', '.join(parts)
-
-
-def format_duration(seconds: float) -> str:
-    """Returns seconds as a person says them."""
-    minutes, rest = divmod(round(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    if hours:
-        return f'{hours} h {minutes} min'
-    return f'{minutes} min {rest} s' if minutes else f'{rest} s'

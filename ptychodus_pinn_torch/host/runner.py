@@ -14,7 +14,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from types import TracebackType
 from typing import IO, Any, Self
 
@@ -29,6 +29,7 @@ SILENCE_LIMIT_S = 300.0
 EXIT_GRACE_S = 5.0
 STOP_GRACE_S = 1.0
 TERMINATE_GRACE_S = 0.2
+LAST_WORDS_S = 1.0
 
 Message = dict[str, Any]
 _END: Message = {'tag': 'end'}
@@ -67,6 +68,7 @@ class Worker:
         self._process: subprocess.Popen[bytes] | None = None
         self._messages: queue.SimpleQueue[Message] = queue.SimpleQueue()
         self._last_words: collections.deque[str] = collections.deque(maxlen=20)
+        self._stderr_reader: threading.Thread | None = None
 
     def __enter__(self) -> Self:
         level = logging.getLogger('ptychodus_pinn_torch').getEffectiveLevel()
@@ -79,11 +81,8 @@ class Worker:
             start_new_session=is_posix,
             creationflags=0 if is_posix else getattr(subprocess, 'CREATE_NEW_PROCESS_GROUP', 0),
         )
-        for target, stream in (
-            (self._receive, self._process.stdout),
-            (self._overhear, self._process.stderr),
-        ):
-            threading.Thread(target=target, args=(stream,), daemon=True).start()
+        self._start_thread(self._receive, self._process.stdout)
+        self._stderr_reader = self._start_thread(self._keep_last_words, self._process.stderr)
         self._tell(json.dumps([str(path) for path in sys.path]).encode() + b'\n')
         self._tell(encode_payload(level, self._payload))
         return self
@@ -178,6 +177,8 @@ class Worker:
         process = self._require_process()
         with contextlib.suppress(subprocess.TimeoutExpired):
             process.wait(1.0)
+        if self._stderr_reader is not None:  # what a dead worker said may not be read yet
+            self._stderr_reader.join(LAST_WORDS_S)
         status = process.returncode
         words = ' Its last words: ' + ' | '.join(self._last_words) if self._last_words else ''
         if status == -getattr(signal, 'SIGKILL', 9):
@@ -190,15 +191,21 @@ class Worker:
             return f'The worker process crashed ({name}); Ptychodus is unharmed: try again.{words}'
         return f'The worker process ended without a result (exit status {status}).{words}'
 
+    @staticmethod
+    def _start_thread(target: Callable[[IO[bytes]], None], stream: Any) -> threading.Thread:
+        thread = threading.Thread(target=target, args=(stream,), daemon=True)
+        thread.start()
+        return thread
+
     def _receive(self, stream: IO[bytes]) -> None:
-        """Reads messages until the pipe ends; an unfinished line of a killed worker is no message."""
+        """Reads messages until the pipe ends; a line that a killed worker cut short is none."""
         with stream:
             for line in stream:
                 with contextlib.suppress(ValueError):
                     self._messages.put(json.loads(line))
         self._messages.put(_END)
 
-    def _overhear(self, stream: IO[bytes]) -> None:
+    def _keep_last_words(self, stream: IO[bytes]) -> None:
         with stream:
             while chunk := stream.readline(4096):
                 if text := chunk.decode(errors='replace').strip():

@@ -3,16 +3,34 @@
 from __future__ import annotations
 
 import configparser
+import logging
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 from ptychodus.api.parameters import StringParameter
 from ptychodus.api.settings import SettingsRegistry
 
 from ..backend import DEFAULT_BACKEND, available_backends
-from ..config import Config, ConfigError, Option, iter_options, network_kinds, override_config
+from ..config import (
+    Config,
+    ConfigError,
+    Option,
+    iter_options,
+    network_kinds,
+    override_config,
+    refuse_without_effect,
+)
 
-__all__ = ['PINNTorchSettings', 'find_ini_faults', 'group_name', 'iter_host_options']
+__all__ = [
+    'PINNTorchSettings',
+    'check_effects',
+    'find_ini_faults',
+    'group_name',
+    'iter_host_options',
+]
+
+logger = logging.getLogger(__name__)
 
 GROUP_PREFIX = 'PINNTorch'
 BACKEND_KEY = 'backend'
@@ -27,7 +45,11 @@ def group_name(section: str) -> str:
 
 def iter_host_options() -> Iterator[Option]:
     """Yields the options that Ptychodus shows: all but the mode, which the reconstructor is."""
-    return (option for option in iter_options() if option.path != 'mode')
+    for option in iter_options():
+        if option.path == 'network.kind':
+            yield replace(option, choices=network_kinds())
+        elif option.path != 'mode':
+            yield option
 
 
 class PINNTorchSettings:
@@ -85,6 +107,30 @@ class PINNTorchSettings:
         except ConfigError as error:
             return str(error)
         return ''
+
+
+def check_effects(config: Config, *, command: str, backend: str) -> None:
+    """Refuses settings that would do nothing in an action under this engine and network.
+
+    Both reconstructors share the settings: what only the other one uses is logged.
+
+    Raises:
+        ConfigError: names each of them, and why.
+    """
+    other = config.model_copy(
+        update={'mode': 'supervised' if config.mode == 'unsupervised' else 'unsupervised'}
+    )
+    for item in iter_options(config.network.kind):
+        if not item.applies_to(command) or item.value_in(config) == item.default:
+            continue
+        try:
+            refuse_without_effect(config, command=command, backend=backend, given=[item.path])
+        except ConfigError as error:
+            try:
+                refuse_without_effect(other, command=command, backend=backend, given=[item.path])
+            except ConfigError:
+                raise ConfigError(f'PINN-Torch settings: {error} {_REMEDY}') from error
+            logger.info('%s has no effect in %s mode.', item.path, config.mode)
 
 
 def find_ini_faults(ini_file: Path, reconstructors: tuple[str, ...]) -> list[str]:

@@ -5,8 +5,6 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import numpy
-
 if TYPE_CHECKING:
     from ptychodus.api.reconstruct import ReconstructInput
 
@@ -22,33 +20,21 @@ def export_training_data(file_path: Path, parameters: ReconstructInput) -> Path:
     Unlike Ptychodus' own writer it does not paint over bad pixels: they keep what was measured
     and `bad_pixels` says where they are, so that a loss can leave them out.
     """
-    from ..scan.output import write_atomically
+    from ..scan.output import training_arrays, write_npz
+    from ..scan.products import arrays_of_product
     from .payload import find_bad_pixels
 
-    product = parameters.product
-    geometry = product.object_.get_geometry()
-    x_px = geometry.map_probe_positions_to_object_x_px(product.probe_positions)
-    y_px = geometry.map_probe_positions_to_object_y_px(product.probe_positions)
+    found = arrays_of_product(parameters.product)
     if file_path.suffix != '.npz':
         file_path = file_path.with_name(file_path.name + '.npz')
-
-    def write(temporary: Path) -> None:
-        with temporary.open('wb') as file:
-            numpy.savez(
-                file,
-                xcoords=x_px,
-                ycoords=y_px,
-                xcoords_start=x_px,
-                ycoords_start=y_px,
-                diff3d=parameters.diffraction_patterns,
-                diff3d_kind='counts',
-                bad_pixels=find_bad_pixels(parameters),
-                probeGuess=product.probes.get_probe_no_opr().get_array(),
-                objectGuess=product.object_.get_layer(0),
-                scan_index=numpy.zeros(len(product.probe_positions), dtype=int),
-            )
-
-    return write_atomically(file_path, write)
+    arrays = training_arrays(
+        positions_px=found.positions_px,
+        patterns=parameters.diffraction_patterns,
+        probe=found.probe,
+        object_=found.object_,
+        bad_pixels=find_bad_pixels(parameters),
+    )
+    return write_npz(file_path, arrays)
 
 
 def find_training_scans(folder: Path) -> tuple[tuple[Path, ...], tuple[Path, ...]]:

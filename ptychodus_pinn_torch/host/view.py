@@ -30,8 +30,10 @@ from PyQt5.QtWidgets import (
 
 from ..backend import BACKEND_VARIABLE, available_backends
 from ..config import Option
-from .products import TrainingCurve
-from .reconstructor import PINNTorchReconstructor, format_duration
+from ..progress import format_duration
+from .option_texts import make_label, make_title, make_tool_tip
+from .reconstructor import PINNTorchReconstructor
+from .results import TrainingCurve
 from .settings import PINNTorchSettings, iter_host_options
 
 if TYPE_CHECKING:
@@ -42,29 +44,13 @@ __all__ = ['PINNTorchViewControllerFactory', 'compose_processing_controller']
 logger = logging.getLogger(__name__)
 
 REFRESH_MS = 1000
-_TITLES = {'execution': 'Computing', 'loss': 'Loss'}
 
 
-def make_label(option: Option) -> str:
-    """Returns an option's name as a person reads it, with its unit."""
-    is_said = option.name.endswith(option.unit) and option.unit.endswith('s')
-    words = option.name.replace('_', ' ') if is_said else _drop_unit(option)
-    unit = f' [{option.unit}]' if option.unit and not is_said else ''
-    return f'{words[0].upper()}{words[1:]}{unit}:'
-
-
-def _drop_unit(option: Option) -> str:
-    return option.name.removesuffix(f'_{option.unit}').replace('_', ' ')
-
-
-def make_tool_tip(option: Option) -> str:
-    """Returns the description of an option with its bounds and its default."""
-    bounds = ''
-    if option.minimum is not None and option.maximum is not None:
-        bounds = f' From {option.minimum:g} to {option.maximum:g}.'
-    elif option.minimum is not None:
-        bounds = f' At least {option.minimum:g}.'
-    return f'<p>{option.description}{bounds} Default: {option.default}.</p>'
+def select_text(combo_box: QComboBox, text: str) -> None:
+    """Shows a text, also one that cannot be chosen, so that nothing else seems to be set."""
+    if combo_box.findText(text) < 0:
+        combo_box.addItem(text)
+    combo_box.setCurrentText(text)
 
 
 class OptionViewController(ParameterViewController, Observer):
@@ -101,9 +87,7 @@ class OptionViewController(ParameterViewController, Observer):
         if isinstance(self._widget, QCheckBox):
             self._widget.setChecked(text.strip().lower() in {'1', 'true', 't', 'yes', 'y', 'on'})
         elif isinstance(self._widget, QComboBox):
-            if self._widget.findText(text) < 0:
-                self._widget.addItem(text)
-            self._widget.setCurrentText(text)
+            select_text(self._widget, text)
         elif isinstance(self._widget, QLineEdit):
             self._widget.setText(text)
         fault = PINNTorchSettings.find_fault(self._option.path, text)
@@ -183,10 +167,7 @@ class BackendViewController(ParameterViewController, Observer):
         return self._widget
 
     def _show(self) -> None:
-        text = self._parameter.get_value().strip().lower()
-        if self._combo_box.findText(text) < 0:
-            self._combo_box.addItem(text)
-        self._combo_box.setCurrentText(text)
+        select_text(self._combo_box, self._parameter.get_value().strip().lower())
 
     def _update(self, observable: Observable) -> None:
         if observable is self._parameter:
@@ -214,11 +195,6 @@ class AdvancedViewController(ParameterViewController):
     def get_widget(self) -> QWidget:
         """Returns the widget."""
         return self._widget
-
-
-def make_title(option: Option) -> str:
-    """Returns the title of an option's group."""
-    return _TITLES.get(option.section, option.section.title())
 
 
 class PINNTorchViewControllerFactory(ReconstructorViewControllerFactory):
@@ -318,9 +294,7 @@ def plot_training(status_view: Any, curve: TrainingCurve) -> None:
     """Plots a training run while it lasts, where Ptychodus plots the losses of a product."""
     axes = status_view.axes
     axes.clear()
-    axes.set_title('Training')
-    axes.set_xlabel('Epoch')
-    axes.set_ylabel('Loss')
+    axes.set(title='Training', xlabel='Epoch', ylabel='Loss')
     for label, part in (('training', curve.training), ('held-out', curve.validation)):
         if part:
             axes.semilogy(
@@ -351,10 +325,11 @@ def make_factories(libraries: Iterable[Any], file_dialog_factory: Any) -> list[A
     """Returns the view factories of the libraries that offer one; a broken one is left out."""
     factories = []
     for library in libraries:
-        if not hasattr(library, 'create_view_controller_factory'):
+        create = getattr(library, 'create_view_controller_factory', None)
+        if create is None:
             continue
         try:
-            factories.append(library.create_view_controller_factory(file_dialog_factory))
+            factories.append(create(file_dialog_factory))
         except Exception as error:  # noqa: BLE001 - one library must not harm the window
             logger.error('%s has no settings view: %s', library.name, error)
     return factories

@@ -10,6 +10,8 @@ import numpy
 import scipy.fft
 from numpy.typing import NDArray
 
+from ..scan.products import ProductArrays, product_of_arrays
+
 __all__ = ['Registration', 'register', 'relative_distance']
 
 _FADE_PX = 32
@@ -67,19 +69,13 @@ def _coordinates(shape: tuple[int, ...]) -> tuple[NDArray[Any], NDArray[Any]]:
 
 
 def _as_product(array: NDArray[Any], pixel_m: NDArray[Any]) -> Any:
-    from ptychodus.api.geometry import PixelGeometry
-    from ptychodus.api.object import Object, ObjectCenter
-    from ptychodus.api.probe import ProbeSequence
-    from ptychodus.api.probe_positions import ProbePositionSequence
-    from ptychodus.api.product import Product, ProductMetadata
-
-    geometry = PixelGeometry(width_m=float(pixel_m[1]), height_m=float(pixel_m[0]))
-    return Product(
-        metadata=ProductMetadata('', '', 1.0, 1.0, 1.0, 1.0, 0.0, 0.0),
-        probe_positions=ProbePositionSequence(),
-        probes=ProbeSequence(numpy.ones((1, 1, 2, 2), dtype=complex), None, geometry),
-        object_=Object(array, geometry, ObjectCenter(0.0, 0.0)),
-        losses=[],
+    return product_of_arrays(
+        ProductArrays(
+            positions_px=numpy.empty((0, 2)),
+            probe=numpy.ones((1, 2, 2), dtype=complex),
+            object_=array,
+            pixel_size_m=(float(pixel_m[0]), float(pixel_m[1])),
+        )
     )
 
 

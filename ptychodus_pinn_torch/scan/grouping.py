@@ -88,22 +88,22 @@ def draw_groups(
     Raises:
         ValueError: fewer members than the group size.
     """
-    everyone = numpy.arange(len(positions_px)) if members is None else numpy.asarray(members)
-    if len(everyone) < group_size:
+    candidates = numpy.arange(len(positions_px)) if members is None else numpy.asarray(members)
+    if len(candidates) < group_size:
         raise ValueError(
-            f'a group takes {group_size} patterns but only {len(everyone)} can be trained on: '
+            f'a group takes {group_size} patterns but only {len(candidates)} can be trained on: '
             'set --grouping.group-size lower or use a longer scan.'
         )
     if group_size == 1:
-        return Groups(rng.permutation(everyone)[:, None])
-    tree = KDTree(positions_px[everyone])
-    pool = min(len(everyone), max(group_size, round(neighbor_pool * group_size)))
-    is_open = numpy.ones(len(everyone), dtype=bool)
+        return Groups(rng.permutation(candidates)[:, None])
+    tree = KDTree(positions_px[candidates])
+    pool = min(len(candidates), max(group_size, round(neighbor_pool * group_size)))
+    is_open = numpy.ones(len(candidates), dtype=bool)
     rows = []
-    for seed in rng.permutation(len(everyone)):
+    for seed in rng.permutation(len(candidates)):
         if not is_open[seed]:
             continue
-        distances, near = tree.query(positions_px[everyone[seed]], k=pool)
+        distances, near = tree.query(positions_px[candidates[seed]], k=pool)
         near = (
             near[near != seed][: pool - 1]
             if max_distance_px <= 0.0
@@ -111,7 +111,7 @@ def draw_groups(
         )
         row = _fill(int(seed), near, group_size, rng)
         is_open[row] = False
-        rows.append(everyone[row])
+        rows.append(candidates[row])
     return Groups(numpy.stack(rows))
 
 

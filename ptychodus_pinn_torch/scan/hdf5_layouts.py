@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import logging
 from pathlib import Path
 from typing import Any
@@ -13,6 +12,7 @@ from numpy.typing import NDArray
 
 from .npz_layouts import RawScan
 from .pattern_store import map_hdf5_dataset, stage_blocks
+from .products import arrays_of_product
 
 __all__ = ['find_pair', 'load_host_product', 'read_hdf5_layout']
 
@@ -75,9 +75,8 @@ def _find_cxi_product(path: Path) -> Path:
 
 def read_hdf5_layout(diffraction: Path, product: Path) -> RawScan:
     """Returns the scan of a diffraction and a product file, paired by index as Ptychodus does."""
-    host_product = load_host_product(product)
     patterns, indexes, bad_pixels, pixel_m = _read_diffraction(diffraction)
-    rows, positions = _pair_by_index(diffraction, indexes, host_product)
+    rows, paired = _pair_by_index(diffraction, indexes, load_host_product(product))
     if len(rows) != len(patterns):
         logger.info(
             '%s: %d of %d patterns have a position; the others are left out.',
@@ -86,32 +85,18 @@ def read_hdf5_layout(diffraction: Path, product: Path) -> RawScan:
             len(patterns),
         )
         patterns = _pick(patterns, rows)
-    object_ = host_product.object_
-    geometry = object_.get_geometry()
-    if object_.num_layers > 1:
-        logger.info(
-            '%s: the object has %d layers; the first one is used.', product, object_.num_layers
-        )
-    probes = host_product.probes
-    if probes.num_coherent_modes > 1:
-        logger.info(
-            '%s: the probe varies over the scan (%d coherent modes); the first set is used.',
-            product,
-            probes.num_coherent_modes,
-        )
-    x_px = geometry.map_probe_positions_to_object_x_px(positions)
-    y_px = geometry.map_probe_positions_to_object_y_px(positions)
-    metadata = _describe(host_product, positions)
+    arrays = arrays_of_product(paired)
+    metadata = {**arrays.metadata, 'position_indexes': arrays.indexes}
     if pixel_m is not None:
         metadata['detector_pixel_m'] = pixel_m
     return RawScan(
         patterns=patterns,
-        positions_px=numpy.stack([y_px, x_px], axis=-1),
-        probe=probes.get_probe_no_opr().get_array(),
-        object_=object_.get_layer(0),
+        positions_px=arrays.positions_px,
+        probe=arrays.probe,
+        object_=arrays.object_,
         bad_pixels=bad_pixels,
-        pixel_size_m=(geometry.pixel_height_m, geometry.pixel_width_m),
-        object_center_m=(geometry.center_y_m, geometry.center_x_m),
+        pixel_size_m=arrays.pixel_size_m,
+        object_center_m=arrays.object_center_m,
         metadata=metadata,
     )
 
@@ -158,10 +143,8 @@ def _read_diffraction(
     path: Path,
 ) -> tuple[NDArray[Any], NDArray[Any], NDArray[Any] | None, float | None]:
     with _open(path) as file:
-        is_cxi = _CXI_ENTRY in file
-    if is_cxi:
-        return _read_cxi(path)
-    with _open(path) as file:
+        if _CXI_ENTRY in file:
+            return _read_cxi(path)
         dataset = file.get('patterns')
         if not isinstance(dataset, h5py.Dataset):
             raise ValueError(
@@ -174,11 +157,9 @@ def _read_diffraction(
             )
         mapped = map_hdf5_dataset(path, dataset)
         try:
-            patterns = (
-                stage_blocks(dataset.shape, dataset.dtype, lambda rows: dataset[rows])
-                if mapped is None
-                else mapped
-            )
+            patterns = mapped
+            if patterns is None:
+                patterns = stage_blocks(dataset.shape, dataset.dtype, lambda rows: dataset[rows])
             indexes = file['indexes'][()] if 'indexes' in file else numpy.arange(len(patterns))
             bad_pixels = file['bad_pixels'][()] if 'bad_pixels' in file else None
         except OSError as error:
@@ -193,9 +174,7 @@ def _read_diffraction(
     return patterns, indexes, bad_pixels, None if pixel_m is None else float(pixel_m)
 
 
-def _read_cxi(
-    path: Path,
-) -> tuple[NDArray[Any], NDArray[Any], NDArray[Any] | None, float | None]:
+def _read_cxi(path: Path) -> tuple[NDArray[Any], NDArray[Any], NDArray[Any] | None, float | None]:
     """Returns the patterns of a CXI file (Maia, Nature Methods 9, 2012) by Ptychodus' reader."""
     from ptychodus.plugins.cxi_file import CXIDiffractionFileReader
 
@@ -216,7 +195,7 @@ def _read_cxi(
 def _pair_by_index(
     path: Path, indexes: NDArray[Any], product: Any
 ) -> tuple[NDArray[numpy.int64], Any]:
-    """Returns the rows of the patterns that have a position, and those positions."""
+    """Returns the rows of the patterns that have a position, and the product with those alone."""
     from ptychodus.api.assemble import AssembledDiffractionData
     from ptychodus.api.geometry import PixelGeometry
     from ptychodus.api.reconstruct import prepare_reconstruct_input
@@ -231,18 +210,9 @@ def _pair_by_index(
     except ValueError as error:
         raise ValueError(f'{path}: {error}') from error
     kept = numpy.asarray(prepared.diffraction_patterns)[:, 0, 0].astype(numpy.int64)
-    return kept, prepared.product.probe_positions
+    return kept, prepared.product
 
 
 def _pick(patterns: NDArray[Any], rows: NDArray[numpy.int64]) -> NDArray[Any]:
     shape = (len(rows), *patterns.shape[1:])
     return stage_blocks(shape, patterns.dtype, lambda block: patterns[rows[block]])
-
-
-def _describe(product: Any, positions: Any) -> dict[str, Any]:
-    metadata = {
-        item.name: getattr(product.metadata, item.name)
-        for item in dataclasses.fields(product.metadata)
-    }
-    metadata['position_indexes'] = numpy.asarray(positions.get_indexes())
-    return metadata

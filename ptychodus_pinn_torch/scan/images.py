@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from .hdf5_layouts import load_host_product
 from .npz_layouts import NpzReader
+from .products import arrays_of_product
 from .scan_checks import check_object
 
 __all__ = ['Image', 'read_image', 'read_object']
@@ -76,17 +77,14 @@ def _read_positions(reader: NpzReader) -> NDArray[numpy.float64] | None:
 
 
 def _read_product(path: Path) -> Image:
-    product = load_host_product(path)
-    geometry = product.object_.get_geometry()
-    x_px = geometry.map_probe_positions_to_object_x_px(product.probe_positions)
-    y_px = geometry.map_probe_positions_to_object_y_px(product.probe_positions)
+    arrays = arrays_of_product(load_host_product(path))
     return Image(
         path,
-        check_object(path, 'object', product.object_.get_array()),
+        check_object(path, 'object', arrays.object_),
         None,
-        (geometry.pixel_height_m, geometry.pixel_width_m),
-        numpy.stack([y_px, x_px], axis=-1),
-        product.probes.get_probe_no_opr().get_array(),
+        arrays.pixel_size_m,
+        arrays.positions_px,
+        arrays.probe,
     )
 
 

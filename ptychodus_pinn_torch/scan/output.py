@@ -2,24 +2,26 @@
 
 from __future__ import annotations
 
-import logging
 import os
 import tempfile
-from collections.abc import Callable, Sequence
-from dataclasses import fields
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy
 from numpy.typing import ArrayLike, NDArray
 
 from .scan import Scan
 
-__all__ = ['write_atomically', 'write_product', 'write_reconstruction_npz', 'write_scan_npz']
+__all__ = [
+    'training_arrays',
+    'write_atomically',
+    'write_npz',
+    'write_product',
+    'write_reconstruction_npz',
+    'write_scan_npz',
+]
 
-logger = logging.getLogger(__name__)
-
-_NOMINAL_PIXEL_M, _NOMINAL_ENERGY_EV, _NOMINAL_DISTANCE_M = 1e-8, 1e4, 1.0
 _SCALAR_METADATA = ('photon_energy_eV', 'detector_distance_m', 'detector_pixel_m')
 
 
@@ -51,7 +53,12 @@ def write_atomically(path: Path | str, write: Callable[[Path], None]) -> Path:
     return path
 
 
-def _write_npz(path: Path | str, arrays: dict[str, Any]) -> Path:
+def write_npz(path: Path | str, arrays: Mapping[str, Any]) -> Path:
+    """Returns the path of the NPZ that now holds the arrays; see `write_atomically`.
+
+    It is not compressed, so that it can be memory-mapped.
+    """
+
     def write(temporary: Path) -> None:
         with temporary.open('wb') as file:
             numpy.savez(file, **arrays)
@@ -59,28 +66,55 @@ def _write_npz(path: Path | str, arrays: dict[str, Any]) -> Path:
     return write_atomically(path, write)
 
 
-def write_scan_npz(path: Path | str, scan: Scan) -> Path:
-    """Returns the path of the NPZ that now holds the scan.
+def training_arrays(
+    *,
+    positions_px: NDArray[Any],
+    patterns: NDArray[Any],
+    probe: NDArray[Any],
+    object_: NDArray[Any],
+    bad_pixels: NDArray[Any] | None = None,
+    kind: Literal['counts', 'amplitude'] = 'counts',
+) -> dict[str, Any]:
+    """Returns arrays by the keys of Ptychodus' training data, and what `diff3d` holds.
 
-    It has the keys of Ptychodus' training data, `diff3d_kind='counts'`, the truth where there is
-    one, and what is known of pixel size, energy and distance. It is not compressed, so that it
-    can be memory-mapped.
+    Args:
+        positions_px: (N, 2) in object pixels, (y, x).
+        patterns: (N, H, W) of that kind.
+        probe: Modes (P, H, W), or one mode (H, W).
+        object_: (Y, X).
+        bad_pixels: (H, W), True where the detector cannot be trusted.
+        kind: Whether the patterns are counts or their roots.
     """
-    y_px, x_px = scan.positions_px.T
-    arrays: dict[str, Any] = {
+    y_px, x_px = positions_px.T
+    arrays = {
         'xcoords': x_px,
         'ycoords': y_px,
         'xcoords_start': x_px,
         'ycoords_start': y_px,
-        'diff3d': scan.patterns,
-        'diff3d_kind': numpy.asarray('counts'),
-        'bad_pixels': ~scan.good_pixels,
-        'probeGuess': scan.probe,
-        'scan_index': numpy.zeros(scan.num_patterns, dtype=numpy.int64),
-        'object_center_m': numpy.asarray(scan.object_center_m),
-        'name': numpy.asarray(str(scan.metadata.get('name', scan.name))),
+        'diff3d': patterns,
+        'diff3d_kind': numpy.asarray(kind),
+        'probeGuess': probe,
+        'objectGuess': object_,
+        'scan_index': numpy.zeros(len(patterns), dtype=numpy.int64),
     }
-    arrays['objectGuess'] = scan.object_
+    return arrays if bad_pixels is None else {**arrays, 'bad_pixels': bad_pixels}
+
+
+def write_scan_npz(path: Path | str, scan: Scan) -> Path:
+    """Returns the path of the NPZ that now holds the scan.
+
+    It has the keys of Ptychodus' training data, the truth where there is one, and what is known of
+    pixel size, energy and distance.
+    """
+    arrays = training_arrays(
+        positions_px=scan.positions_px,
+        patterns=scan.patterns,
+        probe=scan.probe,
+        object_=scan.object_,
+        bad_pixels=~scan.good_pixels,
+    )
+    arrays['object_center_m'] = numpy.asarray(scan.object_center_m)
+    arrays['name'] = numpy.asarray(str(scan.metadata.get('name', scan.name)))
     if scan.truth is not None:
         arrays['truth'] = scan.truth
     if scan.pixel_size_m is not None:
@@ -88,11 +122,7 @@ def write_scan_npz(path: Path | str, scan: Scan) -> Path:
     for key in _SCALAR_METADATA:
         if key in scan.metadata:
             arrays[key] = numpy.asarray(float(scan.metadata[key]))
-    return _write_npz(path, arrays)
-
-
-def _loss_table(losses: ArrayLike | Sequence[tuple[int, float]]) -> NDArray[numpy.float64]:
-    return numpy.asarray(losses, dtype=numpy.float64).reshape(-1, 2)
+    return write_npz(path, arrays)
 
 
 def write_reconstruction_npz(
@@ -108,13 +138,13 @@ def write_reconstruction_npz(
     Keys: `object` (Y, X) and `probe` (P, H, W) complex64, `positions_px` (N, 2) float64,
     `losses` (n, 2) with epoch and value.
     """
-    return _write_npz(
+    return write_npz(
         path,
         {
             'object': numpy.asarray(object_, dtype=numpy.complex64),
             'positions_px': numpy.asarray(positions_px, dtype=numpy.float64),
             'probe': numpy.asarray(probe, dtype=numpy.complex64),
-            'losses': _loss_table(losses),
+            'losses': numpy.asarray(losses, dtype=numpy.float64).reshape(-1, 2),
         },
     )
 
@@ -134,65 +164,7 @@ def write_product(
     """
     from ptychodus.api.io import save_product
 
+    from .products import make_host_product
+
     product = make_host_product(scan, object_, positions_px, probe, losses)
     return write_atomically(path, lambda temporary: save_product(temporary, product))
-
-
-def make_host_product(
-    scan: Scan,
-    object_: NDArray[Any],
-    positions_px: NDArray[Any],
-    probe: NDArray[Any],
-    losses: ArrayLike | Sequence[tuple[int, float]],
-) -> Any:
-    """Returns Ptychodus' `Product` of an image of the scan."""
-    from ptychodus.api.geometry import PixelGeometry
-    from ptychodus.api.object import Object, ObjectCenter
-    from ptychodus.api.probe import ProbeSequence
-    from ptychodus.api.probe_positions import ProbePosition, ProbePositionSequence
-    from ptychodus.api.product import LossValue, Product
-
-    if scan.pixel_size_m is None:
-        logger.info('%s: the pixel size is not known; the product says 10 nm.', scan.name)
-    pixel_m = numpy.asarray(scan.pixel_size_m or (_NOMINAL_PIXEL_M, _NOMINAL_PIXEL_M))
-    geometry = PixelGeometry(width_m=float(pixel_m[1]), height_m=float(pixel_m[0]))
-    middle_px = (numpy.asarray(object_.shape) - 1.0) / 2.0
-    positions_m = (positions_px - middle_px) * pixel_m + numpy.asarray(scan.object_center_m)
-    indexes = scan.metadata.get('position_indexes', range(len(positions_m)))
-    if len(indexes) != len(positions_m):
-        indexes = range(len(positions_m))
-    points = [
-        ProbePosition(int(index), float(x_m), float(y_m))
-        for index, (y_m, x_m) in zip(indexes, positions_m, strict=True)
-    ]
-    return Product(
-        metadata=_make_metadata(scan, probe),
-        probe_positions=ProbePositionSequence(points),
-        probes=ProbeSequence(numpy.asarray(probe, dtype=numpy.complex64), None, geometry),
-        object_=Object(
-            numpy.asarray(object_, dtype=numpy.complex64),
-            geometry,
-            ObjectCenter(x_m=scan.object_center_m[1], y_m=scan.object_center_m[0]),
-        ),
-        losses=[LossValue(int(epoch), float(value)) for epoch, value in _loss_table(losses)],
-    )
-
-
-def _make_metadata(scan: Scan, probe: NDArray[Any]) -> Any:
-    from ptychodus.api.product import ProductMetadata
-
-    nominal = {
-        'name': scan.name,
-        'comments': '',
-        'detector_distance_m': _NOMINAL_DISTANCE_M,
-        'photon_energy_eV': _NOMINAL_ENERGY_EV,
-        'probe_photon_count': float(numpy.sum(numpy.abs(probe) ** 2)),
-        'exposure_time_s': 0.0,
-        'mass_attenuation_m2_per_kg': 0.0,
-        'tomography_angle_deg': 0.0,
-    }
-    if 'photon_energy_eV' not in scan.metadata:
-        logger.info('%s: the photon energy is not known; the product says 10 keV.', scan.name)
-    names = {item.name for item in fields(ProductMetadata)}
-    known = {name: value for name, value in scan.metadata.items() if name in names}
-    return ProductMetadata(**{**nominal, **known})

@@ -14,13 +14,7 @@ import numpy
 from numpy.lib import format as npy_format
 from numpy.typing import NDArray
 
-__all__ = [
-    'block_slices',
-    'map_hdf5_dataset',
-    'map_npz_member',
-    'stage_blocks',
-    'stage_npz_member',
-]
+__all__ = ['block_slices', 'map_hdf5_dataset', 'map_npz_member', 'stage_blocks', 'stage_npz_member']
 
 logger = logging.getLogger(__name__)
 

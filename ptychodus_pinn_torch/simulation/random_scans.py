@@ -10,9 +10,18 @@ import scipy.ndimage
 from numpy.random import Generator
 from numpy.typing import NDArray
 
-__all__ = ['RandomScan', 'random_object', 'random_probe', 'random_scan']
+from .beams import focus_beam, normalize_power, paint_disk, rms_radius_px
+from .fields import (
+    Field,
+    paint_blobs,
+    paint_gaussian_field,
+    paint_leaves,
+    paint_lines,
+    paint_star,
+    radius_about,
+)
 
-RealArray = NDArray[numpy.float32]
+__all__ = ['RandomScan', 'random_object', 'random_probe', 'random_scan']
 
 
 @dataclass(frozen=True)
@@ -30,127 +39,59 @@ class RandomScan:
     positions_px: NDArray[numpy.float64]
 
 
-def _normalized(field: NDArray[numpy.floating]) -> RealArray:
-    low, high = float(field.min()), float(field.max())
-    return ((field - low) / max(high - low, 1e-12)).astype(numpy.float32)
+def _leaves(rng: Generator, size: int) -> Field:
+    radii_px = 1.5 + 2.0 * rng.random(), size * (0.1 + 0.25 * rng.random())
+    exponent, count = 1.0 + 2.0 * rng.random(), int(rng.integers(40, 220))
+    background = rng.random()
+    shape = (size, size)
+    return paint_leaves(rng, shape, count, radii_px, exponent, box_odds=0.5, background=background)
 
 
-def _grid(size: int) -> tuple[NDArray[numpy.floating], NDArray[numpy.floating]]:
-    axis = numpy.arange(size, dtype=numpy.float32)
-    return axis[:, None], axis[None, :]
-
-
-def _leaves(rng: Generator, size: int) -> RealArray:
-    field = numpy.full((size, size), rng.random(), dtype=numpy.float32)
-    smallest, largest = 1.5 + 2.0 * rng.random(), size * (0.1 + 0.25 * rng.random())
-    power = -(1.0 + 2.0 * rng.random())
-    for _ in range(int(rng.integers(40, 220))):
-        # inverse transform of a power law between the two radii
-        span = smallest**power + rng.random() * (largest**power - smallest**power)
-        radius = span ** (1.0 / power)
-        center = rng.uniform(-radius, size + radius, 2)
-        low = numpy.maximum(numpy.floor(center - 1.5 * radius).astype(int), 0)
-        high = numpy.minimum(numpy.ceil(center + 1.5 * radius).astype(int) + 1, size)
-        if (low >= high).any():
-            continue
-        y = numpy.arange(low[0], high[0])[:, None] - center[0]
-        x = numpy.arange(low[1], high[1])[None, :] - center[1]
-        if rng.random() < 0.5:
-            inside = y * y + x * x < radius * radius
-        else:
-            angle = rng.uniform(0.0, math.pi)
-            c, s = math.cos(angle), math.sin(angle)
-            aspect = rng.uniform(0.3, 1.0)
-            inside = (numpy.abs(c * y + s * x) < radius) & (
-                numpy.abs(c * x - s * y) < radius * aspect
-            )
-        field[low[0] : high[0], low[1] : high[1]][inside] = rng.random()
-    return field
-
-
-def _gaussian_field(rng: Generator, size: int) -> RealArray:
-    fy = numpy.fft.fftfreq(size)[:, None]
-    fx = numpy.fft.rfftfreq(size)[None, :]
-    frequency = numpy.sqrt(fy * fy + fx * fx)
-    frequency[0, 0] = 1.0
+def _gaussian_field(rng: Generator, size: int) -> Field:
     exponent = rng.uniform(0.8, 4.0)
-    spectrum = frequency ** (-0.5 * exponent)
-    spectrum[0, 0] = 0.0
-    noise = rng.standard_normal(spectrum.shape) + 1j * rng.standard_normal(spectrum.shape)
-    field = _normalized(numpy.fft.irfft2(noise * spectrum, s=(size, size)))
+    field = paint_gaussian_field(rng, (size, size), lambda f: f ** (-0.5 * exponent))
     if rng.random() < 0.3:
-        field = (field > numpy.quantile(field, rng.uniform(0.2, 0.8))).astype(numpy.float32)
+        field = (field > numpy.quantile(field, rng.uniform(0.2, 0.8))).astype(float)
     return field
 
 
-def _star(rng: Generator, size: int) -> RealArray:
+def _star(rng: Generator, size: int) -> Field:
     center = rng.uniform(0.1, 0.9, 2) * size
-    y, x = _grid(size)
-    y, x = y - center[0], x - center[1]
-    radius = numpy.hypot(y, x)
-    spokes = int(rng.integers(6, 60))
-    field = (numpy.cos(spokes * numpy.arctan2(y, x) + rng.uniform(0, 6.3)) > 0).astype(
-        numpy.float32
+    outer_px = rng.uniform(0.2, 1.2) * size
+    field = paint_star(
+        (size, size),
+        int(rng.integers(6, 60)),
+        outer_px=outer_px,
+        inner_px=outer_px * rng.uniform(0.0, 0.3),
+        center=center,
+        angle_rad=rng.uniform(0, 6.3),
+        outside=float(rng.integers(0, 2)),
+        inside=float(rng.integers(0, 2)),
     )
-    outer = rng.uniform(0.2, 1.2) * size
-    field[radius > outer] = rng.integers(0, 2)
-    field[radius < outer * rng.uniform(0.0, 0.3)] = rng.integers(0, 2)
+    radius = radius_about(center, (size, size))
     for _ in range(int(rng.integers(0, 4))):
-        ring, width = rng.uniform(0.1, 1.0) * outer, rng.uniform(1.0, 5.0)
-        field[numpy.abs(radius - ring) < width] = rng.integers(0, 2)
+        ring_px, width_px = rng.uniform(0.1, 1.0) * outer_px, rng.uniform(1.0, 5.0)
+        field[numpy.abs(radius - ring_px) < width_px] = rng.integers(0, 2)
     return field
 
 
-def _lines(rng: Generator, size: int) -> RealArray:
-    field = numpy.zeros((size, size), dtype=numpy.float32)
-    y, x = _grid(size)
-    for _ in range(int(rng.integers(2, 14))):
-        angle = rng.uniform(0.0, math.pi)
-        along = math.cos(angle) * y + math.sin(angle) * x
-        across = math.cos(angle) * x - math.sin(angle) * y
-        middle = rng.uniform(0.0, size, 2)
-        u = along - (math.cos(angle) * middle[0] + math.sin(angle) * middle[1])
-        v = across - (math.cos(angle) * middle[1] - math.sin(angle) * middle[0])
-        if rng.random() < 0.6:
-            inside = (numpy.abs(u) < rng.uniform(1.0, 6.0)) & (
-                numpy.abs(v) < size * rng.uniform(0.1, 1.0)
-            )
-        else:
-            period = rng.uniform(3.0, 16.0)
-            extent = size * rng.uniform(0.05, 0.3)
-            inside = (
-                (numpy.mod(u, period) < period * rng.uniform(0.3, 0.7))
-                & (numpy.abs(u) < extent)
-                & (numpy.abs(v) < extent)
-            )
-        field[inside] = rng.random()
-    return field
+def _lines(rng: Generator, size: int) -> Field:
+    return paint_lines(rng, (size, size), int(rng.integers(2, 14)))
 
 
-def _blobs(rng: Generator, size: int) -> RealArray:
-    field = numpy.zeros((size, size), dtype=numpy.float32)
-    y, x = _grid(size)
-    for _ in range(int(rng.integers(5, 40))):
-        center = rng.uniform(0.0, size, 2)
-        radius = rng.uniform(1.5, 14.0)
-        squared = ((y - center[0]) ** 2 + (x - center[1]) ** 2) / radius**2
-        if rng.random() < 0.5:
-            field += rng.random() * numpy.exp(-squared)
-        else:
-            # the projected thickness of a sphere
-            field += rng.random() * numpy.sqrt(numpy.clip(1.0 - squared, 0.0, None))
-    return _normalized(field)
+def _blobs(rng: Generator, size: int) -> Field:
+    return paint_blobs(rng, (size, size), int(rng.integers(5, 40)))
 
 
-def _constant(rng: Generator, size: int) -> RealArray:
-    return numpy.full((size, size), rng.random(), dtype=numpy.float32)
+def _constant(rng: Generator, size: int) -> Field:
+    return numpy.full((size, size), rng.random())
 
 
 _FIELDS = (_leaves, _gaussian_field, _star, _lines, _blobs, _constant)
 _FIELD_ODDS = (0.30, 0.25, 0.15, 0.15, 0.10, 0.05)
 
 
-def _random_field(rng: Generator, size: int) -> RealArray:
+def _random_field(rng: Generator, size: int) -> Field:
     """Returns a field in [0, 1] of one of six families, or a mixture of two."""
     field = _FIELDS[rng.choice(6, p=_FIELD_ODDS)](rng, size)
     if rng.random() < 0.35:
@@ -159,9 +100,7 @@ def _random_field(rng: Generator, size: int) -> RealArray:
         field = share * field + (1.0 - share) * other
     if rng.random() < 0.8:
         field = scipy.ndimage.gaussian_filter(field, rng.uniform(0.3, 1.2))
-    if rng.random() < 0.5:
-        field = 1.0 - field
-    return field.astype(numpy.float32)
+    return 1.0 - field if rng.random() < 0.5 else field
 
 
 def random_object(rng: Generator, size: int) -> NDArray[numpy.complex64]:
@@ -183,59 +122,41 @@ def random_object(rng: Generator, size: int) -> NDArray[numpy.complex64]:
     return result.astype(numpy.complex64)
 
 
-def _pupil(rng: Generator, size: int) -> NDArray[numpy.complex128]:
-    axis = numpy.fft.fftfreq(size)
-    fy, fx = axis[:, None], axis[None, :]
-    squared = fy * fy + fx * fx
-    radius = numpy.sqrt(squared)
+def _random_beam(rng: Generator, size: int) -> NDArray[numpy.complex128]:
+    """Returns a defocused beam of crossed mirrors, of a lens, or of a zone plate with a stop."""
     kind = rng.random()
-    edge = rng.uniform(0.003, 0.02)
-    outer = rng.uniform(0.06, 0.30)
-    if kind < 0.15:  # crossed mirrors: a rectangular pupil, the probe has four arms
+    edge, outer = rng.uniform(0.003, 0.02), rng.uniform(0.06, 0.30)
+    aperture: float | tuple[float, float] = outer
+    if kind < 0.15:
         half = outer * rng.uniform(0.5, 1.0, 2)
-        aperture = 1.0 / (1.0 + numpy.exp((numpy.abs(fy) - half[0]) / edge))
-        aperture = aperture / (1.0 + numpy.exp((numpy.abs(fx) - half[1]) / edge))
-    else:
-        aperture = 1.0 / (1.0 + numpy.exp((radius - outer) / edge))
-    if kind > 0.55:  # a zone plate with a central stop
-        inner = outer * rng.uniform(0.2, 0.7)
-        aperture = aperture / (1.0 + numpy.exp(-(radius - inner) / edge))
-    # defocus moves the rays of the rim to this radius in the sample plane
-    spread = rng.uniform(0.0, 0.26) * size
-    curvature = spread / outer * (1.0 if rng.random() < 0.5 else -1.0)
-    astigmatism = rng.normal(0.0, 0.1) * curvature
-    angle = rng.uniform(0.0, math.pi)
-    rotated = math.cos(angle) * fy + math.sin(angle) * fx
-    phase = math.pi * (curvature * squared + astigmatism * rotated * rotated)
-    coma = rng.normal(0.0, 1.5) / outer**3
-    return aperture * numpy.exp(1j * (phase + coma * squared * rotated))
+        aperture = (float(half[0]), float(half[1]))
+    spread_px = rng.uniform(0.0, 0.26) * size * (1.0 if rng.random() < 0.5 else -1.0)
+    return focus_beam(
+        size,
+        aperture=aperture,
+        edge=edge,
+        stop=outer * rng.uniform(0.2, 0.7) if kind > 0.55 else 0.0,
+        spread_px=spread_px,
+        astigmatism=rng.normal(0.0, 0.1),
+        coma=rng.normal(0.0, 1.5),
+        angle_rad=rng.uniform(0.0, math.pi),
+    )
 
 
-def _disk(rng: Generator, size: int) -> NDArray[numpy.complex128]:
-    axis = numpy.arange(size) - (size - 1) / 2.0
-    y, x = axis[:, None], axis[None, :]
-    ratio = rng.uniform(0.8, 1.25)
-    squared = y * y * ratio + x * x / ratio
-    radius = rng.uniform(0.08, 0.28) * size
-    soft = rng.uniform(0.5, 3.0)
-    disk = 1.0 / (1.0 + numpy.exp((numpy.sqrt(squared) - radius) / soft))
-    phase = rng.uniform(-10.0, 10.0) * squared / radius**2
-    return disk * numpy.exp(1j * phase)
+def _random_disk(rng: Generator, size: int) -> NDArray[numpy.complex128]:
+    return paint_disk(
+        size,
+        radius_px=rng.uniform(0.08, 0.28) * size,
+        edge_px=rng.uniform(0.5, 3.0),
+        bend_rad=rng.uniform(-10.0, 10.0),
+        stretch=rng.uniform(0.8, 1.25),
+    )
 
 
 def _fits(probe: NDArray[numpy.complexfloating], margin: int) -> bool:
     power = numpy.abs(probe) ** 2
     inner = power[margin:-margin, margin:-margin].sum() / power.sum()
     return bool(inner > 0.985)
-
-
-def _root_mean_square_radius(probe: NDArray[numpy.complexfloating]) -> float:
-    power = numpy.abs(probe) ** 2
-    size = probe.shape[-1]
-    axis = numpy.arange(size) - (power.sum(0) * numpy.arange(size)).sum() / power.sum()
-    ayis = numpy.arange(size) - (power.sum(1) * numpy.arange(size)).sum() / power.sum()
-    squared = ayis[:, None] ** 2 + axis[None, :] ** 2
-    return float(numpy.sqrt((power * squared).sum() / power.sum()))
 
 
 def random_probe(rng: Generator, size: int, num_modes: int) -> NDArray[numpy.complex64]:
@@ -246,27 +167,19 @@ def random_probe(rng: Generator, size: int, num_modes: int) -> NDArray[numpy.com
     """
     margin = max(2, size * 12 // 64)
     for _ in range(50):
-        if rng.random() < 0.3:
-            main = _disk(rng, size)
-        else:
-            main = numpy.fft.fftshift(numpy.fft.ifft2(_pupil(rng, size)))
-        main = main / numpy.sqrt((numpy.abs(main) ** 2).sum())
-        if _fits(main, margin) and _root_mean_square_radius(main) > 0.07 * size:
+        main = _random_disk(rng, size) if rng.random() < 0.3 else _random_beam(rng, size)
+        main = normalize_power(main)
+        if _fits(main, margin) and rms_radius_px(main) > 0.07 * size:
             break
-    axis = (numpy.arange(size) - (size - 1) / 2.0) / _root_mean_square_radius(main)
-    factors = [
-        numpy.ones((size, size)),
-        axis[:, None] + 0 * axis,
-        axis[None, :] + 0 * axis[:, None],
-    ]
-    rotation = rng.permutation(2) + 1
-    modes = [main]
-    powers = [1.0]
-    for index in range(1, num_modes):
-        mode = main * factors[rotation[index - 1]]
+    axis = (numpy.arange(size) - (size - 1) / 2.0) / rms_radius_px(main)
+    factors = [axis[:, None], axis[None, :]]
+    order = rng.permutation(2)
+    modes, powers = [main], [1.0]
+    for index in range(num_modes - 1):
+        mode = main * factors[order[index]]
         for other in modes:
             mode = mode - other * numpy.vdot(other, mode)
-        modes.append(mode / numpy.sqrt((numpy.abs(mode) ** 2).sum()))
+        modes.append(normalize_power(mode))
         powers.append(powers[-1] * rng.uniform(0.1, 0.6))
     weights = numpy.sqrt(numpy.asarray(powers) / numpy.sum(powers))
     return (numpy.stack(modes) * weights[:, None, None]).astype(numpy.complex64)
@@ -279,8 +192,7 @@ def _random_positions(rng: Generator, num: int, step: float) -> NDArray[numpy.fl
         y, x = numpy.mgrid[:side, :side].reshape(2, -1).astype(float)
         if rng.random() < 0.3:
             x = x + 0.5 * (y % 2)
-        keep = slice(0, num)
-        points = numpy.stack([y, x], axis=1)[keep]
+        points = numpy.stack([y, x], axis=1)[:num]
     else:
         index = numpy.arange(num) + 0.5
         golden = math.pi * (3.0 - math.sqrt(5.0))
@@ -304,7 +216,7 @@ def random_scan(
     upper half (low overlap is the harder case), as far as the canvas allows.
     """
     probe = random_probe(rng, pattern_size, num_modes)
-    radius = _root_mean_square_radius(probe[0])
+    radius = rms_radius_px(probe[0])
     share = rng.uniform(0.65, 1.1) if rng.random() < 0.6 else rng.uniform(0.25, 0.7)
     positions = _random_positions(rng, num_patterns, share * radius)
     room = canvas_size - pattern_size - 2.0

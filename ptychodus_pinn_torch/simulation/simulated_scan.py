@@ -92,12 +92,7 @@ def simulate_scan(spec: SimulationSpec) -> Scan:
     object_rng, noise_rng = default_rng([object_seed, 1]), default_rng([object_seed, spec.seed, 2])
     path_rng = default_rng([spec.seed, 3])
     probe = make_probe(
-        spec.probe_kind,
-        spec.pattern_size,
-        num_modes=spec.num_modes,
-        photons=spec.photons,
-        pixel_size_m=spec.pixel_size_m,
-        wavelength_m=_PLANCK_EV_M / spec.photon_energy_eV,
+        spec.probe_kind, spec.pattern_size, num_modes=spec.num_modes, photons=spec.photons
     )
     positions_px, shape = _place(_make_path(path_rng, spec), spec)
     truth = make_object(object_rng, spec.object_kind, shape)
@@ -196,19 +191,16 @@ def _expose(
     """Returns the counts, in the smallest unsigned type that holds them, on disk."""
     shape = (len(positions_px), spec.pattern_size, spec.pattern_size)
     highest = 0
-    blocks = iter_expected_counts(truth, probe, positions_px)
-    ready = numpy.zeros((0, *shape[1:]), dtype=numpy.uint32)
 
     def read_block(rows: slice) -> NDArray[Any]:
-        nonlocal highest, ready
-        while len(ready) < rows.stop - rows.start:
-            _, expected = next(blocks)
-            expected *= good_pixels
-            counts = rng.poisson(expected) if spec.has_noise else numpy.rint(expected)
-            ready = numpy.concatenate([ready, counts.astype(numpy.uint32)])
-            highest = max(highest, int(counts.max()))
-        block, ready = ready[: rows.stop - rows.start], ready[rows.stop - rows.start :]
-        return block
+        nonlocal highest
+        blocks = [
+            rng.poisson(expected * good_pixels) if spec.has_noise else expected * good_pixels
+            for _, expected in iter_expected_counts(truth, probe, positions_px[rows])
+        ]
+        counts = numpy.rint(numpy.concatenate(blocks)).astype(numpy.uint32)
+        highest = max(highest, int(counts.max()))
+        return counts
 
     counts = stage_blocks(shape, numpy.dtype(numpy.uint32), read_block)
     if highest >= 2**16:

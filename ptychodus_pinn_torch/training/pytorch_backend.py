@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
 import warnings
@@ -13,6 +14,7 @@ from lightning.pytorch import Callback, Trainer
 from lightning.pytorch.callbacks import EarlyStopping, EMAWeightAveraging, ModelCheckpoint
 from lightning.pytorch.loggers import CSVLogger, Logger
 from lightning.pytorch.plugins.environments import LightningEnvironment
+from lightning.pytorch.utilities.exceptions import SIGTERMException
 
 from ..config import Config
 from ..models.archive import NETWORK_PREFIX, Archive
@@ -64,7 +66,8 @@ class PyTorchBackend:
         last = str(run.folder / 'last.ckpt') if run.is_resumed else None
         with run.log.listening(), warnings.catch_warnings():
             warnings.simplefilter('ignore')  # Lightning's advice is not meant for the user
-            trainer.fit(module, datamodule=data, ckpt_path=last, weights_only=True)
+            with contextlib.suppress(SIGTERMException):  # the log knows, and what is best is kept
+                trainer.fit(module, datamodule=data, ckpt_path=last, weights_only=True)
         error = _take_best(module, best)
         return Fitted(
             weights=_weights_of(module),

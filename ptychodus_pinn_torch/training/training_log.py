@@ -91,7 +91,9 @@ class TrainingLog:
         if threading.current_thread() is not threading.main_thread():
             yield
             return
-        numbers = (signal.SIGINT, signal.SIGTERM)
+        numbers = [signal.SIGINT]
+        if signal.getsignal(signal.SIGTERM) is signal.SIG_DFL:  # else somebody passes it on
+            numbers.append(signal.SIGTERM)
         previous = [signal.signal(number, self.ask_to_stop) for number in numbers]
         try:
             yield

@@ -219,6 +219,38 @@ def speed() -> None:
                 )
 
 
+_START = """
+import time
+import ptychodus.model.core
+from ptychodus.api.settings import SettingsRegistry
+begin_s = time.perf_counter()
+from ptychodus_pinn_torch.host.ptychodus_plugin import register_plugins
+register_plugins(None)
+from ptychodus_pinn_torch.host.attach import load_libraries
+load_libraries(SettingsRegistry(), False, [])
+print(time.perf_counter() - begin_s)
+"""
+_IMPORT = """
+import time
+begin_s = time.perf_counter()
+import ptychodus_pinn_torch
+print(time.perf_counter() - begin_s)
+"""
+
+
+def start() -> None:
+    """What importing the package, and attaching it to Ptychodus, adds to a start; 1024 patterns."""
+    for what, code in (('import', _IMPORT), ('attach', _START)):
+        found = [
+            float(subprocess.run([sys.executable, '-c', code], capture_output=True).stdout)
+            for _ in range(3)
+        ]
+        say(f'{what}: {1e3 * min(found):.0f} ms')
+    begin_s = time.process_time()
+    pinn.simulate(num_positions=1024)
+    say(f'simulate 1024 patterns: {time.process_time() - begin_s:.1f} CPU-s')
+
+
 def training(kind: str = 'unrolled', seeds: int = 3) -> None:
     """From scratch on the measured scan alone, without labels."""
     scan = read_scan(DATA / 'velociprobe_siemens_128.npz')
@@ -274,6 +306,7 @@ WHAT: dict[str, Callable[[], None]] = {
     'wrong': wrong,
     'speed': speed,
     'memory': memory,
+    'start': start,
     'train': training,
     'train-cnn': lambda: training('cnn'),
 }

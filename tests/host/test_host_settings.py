@@ -4,6 +4,7 @@ from ptychodus.api.settings import SettingsRegistry
 from ptychodus_pinn_torch.config import Config, ConfigError
 from ptychodus_pinn_torch.host.settings import (
     PINNTorchSettings,
+    check_effects,
     find_ini_faults,
     group_name,
     iter_host_options,
@@ -75,6 +76,31 @@ def test_bad_text_opens_and_is_a_sentence_when_read(settings, registry, tmp_path
         settings.read('unsupervised')
     faults = find_ini_faults(tmp_path / 'bad.ini', KEYS)
     assert len(faults) == 1 and path in faults[0]
+
+
+@pytest.mark.parametrize(
+    ('values', 'backend', 'words'),
+    [
+        ({'execution.devices': '2'}, 'tensorflow', 'execution.devices has no effect'),
+        ({'network.kind': 'cnn', 'loss.deep_supervision': '0.1'}, 'pytorch', 'cnn network'),
+        ({'loss.probe_reference': '1'}, 'pytorch', 'physics.train_probe'),
+    ],
+)
+def test_what_does_nothing_under_engine_or_network_is_refused(settings, values, backend, words):
+    for path, text in values.items():
+        settings.get_parameter(path).set_value(text)
+    with pytest.raises(ConfigError, match=words):
+        check_effects(settings.read('unsupervised'), command='train', backend=backend)
+    check_effects(settings.read('unsupervised'), command='reconstruct', backend='pytorch')
+
+
+def test_what_only_the_other_reconstructor_uses_is_logged(settings, caplog):
+    settings.get_parameter('loss.kind').set_value('poisson')
+    with caplog.at_level('INFO'):
+        check_effects(settings.read('unsupervised'), command='train', backend='pytorch')
+        assert caplog.text == ''
+        check_effects(settings.read('supervised'), command='train', backend='pytorch')
+    assert 'loss.kind has no effect in supervised mode' in caplog.text
 
 
 def test_an_ini_is_examined_as_a_whole(tmp_path):

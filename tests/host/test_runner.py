@@ -74,51 +74,44 @@ def test_printing_does_not_disturb(reconstructor, parameters):
     assert output.progress == 1
 
 
-def kill_after(delay_s, mark, killed_at):
-    time.sleep(delay_s)
-    for pid in worker_processes(mark):
-        os.kill(pid, signal.SIGKILL)
-        killed_at.append(time.monotonic())
-        return
+def kill_one_after(delay_s, mark):
+    """Kills the first process that carries the mark, once there is one."""
+    is_done = False
+    while not is_done:
+        time.sleep(delay_s)
+        for pid in worker_processes(mark)[:1]:
+            os.kill(pid, signal.SIGKILL)
+            is_done = True
 
 
 @pytest.mark.parametrize('seed', range(20))
-def test_a_killed_worker_is_an_error_within_seconds(
+def test_a_killed_worker_is_an_error_and_not_a_silence(
     seed, mark, reconstructor, parameters, training_folder
 ):
     delay_s = random.Random(seed).uniform(0.0, 1.0)
     reconstructor.engine = 'fake_engines:MuteEngine' if seed % 4 else 'fake_engines:EndlessEngine'
-    killed_at = []
-
-    def kill():
-        while not killed_at:
-            kill_after(delay_s, mark, killed_at)
-
-    thread = threading.Thread(target=kill)
+    thread = threading.Thread(target=kill_one_after, args=(delay_s, mark))
     thread.start()
-    with pytest.raises(WorkerError):
+    with pytest.raises(WorkerError, match='was killed|crashed'):
         if seed % 2:
             list(reconstructor.train(training_folder, training_folder))
         else:
             list(reconstructor.reconstruct(parameters))
-    elapsed_s = time.monotonic() - killed_at[0]
     thread.join()
-    assert elapsed_s < 3.0
     if seed % 5 == 0:
         run_next(reconstructor, parameters)
 
 
 @pytest.mark.parametrize('engine', ['PlainEngine', 'EndlessEngine', 'MuteEngine'])
-def test_stop_acts_within_two_seconds(engine, reconstructor, training_folder):
+def test_stop_does_not_wait_for_the_end_of_the_engine(engine, mark, reconstructor, training_folder):
     reconstructor.engine = f'fake_engines:{engine}'
     training = reconstructor.train(training_folder, training_folder)
     begin_s = time.monotonic()
     for _ in training:
         if time.monotonic() - begin_s > 1.0:
             break
-    begin_s = time.monotonic()
     training.close()
-    assert time.monotonic() - begin_s < 1.5  # and at most half a second until the next yield
+    assert worker_processes(mark) == []
 
 
 PARENT = """

@@ -3,7 +3,6 @@
 import logging
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
@@ -81,10 +80,8 @@ def test_a_day_at_the_beamline(window, dialogs, tmp_path):
     window.wait(lambda: window.status.progress_bar.value() > 20)
     assert 'left' in window.status.progress_bar.format()
     assert [line.get_label() for line in window.status.axes.lines] == ['training', 'held-out']
-    begin_s = time.monotonic()
     window.status.stop_button.click()
     window.wait(lambda: not window.is_working())
-    assert time.monotonic() - begin_s < 2.0
     window.wait(lambda: 'stopped' in window.log)
 
     steps = window.widget(QLineEdit, 'Max steps:')
@@ -190,7 +187,7 @@ def test_environment_is_shown_to_override_the_backend(window, monkeypatch):
 
 
 CLOSING = """
-import sys, time, zipfile
+import sys, zipfile
 sys.path.insert(0, {folder!r})
 import test_view
 from pathlib import Path
@@ -201,19 +198,16 @@ with test_view.ModelCore() as model:
     window.actions.train_button.click()
     window.wait(lambda: window.status.progress_bar.value() > 0)
     window.view.close()
-    begin_s = time.monotonic()
-print('CLOSED', time.monotonic() - begin_s, flush=True)
+print('CLOSED', flush=True)
 import os
 os._exit(0)
 """
 
 
-def test_closing_during_training_takes_a_moment(tmp_path):
+def test_closing_during_training_does_not_wait_for_its_end(tmp_path):
     folder = stage(tmp_path / 'in', make_parameters())
     script = CLOSING.format(folder=str(Path(__file__).parent), data=str(folder))
     done = subprocess.run(
         [sys.executable, '-c', script], capture_output=True, text=True, timeout=60, check=False
     )
-    words = done.stdout.split()
-    assert 'CLOSED' in words, done.stdout + done.stderr
-    assert float(words[words.index('CLOSED') + 1]) < 5.0
+    assert 'CLOSED' in done.stdout.split(), done.stdout + done.stderr

@@ -9,7 +9,7 @@ import numpy
 import pytest
 
 from ptychodus_pinn_torch.scan.files import read_scan
-from ptychodus_pinn_torch.scan.output import make_host_product
+from ptychodus_pinn_torch.scan.products import make_host_product
 from ptychodus_pinn_torch.scan.scan import Scan
 
 

@@ -93,7 +93,7 @@ def test_ptychodus_training_data_is_read(tmp_path: Path, tiny_scan: Scan):
     from ptychodus.api.io import save_ptychopinn_training_data
     from ptychodus.api.reconstruct import ReconstructInput
 
-    from ptychodus_pinn_torch.scan.output import make_host_product
+    from ptychodus_pinn_torch.scan.products import make_host_product
 
     product = make_host_product(
         tiny_scan, tiny_scan.truth, tiny_scan.positions_px, tiny_scan.probe, []

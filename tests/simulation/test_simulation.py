@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from dataclasses import replace
 
 import numpy
@@ -49,9 +48,7 @@ def test_every_path_has_the_number_of_positions_asked_for_inside_the_object(path
 @pytest.mark.parametrize('kind', PROBE_KINDS)
 @pytest.mark.parametrize('num_modes', [1, 3])
 def test_probe_holds_the_photons_brightest_mode_first(kind, num_modes):
-    probe = make_probe(
-        kind, 64, num_modes=num_modes, photons=3e5, pixel_size_m=1e-8, wavelength_m=1.24e-10
-    )
+    probe = make_probe(kind, 64, num_modes=num_modes, photons=3e5)
     powers = numpy.sum(numpy.abs(probe.astype(complex)) ** 2, axis=(1, 2))
     assert probe.shape == (num_modes, 64, 64) and probe.dtype == numpy.complex64
     assert powers.sum() == pytest.approx(3e5, rel=1e-5) and numpy.all(numpy.diff(powers) <= 0)
@@ -97,13 +94,6 @@ def test_position_error_is_told_but_not_done():
     assert data_error(scan, scan.truth, scan.probe) > 1.5 * data_error(
         exact, exact.truth, exact.probe
     )
-
-
-def test_a_thousand_patterns_take_about_a_second():
-    start = time.perf_counter()
-    scan = simulate_scan(SimulationSpec(num_positions=1024))
-    assert scan.patterns.shape == (1024, 64, 64)
-    assert time.perf_counter() - start < 8.0, 'with a margin for busy machines'
 
 
 @pytest.mark.parametrize(

@@ -9,12 +9,11 @@ from typing import Any
 
 import numpy
 from numpy.typing import NDArray
-from ptychodus.api.object import Object
 from ptychodus.api.probe import ProbeSequence
-from ptychodus.api.probe_positions import ProbePosition, ProbePositionSequence
 from ptychodus.api.product import LossValue, Product
 
 from ..config import ReconstructionConfig
+from ..scan.products import grid_of_product
 
 __all__ = ['TrainingCurve', 'make_product']
 
@@ -56,10 +55,7 @@ def join_losses(curve: TrainingCurve, refinement: Sequence[tuple[int, float]]) -
 
 
 def make_product(
-    given: Product,
-    folder: Path,
-    losses: list[LossValue],
-    config: ReconstructionConfig,
+    given: Product, folder: Path, losses: list[LossValue], config: ReconstructionConfig
 ) -> Product:
     """Returns the given product with the reconstructed object in place of its own.
 
@@ -76,44 +72,27 @@ def make_product(
         ValueError: the worker's object lies on another grid.
     """
     array = numpy.load(folder / 'result_object_.npy', allow_pickle=False)
-    shape = given.object_.get_array().shape[-2:]
-    if array.shape != shape:
+    grid = grid_of_product(given)
+    if array.shape != grid.shape:
         raise ValueError(
-            f'The engine returned an object of {array.shape} pixels for one of {shape}.'
+            f'The engine returned an object of {array.shape} pixels for one of {grid.shape}.'
         )
     product = replace(
         given,
-        object_=Object(
-            array=array.astype(given.object_.dtype, copy=False),
-            pixel_geometry=given.object_.get_pixel_geometry(),
-            center=given.object_.get_center(),
-            layer_spacing_m=[],
-        ),
+        object_=grid.make_object(array.astype(given.object_.dtype, copy=False)),
         losses=losses,
     )
     if config.update_positions:
         positions_px = numpy.load(folder / 'result_positions_px.npy', allow_pickle=False)
-        product = replace(product, probe_positions=_move_positions(given, positions_px))
+        indexes, photons = zip(
+            *((old.index, old.probe_photon_count) for old in given.probe_positions)
+        )
+        moved = grid.make_positions(positions_px, indexes, photons)
+        product = replace(product, probe_positions=moved)
     if config.update_probe:
         probe = numpy.load(folder / 'result_probe.npy', allow_pickle=False)
         product = replace(product, probes=_replace_probe(given.probes, probe))
     return product
-
-
-def _move_positions(given: Product, positions_px: NDArray[Any]) -> ProbePositionSequence:
-    geometry = given.object_.get_geometry()
-    y_m = geometry.center_y_m + geometry.pixel_height_m * (
-        positions_px[:, 0] - (geometry.height_px - 1) / 2
-    )
-    x_m = geometry.center_x_m + geometry.pixel_width_m * (
-        positions_px[:, 1] - (geometry.width_px - 1) / 2
-    )
-    return ProbePositionSequence(
-        [
-            ProbePosition(int(old.index), float(x), float(y), old.probe_photon_count)
-            for old, y, x in zip(given.probe_positions, y_m, x_m)
-        ]
-    )
 
 
 def _replace_probe(given: ProbeSequence, probe: NDArray[Any]) -> ProbeSequence:
