@@ -37,6 +37,7 @@ from ptychodus_pinn_torch.backend import (
 from ptychodus_pinn_torch.config import Config, override_config
 from ptychodus_pinn_torch.metrics.comparison import coverage_mask
 from ptychodus_pinn_torch.models.archive import ArchiveError, read_archive, write_archive
+from ptychodus_pinn_torch.models.opening import open_model
 from ptychodus_pinn_torch.scan.files import read_scan, write_scan_npz
 from ptychodus_pinn_torch.scan.output import make_host_product
 from ptychodus_pinn_torch.scan.scan import Scan
@@ -156,7 +157,7 @@ def test_training_reports_every_epoch_and_the_archive_keeps_it(
 ) -> None:
     path, reports = models(backend)
     epochs = [report for report in reports if report.is_epoch_end]
-    archive = read_archive(path, backend=backend)
+    archive = open_model(path, backend=backend)
     assert archive.backend == backend == get_backend(backend).name
     assert len(epochs) == len(archive.history) > 3
     assert [row['step'] for row in archive.history] == [report.step for report in epochs]

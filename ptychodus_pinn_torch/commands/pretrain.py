@@ -6,7 +6,8 @@ import argparse
 import sys
 from pathlib import Path
 
-from ..models.archive import EXTENSION, describe_archive
+from ..models.archive import EXTENSION
+from ..models.opening import describe_model
 from ._config_options import add_config_options, config_from
 from ._outputs import add_overwrite_option, check_output
 from ._progress import ProgressLine
@@ -42,5 +43,5 @@ def run(arguments: argparse.Namespace) -> int:
     finally:
         progress.close()
     if not arguments.quiet:
-        sys.stdout.write(describe_archive(path) + '\n')
+        sys.stdout.write(describe_model(path) + '\n')
     return 0

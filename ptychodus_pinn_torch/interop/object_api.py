@@ -16,8 +16,7 @@ from numpy.typing import NDArray
 
 from ..backend import TrainRequest, get_backend
 from ..config import Config, override_config
-from ..models.archive import read_archive
-from ..models.opening import recognise_model
+from ..models.opening import open_model
 from ..scan.files import read_scan
 from ..scan.npz_layouts import RawScan
 from ..scan.scan import Scan
@@ -182,8 +181,7 @@ class PtychoModel:
             ArchiveError: neither.
         """
         path = Path(path)
-        archive = recognise_model(path) or read_archive(path, backend='pytorch')
-        return cls(archive.config, path)
+        return cls(open_model(path, backend='pytorch').config, path)
 
 
 class Trainer:
@@ -213,7 +211,7 @@ class Trainer:
         self.dataloader.output_dir.mkdir(parents=True, exist_ok=True)
         request = TrainRequest(self.dataloader.scans, config, self.dataloader.output_dir / name)
         self.model.path = get_backend('pytorch').train(request, lambda report: None)
-        self.model.config = read_archive(self.model.path).config
+        self.model.config = open_model(self.model.path).config
         return self.model.path
 
 

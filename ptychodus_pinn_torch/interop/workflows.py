@@ -19,8 +19,8 @@ from numpy.typing import NDArray
 
 from ..backend import ReconstructRequest, TrainRequest, get_backend
 from ..config import Config, override_config
-from ..models.archive import Archive, ArchiveError, read_archive
-from ..models.opening import recognise_model
+from ..models.archive import Archive
+from ..models.opening import open_model
 from ..scan.files import read_scan
 from ..scan.scan import Scan
 from .grouped_data import MemmapDatasetBridge, PtychoDataContainerTorch, RawDataTorch
@@ -141,7 +141,7 @@ def train_cdi_model_torch(
     validation = () if test_data is None else (as_scan(test_data),)
     request = TrainRequest((scan,), settings, output, validation)
     path = get_backend('pytorch').train(request, lambda report: None)
-    archive = read_archive(path)
+    archive = open_model(path)
     history = _history_of(archive)
     model = TrainedModel(path, _for_images(settings), history)
     return {
@@ -231,12 +231,7 @@ def load_inference_bundle_torch(
         raise FileNotFoundError(f'{path}: there is no such model.')
     if model_name not in MODEL_NAMES:
         raise KeyError(f'{path}: holds no {model_name}; there are {", ".join(MODEL_NAMES)}.')
-    archive = recognise_model(path) or read_archive(path)
-    if archive.backend != 'pytorch':
-        raise ArchiveError(
-            f'{path}: was made by the {archive.backend} backend and cannot be run by the pytorch '
-            f'backend: choose the {archive.backend} backend.'
-        )
+    archive = open_model(path, backend='pytorch')
     model = TrainedModel(path, _for_images(Config()), _history_of(archive))
     network = archive.config.network
     size = int(archive.details.get('pattern_size') or network.size_px)

@@ -4,10 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
-import numpy
 from numpy.typing import NDArray
 
 from ..config import Config, override_config
@@ -32,7 +30,7 @@ class ForeignModel:
     details: dict[str, Any]
     source: str
 
-    def to_archive(self, path: Path) -> Archive:
+    def to_archive(self) -> Archive:
         """Returns the model as an archive of ours, its weights checked against the layout.
 
         Raises:
@@ -41,11 +39,6 @@ class ForeignModel:
         from ..networks.ptychopinn import PinnLayout
         from ..networks.registry import build_network, load_weights
 
-        for name, array in self.weights.items():
-            if not numpy.isfinite(array).all():
-                raise ArchiveError(
-                    f'{self.source}: weight {name} is not finite: the training had failed.'
-                )
         try:
             layout = PinnLayout(**self.layout)
             layout.check()
@@ -58,17 +51,16 @@ class ForeignModel:
                 },
             )
             load_weights(build_network(config.network), self.weights, self.source)
-        except ArchiveError:
-            raise
-        except ValueError as error:
+        except (ValueError, TypeError) as error:
             raise ArchiveError(str(error)) from error
-        return Archive(
+        archive = Archive(
             config=config,
             weights={f'network.{name}': array for name, array in self.weights.items()},
             card=_card(self),
             details=dict(self.details),
-            path=path,
+            created='by PtychoPINN',
         )
+        return archive.check_weights(self.source)
 
 
 def _card(model: ForeignModel) -> str:

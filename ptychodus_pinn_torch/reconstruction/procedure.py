@@ -16,7 +16,8 @@ from torch import Tensor, nn
 
 from ..backend import EpochReport, Reconstruction, ReconstructRequest, Report
 from ..config import Config
-from ..models.archive import Archive, read_archive, shipped_model
+from ..models.archive import Archive, shipped_model
+from ..models.opening import open_model
 from ..networks.registry import build_network, load_weights
 from ..networks.unrolled import Piece
 from ..physics.devices import choose_device, set_threads
@@ -135,14 +136,8 @@ def _read_model(request: ReconstructRequest) -> Archive | None:
 
 
 def read_any_model(path: Path) -> Archive:
-    """Returns the archive at a path: ours, or another's that can be converted.
-
-    Raises:
-        ArchiveError: neither.
-    """
-    from ..models.opening import recognise_model
-
-    return recognise_model(path) or read_archive(path, backend='pytorch')
+    """Returns the model at a path; see `open_model`."""
+    return open_model(path, backend='pytorch')
 
 
 def _with_trained_probe(scan: Scan, archive: Archive | None, progress: Progress) -> Scan:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from ..models.archive import Archive, ArchiveError, read_archive
+from ..models.archive import Archive
+from ..models.opening import open_model
 from .keras_model import NETWORK_PREFIX
 from .keras_network import CnnNetwork
 
@@ -17,15 +18,7 @@ def read_model(path: Path) -> Archive:
     Raises:
         ArchiveError: not a model, or of a network that only the other engine has.
     """
-    archive = read_archive(path)
-    architecture = archive.config.network.kind
-    if architecture != 'cnn':
-        raise ArchiveError(
-            f'{path}: holds the {architecture} network of the {archive.backend} backend, and the '
-            f'tensorflow backend has the cnn network only: choose --backend {archive.backend}, or '
-            'another model.'
-        )
-    return archive
+    return open_model(path, backend='tensorflow')
 
 
 def load_network(archive: Archive) -> CnnNetwork:

@@ -15,11 +15,11 @@ from ptychodus_pinn_torch.models.archive import (
     MEMBERS,
     Archive,
     ArchiveError,
-    describe_archive,
     read_archive,
     shipped_model,
     write_archive,
 )
+from ptychodus_pinn_torch.models.opening import describe_model, open_model
 
 ARCHIVE = Archive(
     config=Config(),
@@ -54,7 +54,7 @@ def test_everything_comes_back(path: Path) -> None:
 
 def test_the_shipped_model_is_small_and_describes_itself() -> None:
     assert shipped_model().stat().st_size <= 2_000_000
-    text = describe_archive(shipped_model())
+    text = describe_model(shipped_model())
     assert 'unrolled' in text and 'random' in text
     assert len(read_archive(shipped_model()).card) > 200
 
@@ -85,13 +85,15 @@ def test_a_truncated_file_and_no_zip_at_all_are_refused(path: Path, tmp_path: Pa
         read_archive(path)
     other = tmp_path / 'x.h5.zip'
     other.write_text('hello')
-    with pytest.raises(ArchiveError, match='is no model archive'):
+    with pytest.raises(ArchiveError, match='is no zip'):
         read_archive(other)
+    with pytest.raises(ArchiveError, match='is no model archive'):
+        open_model(other)
 
 
 def test_a_later_format_and_another_backend_are_refused(path: Path) -> None:
-    with pytest.raises(ArchiveError, match='pytorch backend .* tensorflow backend'):
-        read_archive(path, backend='tensorflow')
+    with pytest.raises(ArchiveError, match='pytorch backend.* tensorflow backend'):
+        open_model(path, backend='tensorflow')
 
     def advance(members: dict[str, bytes]) -> None:
         manifest = json.loads(members['manifest.json'])
