@@ -17,7 +17,7 @@ from typing import Any
 import numpy
 from numpy.typing import NDArray
 
-from ..config import Config, make_config
+from ..config import Config, iter_options, make_config
 from ..scan.output import write_atomically
 from .safe_zip import ArchiveError, SafeZip
 
@@ -289,6 +289,20 @@ def _upgrade_network(network: Mapping[str, Any]) -> dict[str, Any]:
     return {'kind': kind, **renamed}
 
 
+def _upgrade(tree: Mapping[str, Any]) -> dict[str, Any]:
+    """Returns the configuration of an archive of format 1 without options that are gone since."""
+    known = {item.path for item in iter_options()}
+    upgraded = dict(tree)
+    for section, options in tree.items():
+        if section == 'network' and isinstance(options, dict):
+            upgraded[section] = _upgrade_network(options)
+        elif isinstance(options, dict):
+            upgraded[section] = {
+                name: value for name, value in options.items() if f'{section}.{name}' in known
+            }
+    return upgraded
+
+
 def config_from_text(data: bytes, source: str, version: int = FORMAT_VERSION) -> Config:
     """Returns the configuration that JSON text of some format version describes.
 
@@ -298,9 +312,7 @@ def config_from_text(data: bytes, source: str, version: int = FORMAT_VERSION) ->
     tree = _parse_json(data, source)
     if not isinstance(tree, dict):
         raise ArchiveError(f'{source}: holds a {type(tree).__name__} and no sections of options.')
-    if version == 1 and isinstance(tree.get('network'), dict):
-        tree['network'] = _upgrade_network(tree['network'])
     try:
-        return make_config(tree, source=source)
+        return make_config(_upgrade(tree) if version == 1 else tree, source=source)
     except ValueError as error:
         raise ArchiveError(str(error)) from error

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy
 
+from ..config import Config
 from .archive import Archive, ArchiveError, config_from_text
 
 __all__ = ['archive_from_run', 'is_of_a_run']
@@ -38,17 +39,14 @@ def archive_from_run(tree: Mapping[str, Any], path: Path) -> Archive:
     }
     details = {
         'made_from': f'a training run, {path.parent.name}/{path.name}',
-        **{
-            f'{name}s': tree[key]
-            for name, key in (('epoch', 'epoch'), ('step', 'global_step'))
-            if isinstance(tree.get(key), int)
-        },
+        'epoch': tree.get('epoch'),
+        'steps': tree.get('global_step'),
     }
     archive = Archive(_config_of(tree, path), weights, details=details, created='by a training run')
     return archive.check_weights(str(path))
 
 
-def _config_of(tree: Mapping[str, Any], path: Path) -> Any:
+def _config_of(tree: Mapping[str, Any], path: Path) -> Config:
     parameters = tree.get('hyper_parameters')
     text = parameters.get('config') if isinstance(parameters, Mapping) else None
     if isinstance(text, str):
