@@ -17,7 +17,7 @@ from typing import Any
 import numpy
 from numpy.typing import NDArray
 
-from ..backend import ReconstructRequest, TrainRequest, get_backend
+from ..backend import ReconstructRequest, TrainRequest, get_backend, resolve_backend
 from ..config import Config, override_config
 from ..models.archive import Archive
 from ..models.opening import open_model
@@ -60,7 +60,7 @@ class TrainedModel:
 
     def reconstruct(self, data: Any) -> NDArray[numpy.complex64]:
         """Returns the complex image of raw data, a scan, or a file, on the object's grid."""
-        engine = get_backend('pytorch')
+        engine = get_backend(resolve_backend())
         request = ReconstructRequest(as_scan(data), self.config, self.path)
         image: NDArray[numpy.complex64] = engine.reconstruct(request, lambda report: None).object_
         return image
@@ -105,16 +105,18 @@ def _flip(scan: Scan, flip_x: bool, flip_y: bool, transpose: bool) -> Scan:
     return replace(scan, positions_px=positions[:, ::-1].copy(), object_=scan.object_.T.copy())
 
 
-def _configure(config: Any, execution: Any, overrides: Mapping[str, Any] | None) -> Config:
-    """Returns our configuration: theirs, or ours as it is, and overrides on top."""
-    ours = config if isinstance(config, Config) else config_from_legacy(config, execution).config
-    return override_config(ours, dict(overrides or {}), source='overrides')
-
-
-def _output_of(config: Any) -> Path:
+def _configure(
+    config: Any, execution: Any, overrides: Mapping[str, Any] | None
+) -> tuple[Config, Path]:
+    """Returns our configuration, theirs or ours with overrides on top; and the output folder."""
+    output = Path('training_outputs')
     if isinstance(config, Config):
-        return Path('training_outputs')
-    return Path(str(dataclass_to_legacy_dict(config).get('output_prefix', 'training_outputs')))
+        ours = config
+    else:
+        fields = dataclass_to_legacy_dict(config or {})
+        output = Path(str(fields.pop('output_prefix', output)))
+        ours = config_from_legacy(fields, execution).config
+    return override_config(ours, dict(overrides or {}), source='overrides'), output
 
 
 def train_cdi_model_torch(
@@ -134,13 +136,13 @@ def train_cdi_model_torch(
         execution_config: `PyTorchExecutionConfig`, or its fields.
         overrides: Our options by path, such as `{'network.kind': 'unrolled'}`.
     """
-    settings = _configure({} if config is None else config, execution_config, overrides)
-    output = _output_of({} if config is None else config) / BUNDLE_NAME
-    output.parent.mkdir(parents=True, exist_ok=True)
+    settings, folder = _configure(config, execution_config, overrides)
+    folder.mkdir(parents=True, exist_ok=True)
     scan = as_scan(train_data)
     validation = () if test_data is None else (as_scan(test_data),)
-    request = TrainRequest((scan,), settings, output, validation)
-    path = get_backend('pytorch').train(request, lambda report: None)
+    backend = resolve_backend()
+    request = TrainRequest((scan,), settings, folder / BUNDLE_NAME, validation)
+    path = get_backend(backend).train(request, lambda report: None)
     archive = open_model(path)
     history = _history_of(archive)
     model = TrainedModel(path, _for_images(settings), history)
@@ -150,7 +152,7 @@ def train_cdi_model_torch(
         'test_container': validation[0] if validation else None,
         'models': dict.fromkeys(MODEL_NAMES, model),
         'model_path': path,
-        'backend': 'pytorch',
+        'backend': backend,
     }
 
 
@@ -231,7 +233,7 @@ def load_inference_bundle_torch(
         raise FileNotFoundError(f'{path}: there is no such model.')
     if model_name not in MODEL_NAMES:
         raise KeyError(f'{path}: holds no {model_name}; there are {", ".join(MODEL_NAMES)}.')
-    archive = open_model(path, backend='pytorch')
+    archive = open_model(path, backend=resolve_backend())
     model = TrainedModel(path, _for_images(Config()), _history_of(archive))
     network = archive.config.network
     size = int(archive.details.get('pattern_size') or network.size_px)
@@ -256,13 +258,20 @@ def save_torch_bundle(
 
     Raises:
         KeyError: no `diffraction_to_obj` among the models.
+        TypeError: it is no model of this package.
     """
     if MODEL_NAMES[0] not in models_dict:
         raise KeyError(f'the models lack {MODEL_NAMES[0]}; there are {", ".join(models_dict)}.')
     base = Path(base_path)
     target = base if base.name.endswith('.zip') else base.with_name(f'{base.name}.zip')
     target.parent.mkdir(parents=True, exist_ok=True)
-    source = models_dict[MODEL_NAMES[0]].path
+    model = models_dict[MODEL_NAMES[0]]
+    if not isinstance(model, TrainedModel):
+        raise TypeError(
+            f'{MODEL_NAMES[0]} is a {type(model).__name__}: only models that '
+            'train_cdi_model_torch or load_inference_bundle_torch has returned can be saved.'
+        )
+    source = model.path
     if source.resolve() != target.resolve():
         shutil.copyfile(source, target)
     return target

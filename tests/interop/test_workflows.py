@@ -31,6 +31,7 @@ from ptychodus_pinn_torch.interop.workflows import (
     reassemble_position,
     run_cdi_example_torch,
     save_torch_bundle,
+    train_cdi_model_torch,
 )
 from ptychodus_pinn_torch.scan.files import read_scan
 from ptychodus_pinn_torch.scan.scan import Scan
@@ -196,3 +197,48 @@ def test_object_api_trains_and_makes_the_image(tmp_path: Path, tiny_scan: Scan) 
     with pytest.raises(ValueError, match='takes patterns of 32 px, the data have 64 px'):
         ConfigManager(DataConfig(N=64)).validate_arch_compatibility(loaded)
     assert [scan.num_patterns for scan in Datagen(manager).simulate(2)] == [12, 12]
+
+
+def test_fields_of_the_object_api_are_those_of_the_table(caplog: Any) -> None:
+    manager = ConfigManager(
+        DataConfig(N=64, C=4, K=6),
+        ModelConfig(mode='Supervised', loss_function='Poisson', eca_encoder=True),
+        TrainingConfig(epochs=3, batch_size=8, device='cuda:0', scheduler='WarmupCosine'),
+    )
+    config = manager.to_config(steps_per_epoch=5)
+    assert config.training.max_steps == 15 and config.training.start == 'none'
+    assert config.network.num_channels == config.grouping.group_size == 4
+    assert config.network.attention == 'eca' and config.training.schedule == 'cosine'
+    assert config.mode == 'supervised' and config.loss.kind == 'poisson'
+    assert config.execution.accelerator == 'auto'
+    assert [record.getMessage().partition(' ')[0] for record in caplog.records] == ['K']
+
+
+def test_workflows_run_on_the_engine_of_the_environment(
+    tmp_path: Path, tiny_scan: Scan, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv('PTYCHOPINN_BACKEND', 'jax')
+    config = {'N': 32, 'output_dir': tmp_path / 'out'}
+    with pytest.raises(ValueError, match="'jax', from the variable PTYCHOPINN_BACKEND"):
+        train_cdi_model_torch(raw_data(tiny_scan), config=config)
+    write_bytes(tmp_path / 'wts.h5.zip', zip_bytes(tensorflow_members()))
+    monkeypatch.setenv('PTYCHOPINN_BACKEND', 'tensorflow')
+    monkeypatch.setattr('ptychodus_pinn_torch.backend.is_backend_available', lambda name: True)
+    with pytest.raises(ValueError, match='pytorch backend.*tensorflow backend'):
+        load_inference_bundle_torch(tmp_path)
+
+
+def test_output_folder_is_not_said_to_be_left_out(
+    tmp_path: Path, tiny_scan: Scan, caplog: Any
+) -> None:
+    config = {'N': 32, 'nepochs': 1, 'n_groups': 8, 'batch_size': 8, 'output_dir': tmp_path / 'out'}
+    results = train_cdi_model_torch(
+        raw_data(tiny_scan), config=config, overrides={'training.start': 'none'}
+    )
+    assert results['model_path'] == tmp_path / 'out' / 'wts.h5.zip'
+    assert 'output_dir' not in caplog.text
+
+
+def test_what_is_no_model_is_not_saved(tmp_path: Path) -> None:
+    with pytest.raises(TypeError, match='diffraction_to_obj is a int'):
+        save_torch_bundle({'diffraction_to_obj': 3}, tmp_path / 'wts.h5')  # type: ignore[dict-item]
