@@ -10,7 +10,7 @@ import numpy
 from numpy.typing import NDArray
 
 from .archive import ArchiveError
-from .foreign_model import ForeignModel
+from .foreign_model import ForeignModel, layout_of_weights
 from .safe_zip import SafeZip
 from .tensorflow_archive import MODEL, read_params
 from .torch_file import load_tensors
@@ -196,46 +196,11 @@ def _layout(
     family: str,
     source: str,
 ) -> dict[str, Any]:
-    def shape(name: str) -> tuple[int, ...]:
-        if name not in weights:
-            raise ArchiveError(f'{source}: the weight {name} is missing: the file is incomplete.')
-        return tuple(weights[name].shape)
-
-    def count(prefix: str) -> int:
-        found = {
-            name.split('.')[len(prefix.split('.')) - 1]
-            for name in weights
-            if name.startswith(prefix)
-        }
-        return len(found)
-
-    encoder = [shape(f'encoder.{i}.pair.conv2.weight')[0] for i in range(count('encoder.'))]
-    decoder = [shape(f'first.levels.{i}.conv2.weight')[0] for i in range(count('first.levels.'))]
-    if not encoder or not decoder:
-        raise ArchiveError(f'{source}: holds no encoder and decoder of a PtychoPINN network.')
-    size, channels = int(data.get('N', 0)), shape('encoder.0.pair.conv1.weight')[1]
-    expected = int(data.get('C', channels)) if model.get('object_big', True) else 1
-    if expected != channels:
-        raise ArchiveError(
-            f'{source}: is configured for {expected} patterns per group but its weights take '
-            f'{channels}: the file was put together from two models.'
-        )
-    if size != 8 * 2 ** len(encoder):
-        raise ArchiveError(
-            f'{source}: is configured for patterns of {size} px but its weights are for '
-            f'{8 * 2 ** len(encoder)} px: the file was put together from two models.'
-        )
+    channels = data.get('C') if model.get('object_big', True) else 1
     uses_roots = family == 'main' and data.get('measurement_domain') != 'count_intensity'
     return {
         'family': family,
-        'pattern_size': size,
-        'num_channels': channels,
-        'encoder_widths': tuple(encoder),
-        'decoder_widths': tuple(decoder),
-        'outer_channels': decoder[-1] - shape('first.inner.weight')[1],
-        'outer_width': shape('first.outer_pair.conv2.weight')[0],
-        'first_channels': shape('first.inner.weight')[0],
-        'second_channels': shape('second.inner.weight')[0],
+        **layout_of_weights(weights, int(data.get('N', 0)), channels, source),
         'activation': _ACTIVATIONS.get(str(model.get('amp_activation', 'silu')), 'silu'),
         'object_kind': _object_kind(model, family, source),
         'encoder_attention': _encoder_attention(model, family),

@@ -17,7 +17,7 @@ import numpy
 from numpy.typing import NDArray
 
 from .archive import ArchiveError
-from .foreign_model import ForeignModel
+from .foreign_model import ForeignModel, layout_of_weights
 from .restricted_pickle import read_pickle
 from .safe_zip import SafeZip
 
@@ -163,27 +163,10 @@ def _arrange(
         weights[f'{name}.weight'] = numpy.ascontiguousarray(kernel.transpose(3, 2, 0, 1))
         weights[f'{name}.bias'] = bias
 
-    def width(name: str, axis: int = 0) -> int:
-        return int(weights[f'{name}.weight'].shape[axis])
-
     size, channels = _input_shape(graph, params, source)
-    if width('encoder.0.pair.conv1', 1) != channels or size != 8 * 2**levels:
-        raise ArchiveError(
-            f'{source}: the weights are for {width("encoder.0.pair.conv1", 1)} patterns of '
-            f'{8 * 2**levels} px, the graph for {channels} of {size} px: the file was put '
-            'together from two models.'
-        )
-    decoder = tuple(width(f'first.levels.{i}.conv2') for i in range(levels - 1))
     layout = {
         'family': 'tensorflow',
-        'pattern_size': size,
-        'num_channels': channels,
-        'encoder_widths': tuple(width(f'encoder.{i}.pair.conv2') for i in range(levels)),
-        'decoder_widths': decoder,
-        'outer_channels': decoder[-1] - width('first.inner', 1),
-        'outer_width': width('first.outer_pair.conv2'),
-        'first_channels': width('first.inner'),
-        'second_channels': width('second.inner'),
+        **layout_of_weights(weights, size, channels, source),
         'activation': _check_graph(graph, source),
         'is_masked': True,
         'has_amplified_border': any(layer['class'] == 'ReassemblePatchesLayer' for layer in graph),

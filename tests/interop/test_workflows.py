@@ -38,7 +38,7 @@ from ptychodus_pinn_torch.scan.scan import Scan
 
 
 def raw_data(scan: Scan, **arguments: Any) -> RawDataTorch:
-    y, x = scan.positions_px.T + 0.5
+    y, x = scan.positions_px.T
     counts = numpy.asarray(scan.patterns)
     return RawDataTorch(x, y, counts, scan.probe, objectGuess=scan.object_, **arguments)
 
@@ -72,6 +72,10 @@ def test_groups_have_the_documented_keys_shapes_and_sign(tiny_scan: Scan, gridsi
     assert numpy.array_equal(again['nn_indices'], found['nn_indices'])
     container = PtychoDataContainerTorch(found, tiny_scan.probe[0])
     assert container.X.shape == shapes['X_full'] and container.global_offsets.ndim == 4
+    assert container.norm_Y_I == pytest.approx(float(numpy.sqrt(1e9 / energy)), rel=1e-4)
+    del found['coords_start_relative'], found['Y']
+    container = PtychoDataContainerTorch(found, tiny_scan.probe[0])
+    assert numpy.array_equal(container.coords_nominal, container.coords_relative)
 
 
 def test_grouping_refuses_with_a_sentence(tiny_scan: Scan) -> None:
@@ -104,6 +108,8 @@ def test_exported_amplitudes_come_back_as_counts(tmp_path: Path, tiny_scan: Scan
     assert numpy.allclose(back.patterns, tiny_scan.patterns, rtol=1e-4, atol=1e-3)
     assert back.num_modes == 1 and numpy.allclose(back.positions_px, tiny_scan.positions_px)
     bridge = MemmapDatasetBridge(path)
+    other = bridge.raw_data_torch.to_scan()
+    assert numpy.allclose(other.positions_px, back.positions_px)
     assert numpy.allclose(bridge.raw_data_torch.to_scan().patterns, back.patterns, rtol=1e-5)
     assert bridge.get_grouped_data(nsamples=3)['X_full'].shape == (3, 32, 32, 1)
     numpy.savez(tmp_path / 'other.npz', xcoords=[1.0])
