@@ -37,7 +37,10 @@ def inspect_model(path: Path) -> ModelFacts:
     """
     archive = read_without_torch(path)
     if not isinstance(archive, Archive):
-        return ModelFacts('a TensorFlow model of PtychoPINN, converted when it is used')
+        size = archive.layout['pattern_size']
+        return ModelFacts(
+            f'a TensorFlow model of PtychoPINN for patterns of {size} px, converted when it is used'
+        )
     return ModelFacts(
         summary=summarise(archive),
         history=tuple(

@@ -106,7 +106,7 @@ class RawDataTorch:
         Keys and shapes are PtychoPINN's: `diffraction` and `X_full` (B, N, N, C), `Y` or None,
         `coords_nn` (B, 1, 2, C) with [x, y] on axis 2, `coords_offsets` (B, 1, 2, 1) the mean of
         a group, `coords_relative` = -(coords - mean), the same with `_start`, `nn_indices`
-        (B, C), `sample_indices`, `objectGuess`. Mended: the pattern that a group was drawn for is
+        (B, C), `sample_indices`, `objectGuess`. Put right: the pattern that a group was drawn for is
         always in it (first), and the draw is that of `seed`, not of a global state.
 
         Args:

@@ -59,20 +59,20 @@ class LegacyConfig:
     warnings: tuple[str, ...]
 
 
+def _as_mapping(source: Any) -> dict[str, Any]:
+    if dataclasses.is_dataclass(source) and not isinstance(source, type):
+        return dataclasses.asdict(source)
+    return dict(source or {})
+
+
 def dataclass_to_legacy_dict(source: Any) -> dict[str, Any]:
     """Returns the flat dictionary of a configuration: the model's fields beside the others.
 
     Args:
         source: A configuration dataclass of PtychoPINN, or a mapping of its fields.
     """
-    if dataclasses.is_dataclass(source) and not isinstance(source, type):
-        fields = dataclasses.asdict(source)
-    else:
-        fields = dict(source)
-    model = fields.pop('model', None)
-    if dataclasses.is_dataclass(model) and not isinstance(model, type):
-        model = dataclasses.asdict(model)
-    flat = {**dict(model or {}), **fields}
+    fields = _as_mapping(source)
+    flat = {**_as_mapping(fields.pop('model', None)), **fields}
     return {
         KEY_MAPPINGS.get(name, name): str(value) if isinstance(value, Path) else value
         for name, value in flat.items()
@@ -109,8 +109,8 @@ def config_from_legacy(
 ) -> LegacyConfig:
     """Returns our configuration for PtychoPINN's: its dataclasses, mappings, or flat dictionary.
 
-    Fields that are not given keep our default. What means something else here is said. What has no counterpart is named in a warning,
-    unless it has PtychoPINN's default, which every configuration of theirs carries.
+    Fields that are not given keep our default. A warning names what means something else here,
+    and what has no counterpart, unless it has PtychoPINN's default, which all of theirs carry.
 
     Args:
         source: Training, inference or model configuration.
@@ -124,8 +124,7 @@ def config_from_legacy(
         _FIELD_OF_KEY.get(key, key): value
         for key, value in dataclass_to_legacy_dict(source).items()
     }
-    if execution is not None:
-        fields.update(dataclass_to_legacy_dict(execution))
+    fields |= dataclass_to_legacy_dict(execution)
     given = {name: value for name, value in fields.items() if value is not None}
     warnings = [text for name, value in given.items() if (text := _remark(name, value))]
     try:

@@ -1,6 +1,6 @@
 """The workflow functions that PtychoPINN's scripts call, thin over this package.
 
-Same names and returns, this package's engine. Mended on the way: every pattern takes part in
+Same names and returns, this package's engine. Put right on the way: every pattern takes part in
 training and image, groups contain the pattern they were drawn for, results do not depend on the
 batch size, images lie on the grid of the object that was given and have no holes, histories are
 filled.
@@ -9,7 +9,7 @@ filled.
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -68,25 +68,24 @@ class TrainedModel:
     __call__ = reconstruct
 
 
-def as_scan(data: Any, flip: Callable[[Scan], Scan] = lambda scan: scan) -> Scan:
+def as_scan(data: Any) -> Scan:
     """Returns the scan of whatever a script hands over.
 
     Raises:
         TypeError: nothing that holds patterns, positions and a probe.
     """
     if isinstance(data, Scan):
-        return flip(data)
+        return data
     if isinstance(data, (str, Path)):
-        return flip(read_scan(data))
+        return read_scan(data)
     if isinstance(data, MemmapDatasetBridge):
         data = data.raw_data_torch
-    if isinstance(data, RawDataTorch):
-        return flip(data.to_scan())
     names = ('xcoords', 'ycoords', 'diff3d', 'probeGuess')
-    if all(hasattr(data, name) for name in names):
+    if not isinstance(data, RawDataTorch) and all(hasattr(data, name) for name in names):
         x, y, diff3d, probe = (getattr(data, name) for name in names)
-        object_ = getattr(data, 'objectGuess', None)
-        return as_scan(RawDataTorch(x, y, diff3d, probe, objectGuess=object_), flip)
+        data = RawDataTorch(x, y, diff3d, probe, objectGuess=getattr(data, 'objectGuess', None))
+    if isinstance(data, RawDataTorch):
+        return data.to_scan()
     raise TypeError(
         f'a {type(data).__name__} holds no patterns, positions and probe: give RawDataTorch, a '
         'scan, or the path of one.'
@@ -196,7 +195,7 @@ def run_cdi_example_torch(
     results = train_cdi_model_torch(train_data, test_data, config, execution_config, overrides)
     if not do_stitching or test_data is None:
         return None, None, results
-    scan = as_scan(test_data, lambda item: _flip(item, flip_x, flip_y, transpose))
+    scan = _flip(as_scan(test_data), flip_x, flip_y, transpose)
     image = results['models'][MODEL_NAMES[0]].reconstruct(scan)
     amplitude, phase = numpy.abs(image), numpy.angle(image)
     results |= {

@@ -166,6 +166,12 @@ def test_snapshot_of_the_parameters_is_read_as_written(tmp_path: Path) -> None:
     found = read_params_cfg(path)
     assert found['N'] == 64 and found['x'] == 'a/b' and found['k'] == 2.0
     assert numpy.array_equal(found['probe'], probe) and found['probe'].dtype == probe.dtype
+    nested = {'a': [{'b': numpy.arange(3)}], 'c': (1, None)}
+    found = read_params_cfg(write_params_cfg(tmp_path / 'nested.json', nested))
+    assert found['a'][0]['b'].tolist() == [0, 1, 2] and found['c'] == [1, None]
+    (tmp_path / 'forged.json').write_text('{"a": {"dtype": "x", "values": 3}}')
+    with pytest.raises(ConfigError, match='is no snapshot'):
+        read_params_cfg(tmp_path / 'forged.json')
     with pytest.raises(ConfigError, match='parameter f is a function'):
         write_params_cfg(tmp_path / 'b.json', {'f': test_unknown_fields_are_named})
 

@@ -17,6 +17,7 @@ from forgeries import tensorflow_members, write_bytes, zip_bytes
 
 from ptychodus_pinn_torch.backend import ReconstructRequest
 from ptychodus_pinn_torch.config import Config, override_config
+from ptychodus_pinn_torch.host.model_file import inspect_model
 from ptychodus_pinn_torch.metrics.comparison import compare_objects, coverage_of
 from ptychodus_pinn_torch.models.archive import ArchiveError
 from ptychodus_pinn_torch.models.opening import convert_model, open_model
@@ -210,12 +211,29 @@ def test_layout_survives_the_configuration() -> None:
         PinnLayout.from_text(json.dumps([1, 2]))
 
 
-def test_nothing_of_tensorflow_is_imported(tmp_path: Path) -> None:
-    source = write_bytes(tmp_path / 'wts.h5.zip', zip_bytes(tensorflow_members()))
+@pytest.mark.parametrize(
+    'function, banned',
+    [
+        ('open_model', {'tensorflow', 'keras', 'dill'}),
+        ('read_without_torch', {'tensorflow', 'keras', 'dill', 'torch', 'lightning'}),
+    ],
+)
+def test_nothing_that_is_not_needed_is_imported(
+    tmp_path: Path, function: str, banned: set[str]
+) -> None:
+    theirs = write_bytes(tmp_path / 'wts.h5.zip', zip_bytes(tensorflow_members()))
     code = (
         'import sys; from pathlib import Path; '
-        'from ptychodus_pinn_torch.models.opening import open_model; '
-        f'assert open_model(Path({str(source)!r})); '
-        "assert not {'tensorflow', 'keras', 'dill'} & set(sys.modules)"
+        f'from ptychodus_pinn_torch.models.opening import {function} as read; '
+        'from ptychodus_pinn_torch.models.archive import shipped_model; '
+        f'assert read(Path({str(theirs)!r})) and read(shipped_model()); '
+        f'assert not {banned!r} & set(sys.modules)'
     )
     subprocess.run([sys.executable, '-c', code], check=True)
+
+
+def test_host_names_what_it_is_given(tmp_path: Path, data_folder: Path) -> None:
+    theirs = write_bytes(tmp_path / 'wts.h5.zip', zip_bytes(tensorflow_members()))
+    assert 'TensorFlow model of PtychoPINN for patterns of 64 px' in inspect_model(theirs).summary
+    with pytest.raises(ArchiveError, match='is a torch model, .* convert it with'):
+        inspect_model(data_folder / 'torch_checkpoints' / 'main_ci_N64.ckpt')
