@@ -166,7 +166,7 @@ def test_training_reports_every_epoch_and_the_archive_keeps_it(
 ) -> None:
     path, reports = models(backend)
     epochs = [report for report in reports if report.is_epoch_end]
-    archive = read_archive(path, backend=backend)
+    archive = read_archive(path)
     assert archive.backend == backend == get_backend(backend).name
     assert len(epochs) == len(archive.history) > 3
     assert [row['step'] for row in archive.history] == [report.step for report in epochs]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from pathlib import Path
 
 import pytest
@@ -16,7 +17,10 @@ from ptychodus_pinn_torch.config import (
     override_config,
     preset,
 )
-from ptychodus_pinn_torch.reference import configuration_reference
+
+sys.path.insert(0, str(Path(__file__).parent.parent / 'docs'))
+
+from configuration_reference import configuration_reference
 
 
 def test_json_round_trip_is_the_identity() -> None:

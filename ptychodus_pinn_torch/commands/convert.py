@@ -45,12 +45,11 @@ def run(arguments: argparse.Namespace) -> int:
     inputs = (arguments.source, arguments.product)
     check_output(output, arguments, suffixes=(EXTENSION, '.npz'), inputs=inputs)
     if output.name.endswith(EXTENSION):
-        from ..models.archive import describe_archive
-        from ..models.opening import convert_model
+        from ..models.opening import convert_model, describe_model
 
         if not arguments.source.exists():
             raise FileNotFoundError(f'{arguments.source}: there is no such model.')
-        text = describe_archive(convert_model(arguments.source, output)) + '\n'
+        text = describe_model(convert_model(arguments.source, output)) + '\n'
     else:
         from ..interop.scan_export import write_amplitude_npz
         from ..scan.files import write_scan_npz

@@ -38,9 +38,9 @@ def run(arguments: argparse.Namespace) -> int:
     if _is_archive(path):
         if arguments.draw:
             raise UsageError(f'{path} is a model: there is nothing to draw.')
-        from ..models.archive import describe_archive
+        from ..models.opening import describe_model
 
-        sys.stdout.write(describe_archive(path).rstrip() + '\n')
+        sys.stdout.write(describe_model(path).rstrip() + '\n')
         return 0
     if _is_image(path):
         image = read_image(path)

@@ -6,7 +6,8 @@ import argparse
 import sys
 
 from ..backend import DEFAULT_BACKEND
-from ..models.archive import EXTENSION, describe_archive
+from ..models.archive import EXTENSION
+from ..models.opening import describe_model
 from ..progress import ProgressLine
 from . import UsageError
 from ._config_options import backend_from, config_from
@@ -44,5 +45,5 @@ def run(arguments: argparse.Namespace) -> int:
     finally:
         progress.close()
     if not arguments.quiet:
-        sys.stdout.write(describe_archive(path) + '\n')
+        sys.stdout.write(describe_model(path) + '\n')
     return 0

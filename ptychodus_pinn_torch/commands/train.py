@@ -70,9 +70,9 @@ def run(arguments: argparse.Namespace) -> int:
     finally:
         progress.close()
     if not arguments.quiet:
-        from ..models.archive import describe_archive
+        from ..models.opening import describe_model
 
-        sys.stdout.write(describe_archive(path) + '\n')
+        sys.stdout.write(describe_model(path) + '\n')
     return 0
 
 

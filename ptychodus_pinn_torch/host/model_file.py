@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import shutil
-import zipfile
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ..models.archive import EXTENSION, Archive, ArchiveError, read_archive, shipped_model
+from ..models.archive import EXTENSION, Archive, shipped_model
+from ..models.opening import read_without_torch
 
 __all__ = ['MODEL_EXTENSION', 'MODEL_NAME', 'ModelFacts', 'ModelFile', 'inspect_model']
 
@@ -35,9 +35,12 @@ def inspect_model(path: Path) -> ModelFacts:
     Raises:
         ValueError: not a model of ours; says what it is.
     """
-    archive = _read_model(path)
-    if archive is None:
-        return ModelFacts('a TensorFlow model of PtychoPINN, converted when it is used')
+    archive = read_without_torch(path)
+    if not isinstance(archive, Archive):
+        size = archive.layout['pattern_size']
+        return ModelFacts(
+            f'a TensorFlow model of PtychoPINN for patterns of {size} px, converted when it is used'
+        )
     return ModelFacts(
         summary=summarise(archive),
         history=tuple(
@@ -45,27 +48,6 @@ def inspect_model(path: Path) -> ModelFacts:
             for row in archive.history
         ),
     )
-
-
-def _read_model(path: Path) -> Archive | None:
-    """Returns an archive of ours, or None for one of PtychoPINN's that the engine converts."""
-    try:
-        return read_archive(path)
-    except ArchiveError:
-        if not zipfile.is_zipfile(path):
-            raise
-        with zipfile.ZipFile(path) as bundle:
-            names = bundle.namelist()
-        if any(name.endswith(('data.pkl', 'model.pth')) for name in names):
-            raise ArchiveError(
-                f'{path}: is a torch model of PtychoPINN: convert it with ptychodus-pinn convert, '
-                'then load the result.'
-            ) from None
-        from ..models.opening import read_foreign_model  # of TensorFlow: needs no engine
-
-        if read_foreign_model(path) is None:
-            raise
-        return None
 
 
 def summarise(archive: Archive) -> str:

@@ -24,7 +24,7 @@ class RawDataTorch:
     """Patterns, positions and probe, as PtychoPINN's scripts hand them over.
 
     Args:
-        xcoords: (M,) columns in pixels of the object, of the patch's pixel N/2.
+        xcoords: (M,) columns in pixels of the object, of the middle of the patch, as in files.
         ycoords: (M,) rows.
         diff3d: (M, N, N), counts or amplitudes (see `kind`).
         probeGuess: (N, N), or (modes, N, N), which PtychoPINN does not take.
@@ -73,15 +73,8 @@ class RawDataTorch:
         patterns = numpy.asarray(self.diff3d)
         if self._holds_amplitudes(patterns):
             patterns = numpy.square(patterns, dtype=numpy.float32)
-        # PtychoPINN puts pixel N/2 of a patch on the position; here it is (N - 1)/2
-        positions = numpy.stack([self.ycoords, self.xcoords], axis=1) - 0.5
-        raw = RawScan(
-            patterns=patterns,
-            positions_px=positions,
-            probe=self.probeGuess,
-            object_=self.objectGuess,
-            bad_pixels=None,
-        )
+        positions = numpy.stack([self.ycoords, self.xcoords], axis=1)
+        raw = RawScan(patterns, positions, self.probeGuess, self.objectGuess, bad_pixels=None)
         return replace(build_scan(Path(name), raw), source=None)
 
     def _holds_amplitudes(self, patterns: NDArray[Any]) -> bool:
@@ -113,7 +106,7 @@ class RawDataTorch:
         Keys and shapes are PtychoPINN's: `diffraction` and `X_full` (B, N, N, C), `Y` or None,
         `coords_nn` (B, 1, 2, C) with [x, y] on axis 2, `coords_offsets` (B, 1, 2, 1) the mean of
         a group, `coords_relative` = -(coords - mean), the same with `_start`, `nn_indices`
-        (B, C), `sample_indices`, `objectGuess`. Mended: the pattern that a group was drawn for is
+        (B, C), `sample_indices`, `objectGuess`. Put right: the pattern that a group was drawn for is
         always in it (first), and the draw is that of `seed`, not of a global state.
 
         Args:
@@ -201,7 +194,8 @@ class PtychoDataContainerTorch:
     """Tensors of grouped data under PtychoPINN's names.
 
     Attributes are `X`, `Y_I`, `Y_phi` float32, `Y` and `probe` complex64, `coords_nominal`,
-    `coords_true`, `local_offsets`, `global_offsets` (float64), `nn_indices`, `norm_Y_I`.
+    `coords_true`, `coords_relative`, `local_offsets`, `global_offsets` (float64), `nn_indices`,
+    and `norm_Y_I`, the root of `nphotons` per mean energy of a pattern.
 
     Raises:
         TypeError: `X_full` is not float32, `Y` not complex64, or the offsets not float64.
@@ -213,33 +207,28 @@ class PtychoDataContainerTorch:
     ) -> None:
         import torch
 
-        wanted = ('X_full', 'coords_relative', 'coords_start_relative', 'coords_offsets')
+        wanted = ('X_full', 'coords_relative', 'coords_offsets', 'nn_indices')
         missing = [key for key in wanted if key not in grouped_data]
         if missing:
             raise ValueError(f'grouped data lack {", ".join(missing)}: group the data again.')
-        truth = grouped_data.get('Y')
-        for key, dtype in (
-            ('X_full', 'float32'),
-            ('Y', 'complex64'),
-            ('coords_offsets', 'float64'),
-        ):
-            value = grouped_data.get(key)
-            if value is not None and str(value.dtype) != dtype:
-                raise TypeError(f'{key} is {value.dtype} but must be {dtype}.')
-        self.X = torch.from_numpy(numpy.array(grouped_data['X_full']))
-        shape = self.X.shape
-        self.Y = (
-            torch.ones(shape, dtype=torch.complex64)
-            if truth is None
-            else torch.from_numpy(numpy.array(truth))
-        )
+        arrays = {
+            key: numpy.array(value) for key, value in grouped_data.items() if value is not None
+        }
+        for key, dtype in (('X_full', 'f4'), ('Y', 'c8'), ('coords_offsets', 'f8')):
+            if key in arrays and arrays[key].dtype != dtype:
+                raise TypeError(
+                    f'{key} is {arrays[key].dtype} but must be {numpy.dtype(dtype).name}.'
+                )
+        truth = arrays.get('Y', numpy.ones_like(arrays['X_full'], dtype=numpy.complex64))
+        nominal = arrays.get('coords_start_relative', arrays['coords_relative'])
+        self.X, self.Y = torch.from_numpy(arrays['X_full']), torch.from_numpy(truth)
         self.Y_I, self.Y_phi = self.Y.abs(), self.Y.angle()
-        nominal = torch.from_numpy(numpy.array(grouped_data['coords_start_relative']))
-        self.coords_nominal = self.coords_true = nominal
-        self.local_offsets = torch.from_numpy(numpy.array(grouped_data['coords_relative']))
-        self.global_offsets = torch.from_numpy(numpy.array(grouped_data['coords_offsets']))
-        self.nn_indices = torch.from_numpy(numpy.array(grouped_data['nn_indices']))
-        self.norm_Y_I = float((nphotons / self.X.square().sum(dim=(1, 2, 3)).mean()).sqrt())
+        self.coords_nominal = self.coords_true = torch.from_numpy(nominal)
+        self.coords_relative = torch.from_numpy(arrays['coords_relative'])
+        self.local_offsets = self.coords_relative
+        self.global_offsets = torch.from_numpy(arrays['coords_offsets'])
+        self.nn_indices = torch.from_numpy(arrays['nn_indices'])
+        self.norm_Y_I = float((nphotons / self.X.square().sum(dim=(1, 2)).mean()).sqrt())
         self.probe = torch.from_numpy(numpy.asarray(probe, dtype=numpy.complex64))
 
 
@@ -274,3 +263,5 @@ class MemmapDatasetBridge:
         """Returns groups (see `RawDataTorch.generate_grouped_data`)."""
         arguments.setdefault('N', self.raw_data_torch.diff3d.shape[-1])
         return self.raw_data_torch.generate_grouped_data(**arguments)
+
+    generate_grouped_data = get_grouped_data

@@ -1,156 +1,216 @@
-"""What the fields of PtychoPINN's configuration classes mean here: one row per field.
-
-A row is (name, default there, option of ours or None, remark for the user when there is none).
-"""
+"""What the fields of PtychoPINN's configuration classes mean here: one row per field."""
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
 
-__all__ = ['EXECUTION_FIELDS', 'INFERENCE_FIELDS', 'MODEL_FIELDS', 'TRAINING_FIELDS', 'Row']
+__all__ = [
+    'ALL_FIELDS',
+    'EXECUTION_FIELDS',
+    'INFERENCE_FIELDS',
+    'MODEL_FIELDS',
+    'OBJECT_FIELDS',
+    'TRAINING_FIELDS',
+    'Field',
+]
 
-Row = tuple[str, Any, str | None, str]
+
+class Field(NamedTuple):
+    """A field of theirs.
+
+    Attributes:
+        name: Theirs.
+        default: Theirs; a field that has it is left out without a word.
+        option: Ours; None where there is none.
+        remark: Why there is none, for the user.
+        convert: A function, or a table, from their value to ours; None where several fields
+            make up one option.
+        changes: What to say of values that mean something else here.
+    """
+
+    name: str
+    default: Any
+    option: str | None
+    remark: str = ''
+    convert: Callable[[Any], Any] | Mapping[str, Any] | None = None
+    changes: Mapping[str, str] = {}
+
+    def to_ours(self, value: Any, warnings: list[str]) -> dict[str, Any]:
+        """Returns our option for a value of theirs, if there is one; adds what is to be said."""
+        key = str(value).partition(':')[0]  # of cuda:0
+        if key in self.changes:
+            warnings.append(f'{self.name} = {value!r} {self.changes[key]}.')
+        if self.option is None or self.convert is None:
+            return {}
+        if callable(self.convert):
+            return {self.option: self.convert(value)}
+        if key in self.convert:
+            return {self.option: self.convert[key]}
+        known = ', '.join(self.convert)
+        warnings.append(f'{self.name} = {value!r} is left out: known here are {known}.')
+        return {}
+
+    def to_theirs(self, value: Any) -> Any:
+        """Returns their value for one of our option."""
+        if isinstance(self.convert, Mapping):
+            same = (theirs for theirs, ours in self.convert.items() if ours == value)
+            return next(same, self.default)
+        return value
+
 
 _ONE_NETWORK = 'the networks here are unrolled and cnn'
-_AMPLITUDE = 'the amplitude here is a softplus, which is never negative'
 _LEVEL = 'probe and object are in counts here and need no scale'
 _NO_MASK = 'the probe is taken as it is given'
 _GIVEN = 'give it to the call'
 _ALL = 'all patterns are used, each in at least one group'
 _FIXED = 'there is no such choice here'
-_EVERY = 'every result covers the whole scan'
+_OBJECTS = 'supervised training compares objects instead'
+_MAPPED = 'patterns are gathered from a memory map as needed'
+_BEST = 'best and last model are always kept'
+_JUDGED = 'models are judged on held-out patterns'
+_LATER = 'reconstruct after training instead'
 
-MODEL_FIELDS: tuple[Row, ...] = (
-    ('N', 64, 'network.pattern_size', ''),
-    ('gridsize', 1, 'network.num_channels', ''),
-    ('n_filters_scale', 2, 'network.first_width', ''),
-    ('model_type', 'pinn', 'mode', ''),
-    ('architecture', 'cnn', 'network.kind', ''),
-    ('fno_modes', 12, None, _ONE_NETWORK),
-    ('fno_width', 32, None, _ONE_NETWORK),
-    ('fno_blocks', 4, None, _ONE_NETWORK),
-    ('fno_cnn_blocks', 2, None, _ONE_NETWORK),
-    ('learned_input_channels', 1, None, _ONE_NETWORK),
-    ('max_hidden_channels', None, None, _ONE_NETWORK),
-    ('resnet_width', None, None, _ONE_NETWORK),
-    ('fno_input_transform', 'none', None, 'the cnn always sees the root of the counts'),
-    ('generator_output_mode', 'real_imag', None, 'set network.head instead'),
-    ('amp_activation', 'sigmoid', None, _AMPLITUDE),
-    ('object_big', True, None, 'patches of a group always share one canvas'),
-    ('probe_big', True, 'network.has_outer_branch', ''),
-    ('probe_mask', False, None, _NO_MASK),
-    ('probe_mask_sigma', 1.0, None, _NO_MASK),
-    ('probe_mask_diameter', None, None, _NO_MASK),
-    ('pad_object', True, None, 'patches always have the size of the pattern'),
-    ('probe_scale', 4.0, None, _LEVEL),
-    ('gaussian_smoothing_sigma', 0.0, None, 'patches are never smoothed'),
+_ONE_DEVICE = {'auto': 'becomes 1: give a number to use more'}
+_WIDER_RANGE = {'16-mixed': 'becomes bf16-mixed, which has the range of 32 bits'}
+_BY_ROOTS = 'becomes loss.kind = amplitude, which squares differences of roots of counts'
+_MODES = {'pinn': 'unsupervised', 'supervised': 'supervised'}
+_OBJECT_MODES = {'Unsupervised': 'unsupervised', 'Supervised': 'supervised'}
+_OBJECT_LOSSES = {'Poisson': 'poisson', 'MAE': 'amplitude'}
+_SCHEDULES = {
+    'Default': 'constant',
+    'Exponential': 'exponential',
+    'WarmupCosine': 'cosine',
+    'Cosine': 'cosine',
+    'ReduceLROnPlateau': 'plateau',
+}
+_ACCELERATORS = {'auto': 'auto', 'cpu': 'cpu', 'gpu': 'cuda', 'cuda': 'cuda', 'mps': 'mps'}
+_DEVICES = {**_ACCELERATORS, 'gpu': 'auto', 'cuda': 'auto'}
+_PRECISIONS = {'32-true': '32-true', '16-mixed': 'bf16-mixed', 'bf16-mixed': 'bf16-mixed'}
+_LOGGERS = {name: name for name in ('csv', 'tensorboard', 'mlflow')}
+_OPTIMIZERS = {name: name for name in ('adam', 'adamw')}
+
+
+def _left_out(remark: str, **defaults: Any) -> tuple[Field, ...]:
+    """Returns fields that have no counterpart, with their defaults there."""
+    return tuple(Field(name, default, None, remark) for name, default in defaults.items())
+
+
+def _number_of_devices(value: Any) -> int:
+    return 1 if value == 'auto' else int(value)
+
+
+MODEL_FIELDS: tuple[Field, ...] = (
+    Field('N', 64, 'network.pattern_size', convert=int),
+    Field('gridsize', 1, 'network.num_channels'),
+    Field('n_filters_scale', 2, 'network.first_width', convert=lambda value: 8 * int(value)),
+    Field('model_type', 'pinn', 'mode', convert=_MODES),
+    Field('architecture', 'cnn', 'network.kind', convert={'cnn': 'cnn'}),
+    Field('probe_big', True, 'network.has_outer_branch', convert=bool),
+    *_left_out(_ONE_NETWORK, fno_modes=12, fno_width=32, fno_blocks=4, fno_cnn_blocks=2),
+    *_left_out(_ONE_NETWORK, learned_input_channels=1, max_hidden_channels=None, resnet_width=None),
+    *_left_out('the cnn always sees the root of the counts', fno_input_transform='none'),
+    *_left_out('set network.head instead', generator_output_mode='real_imag'),
+    *_left_out('the amplitude here is a softplus, never negative', amp_activation='sigmoid'),
+    *_left_out('patches of a group always share one canvas', object_big=True),
+    *_left_out(_NO_MASK, probe_mask=False, probe_mask_sigma=1.0, probe_mask_diameter=None),
+    *_left_out('patches always have the size of the pattern', pad_object=True),
+    *_left_out(_LEVEL, probe_scale=4.0),
+    *_left_out('patches are never smoothed', gaussian_smoothing_sigma=0.0),
 )
 
-_SAMPLING: tuple[Row, ...] = (
-    ('n_images', None, None, _ALL),
-    ('n_subsample', None, None, _ALL),
-    ('neighbor_count', 4, 'grouping.neighbor_pool', ''),
-    ('enable_oversampling', False, None, 'groups are drawn anew in every epoch instead'),
-    ('neighbor_pool_size', None, None, 'set grouping.neighbor_pool instead'),
-    ('test_data_file', None, None, _GIVEN),
-    ('backend', 'tensorflow', None, 'give it to the call, or set PTYCHOPINN_BACKEND'),
+_SAMPLING: tuple[Field, ...] = (
+    Field('neighbor_count', 4, 'grouping.neighbor_pool'),
+    *_left_out(_ALL, n_images=None, n_subsample=None),
+    *_left_out('groups are drawn anew in every epoch instead', enable_oversampling=False),
+    *_left_out('set grouping.neighbor_pool instead', neighbor_pool_size=None),
+    *_left_out(_GIVEN, test_data_file=None),
+    *_left_out('give it to the call, or set PTYCHOPINN_BACKEND', backend='tensorflow'),
 )
 
-TRAINING_FIELDS: tuple[Row, ...] = (
+TRAINING_FIELDS: tuple[Field, ...] = (
     *_SAMPLING,
-    ('train_data_file', None, None, _GIVEN),
-    ('output_dir', 'training_outputs', None, _GIVEN),
-    ('batch_size', 16, 'training.batch_size', ''),
-    ('nepochs', 50, 'training.max_steps', ''),
-    ('n_groups', None, 'training.max_steps', ''),
-    ('subsample_seed', None, 'training.seed', ''),
-    ('mae_weight', 0.0, 'loss.kind', ''),
-    ('nll_weight', 1.0, 'loss.kind', ''),
-    ('torch_loss_mode', 'poisson', 'loss.kind', ''),
-    ('realspace_mae_weight', 0.0, None, 'supervised training compares objects instead'),
-    ('realspace_weight', 0.0, None, 'supervised training compares objects instead'),
-    ('nphotons', 1e9, None, 'counts are taken as they were measured'),
-    ('positions_provided', True, None, 'positions are always needed'),
-    ('probe_trainable', False, 'physics.train_probe', ''),
-    ('intensity_scale_trainable', True, 'physics.train_scale', ''),
-    ('sequential_sampling', False, None, _ALL),
-    ('torch_mae_pred_l2_match_target', False, None, _LEVEL),
-    ('gradient_clip_val', None, 'training.clip_norm', ''),
-    ('gradient_clip_algorithm', 'norm', None, 'gradients are clipped by their norm'),
-    ('optimizer', 'adam', 'training.optimizer', ''),
-    ('momentum', 0.9, None, _FIXED),
-    ('weight_decay', 0.0, 'training.weight_decay', ''),
-    ('adam_beta1', 0.9, None, _FIXED),
-    ('adam_beta2', 0.999, None, _FIXED),
-    ('scheduler', 'Default', 'training.schedule', ''),
-    ('lr_warmup_epochs', 0, 'training.warmup_fraction', ''),
-    ('lr_min_ratio', 0.1, None, _FIXED),
-    ('plateau_factor', 0.5, None, _FIXED),
-    ('plateau_patience', 2, None, _FIXED),
-    ('plateau_min_lr', 5e-5, None, _FIXED),
-    ('plateau_threshold', 0.0, None, _FIXED),
+    Field('batch_size', 16, 'training.batch_size', convert=int),
+    Field('nepochs', 50, 'training.max_steps'),
+    Field('n_groups', None, 'training.max_steps'),
+    Field('subsample_seed', None, 'training.seed', convert=int),
+    Field('mae_weight', 0.0, 'loss.kind'),
+    Field('nll_weight', 1.0, 'loss.kind'),
+    Field('torch_loss_mode', 'poisson', 'loss.kind', changes={'mae': _BY_ROOTS}),
+    Field('probe_trainable', False, 'physics.train_probe', convert=bool),
+    Field('intensity_scale_trainable', True, 'physics.train_scale', convert=bool),
+    Field('gradient_clip_val', None, 'training.clip_norm', convert=float),
+    Field('optimizer', 'adam', 'training.optimizer', convert=_OPTIMIZERS),
+    Field('weight_decay', 0.0, 'training.weight_decay', convert=float),
+    Field('scheduler', 'Default', 'training.schedule', convert=_SCHEDULES),
+    Field('lr_warmup_epochs', 0, 'training.warmup_fraction'),
+    *_left_out(_GIVEN, train_data_file=None, output_dir='training_outputs'),
+    *_left_out(_OBJECTS, realspace_mae_weight=0.0, realspace_weight=0.0),
+    *_left_out('counts are taken as they were measured', nphotons=1e9),
+    *_left_out('positions are always needed', positions_provided=True),
+    *_left_out(_ALL, sequential_sampling=False),
+    *_left_out(_LEVEL, torch_mae_pred_l2_match_target=False),
+    *_left_out('gradients are clipped by their norm', gradient_clip_algorithm='norm'),
+    *_left_out(_FIXED, momentum=0.9, adam_beta1=0.9, adam_beta2=0.999, lr_min_ratio=0.1),
+    *_left_out(_FIXED, plateau_factor=0.5, plateau_patience=2, plateau_min_lr=5e-5),
+    *_left_out(_FIXED, plateau_threshold=0.0),
 )
 
-INFERENCE_FIELDS: tuple[Row, ...] = (
+INFERENCE_FIELDS: tuple[Field, ...] = (
     *_SAMPLING,
-    ('model_path', None, None, _GIVEN),
-    ('n_groups', None, 'training.max_steps', ''),
-    ('subsample_seed', None, 'training.seed', ''),
-    ('debug', False, None, _FIXED),
-    ('output_dir', 'inference_outputs', None, _GIVEN),
+    Field('n_groups', None, 'training.max_steps'),
+    Field('subsample_seed', None, 'training.seed', convert=int),
+    *_left_out(_GIVEN, model_path=None, output_dir='inference_outputs'),
+    *_left_out(_FIXED, debug=False),
 )
 
-EXECUTION_FIELDS: tuple[Row, ...] = (
-    ('accelerator', 'auto', 'execution.accelerator', ''),
-    ('devices', 1, 'execution.devices', ''),
-    ('strategy', 'auto', None, 'one device runs in the process, more by DDP'),
-    ('deterministic', True, None, 'runs are reproducible by their seed'),
-    ('precision', '32-true', 'execution.precision', ''),
-    ('accum_steps', 1, 'training.accumulate', ''),
-    ('num_workers', 0, None, 'patterns are gathered from a memory map as needed'),
-    ('pin_memory', False, None, 'patterns are gathered from a memory map as needed'),
-    ('persistent_workers', False, None, 'patterns are gathered from a memory map as needed'),
-    ('prefetch_factor', None, None, 'patterns are gathered from a memory map as needed'),
-    ('learning_rate', 1e-3, 'training.learning_rate', ''),
-    ('enable_progress_bar', False, None, 'give a report function to the call'),
-    ('enable_checkpointing', True, None, 'best and last model are always kept'),
-    ('checkpoint_save_top_k', 1, None, 'best and last model are always kept'),
-    ('checkpoint_monitor_metric', 'val_loss', None, 'models are judged on held-out patterns'),
-    ('checkpoint_mode', 'min', None, 'models are judged on held-out patterns'),
-    ('early_stop_patience', 100, 'training.early_stopping', ''),
-    ('logger_backend', 'csv', 'execution.logger', ''),
-    ('inference_batch_size', None, None, 'the result does not depend on it'),
-    ('middle_trim', 0, None, 'patches are weighted by the probe instead'),
-    ('pad_eval', False, None, _EVERY),
+EXECUTION_FIELDS: tuple[Field, ...] = (
+    Field('accelerator', 'auto', 'execution.accelerator', convert=_ACCELERATORS),
+    Field('devices', 1, 'execution.devices', '', _number_of_devices, _ONE_DEVICE),
+    Field('precision', '32-true', 'execution.precision', '', _PRECISIONS, _WIDER_RANGE),
+    Field('accum_steps', 1, 'training.accumulate', convert=int),
+    Field('learning_rate', 1e-3, 'training.learning_rate', convert=float),
+    Field('early_stop_patience', 100, 'training.early_stopping', convert=int),
+    Field('logger_backend', 'csv', 'execution.logger', convert=_LOGGERS),
+    *_left_out('one device runs in the process, more by DDP', strategy='auto'),
+    *_left_out('runs are reproducible by their seed', deterministic=True),
+    *_left_out(_MAPPED, num_workers=0, pin_memory=False, persistent_workers=False),
+    *_left_out(_MAPPED, prefetch_factor=None),
+    *_left_out('give a report function to the call', enable_progress_bar=False),
+    *_left_out(_BEST, enable_checkpointing=True, checkpoint_save_top_k=1),
+    *_left_out(_JUDGED, checkpoint_monitor_metric='val_loss', checkpoint_mode='min'),
+    *_left_out('the result does not depend on it', inference_batch_size=None),
+    *_left_out('patches are weighted by the probe instead', middle_trim=0),
+    *_left_out('every result covers the whole scan', pad_eval=False),
+    *_left_out(_LATER, recon_log_every_n_epochs=None, recon_log_num_patches=4),
+    *_left_out(_LATER, recon_log_fixed_indices=None, recon_log_stitch=False),
+    *_left_out(_LATER, recon_log_max_stitch_samples=None),
+    *_left_out(_ONE_NETWORK, ffno_encoder_blocks=24, ffno_encoder_modes=12),
+    *_left_out(_ONE_NETWORK, ffno_encoder_share_weights=True, ffno_encoder_gate_init=0.1),
+    *_left_out(_ONE_NETWORK, ffno_encoder_norm='instance', ffno_encoder_mlp_ratio=2.0),
+    *_left_out(_ONE_NETWORK, spectral_bottleneck_blocks=6, spectral_bottleneck_modes=12),
+    *_left_out(_ONE_NETWORK, spectral_bottleneck_share_weights=True),
+    *_left_out(_ONE_NETWORK, spectral_bottleneck_gate_init=0.1),
+    *_left_out(_ONE_NETWORK, spectral_bottleneck_gate_mode='shared'),
+)
+
+OBJECT_FIELDS: tuple[Field, ...] = (
+    Field('C', None, 'network.num_channels'),
+    Field('K', None, None, 'set grouping.neighbor_pool instead'),
+    Field('mode', None, 'mode', convert=_OBJECT_MODES),
+    Field('loss_function', None, 'loss.kind', '', _OBJECT_LOSSES, {'MAE': _BY_ROOTS}),
+    Field('device', None, 'execution.accelerator', convert=_DEVICES),
+    Field('epochs', None, 'training.max_steps'),
     *(
-        (f'recon_log_{name}', default, None, 'reconstruct after training instead')
-        for name, default in (
-            ('every_n_epochs', None),
-            ('num_patches', 4),
-            ('fixed_indices', None),
-            ('stitch', False),
-            ('max_stitch_samples', None),
-        )
-    ),
-    *(
-        (f'ffno_encoder_{name}', default, None, _ONE_NETWORK)
-        for name, default in (
-            ('blocks', 24),
-            ('modes', 12),
-            ('share_weights', True),
-            ('gate_init', 0.1),
-            ('norm', 'instance'),
-            ('mlp_ratio', 2.0),
-        )
-    ),
-    *(
-        (f'spectral_bottleneck_{name}', default, None, _ONE_NETWORK)
-        for name, default in (
-            ('blocks', 6),
-            ('modes', 12),
-            ('share_weights', True),
-            ('gate_init', 0.1),
-            ('gate_mode', 'shared'),
-        )
+        Field(f'{kind}_{part}', False, 'network.attention')
+        for kind in ('cbam', 'eca', 'spatial')
+        for part in ('encoder', 'decoder')
     ),
 )
+"""Fields of the configurations of the object API that have other names there."""
+
+ALL_FIELDS: dict[str, Field] = {
+    field.name: field
+    for fields in (INFERENCE_FIELDS, MODEL_FIELDS, EXECUTION_FIELDS, TRAINING_FIELDS, OBJECT_FIELDS)
+    for field in fields
+}

@@ -6,28 +6,35 @@ a warning when they are set.
 
 from __future__ import annotations
 
-import logging
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy
 from numpy.typing import NDArray
 
-from ..backend import TrainRequest, get_backend
+from ..backend import TrainRequest, resolve_backend
 from ..config import Config, override_config
-from ..models.archive import read_archive
-from ..models.opening import recognise_model
+from ..models.opening import open_model
 from ..scan.files import read_scan
 from ..scan.npz_layouts import RawScan
 from ..scan.scan import Scan
 from ..scan.scan_checks import build_scan
+from .legacy_config import config_from_legacy
 from .workflows import TrainedModel
 
-logger = logging.getLogger(__name__)
-
-_SCHEDULES = {'Default': 'constant', 'Exponential': 'exponential', 'Cosine': 'cosine'}
-_DEVICES = {'cuda': 'auto', 'gpu': 'auto', 'cpu': 'cpu', 'mps': 'mps', 'auto': 'auto'}
+__all__ = [
+    'ConfigManager',
+    'DataConfig',
+    'Datagen',
+    'DatagenConfig',
+    'InferenceConfig',
+    'InferenceEngine',
+    'ModelConfig',
+    'PtychoDataLoader',
+    'PtychoModel',
+    'Trainer',
+    'TrainingConfig',
+]
 
 
 class Fields:
@@ -80,46 +87,13 @@ class ConfigManager:
 
     def to_config(self, *, steps_per_epoch: int = 32) -> Config:
         """Returns our configuration."""
-        data, model, training = (
-            vars(item) for item in (self.data_config, self.model_config, self.training_config)
-        )
-        options: dict[str, Any] = {'network.kind': 'cnn', 'training.start': 'none'}
-        rows: tuple[tuple[Mapping[str, Any], str, str, Any], ...] = (
-            (data, 'N', 'network.pattern_size', int),
-            (data, 'C', 'network.num_channels', int),
-            (data, 'C', 'grouping.group_size', int),
-            (model, 'mode', 'mode', lambda value: str(value).lower()),
-            (model, 'n_filters_scale', 'network.first_width', lambda value: 8 * int(value)),
-            (model, 'probe_big', 'network.has_outer_branch', bool),
-            (
-                model,
-                'loss_function',
-                'loss.kind',
-                lambda value: 'poisson' if value == 'Poisson' else 'amplitude',
-            ),
-            (model, 'intensity_scale_trainable', 'physics.train_scale', bool),
-            (training, 'batch_size', 'training.batch_size', int),
-            (training, 'learning_rate', 'training.learning_rate', float),
-            (training, 'accum_steps', 'training.accumulate', int),
-            (training, 'gradient_clip_val', 'training.clip_norm', lambda value: float(value or 0)),
-            (training, 'scheduler', 'training.schedule', _SCHEDULES.__getitem__),
-            (training, 'device', 'execution.accelerator', lambda value: _DEVICES[str(value)]),
-            (training, 'epochs', 'training.max_steps', lambda value: int(value) * steps_per_epoch),
-        )
-        taken = set()
-        for source, name, option, convert in rows:
-            if name in source:
-                taken.add(name)
-                options[option] = convert(source[name])
-        for name in ('cbam', 'eca', 'spatial'):
-            if model.get(f'{name}_encoder') or model.get(f'{name}_decoder'):
-                options['network.attention'] = name
-                taken |= {f'{name}_encoder', f'{name}_decoder'}
-                break
-        left = sorted({*data, *model, *training} - taken)
-        if left:
-            logger.warning('without a counterpart, left out: %s.', ', '.join(left))
-        return override_config(Config(), options, source='configuration of PtychoPINN')
+        training = vars(self.training_config)
+        batch = int(training.get('batch_size', 16))
+        fields = {**vars(self.data_config), **vars(self.model_config), **training}
+        if 'epochs' in fields:
+            fields['n_groups'] = steps_per_epoch * batch
+        start = override_config(Config(), {'training.start': 'none'})
+        return config_from_legacy(fields, start=start).config
 
 
 class PtychoDataLoader:
@@ -182,8 +156,7 @@ class PtychoModel:
             ArchiveError: neither.
         """
         path = Path(path)
-        archive = recognise_model(path) or read_archive(path, backend='pytorch')
-        return cls(archive.config, path)
+        return cls(open_model(path, backend=resolve_backend()).config, path)
 
 
 class Trainer:
@@ -211,9 +184,12 @@ class Trainer:
         config = self.config_manager.to_config(steps_per_epoch=max(1, -(-number // batch)))
         name = f'{experiment_name or "wts"}.h5.zip'
         self.dataloader.output_dir.mkdir(parents=True, exist_ok=True)
-        request = TrainRequest(self.dataloader.scans, config, self.dataloader.output_dir / name)
-        self.model.path = get_backend('pytorch').train(request, lambda report: None)
-        self.model.config = read_archive(self.model.path).config
+        from ..training.run import train
+
+        output, backend = self.dataloader.output_dir / name, resolve_backend()
+        request = TrainRequest(self.dataloader.scans, config, output, backend=backend)
+        self.model.path = train(request, lambda report: None)
+        self.model.config = open_model(self.model.path).config
         return self.model.path
 
 

@@ -22,7 +22,15 @@ def write_params_cfg(path: Path, parameters: Mapping[str, Any]) -> Path:
     Raises:
         ConfigError: a value that is no number, text, list, array or mapping.
     """
-    tree = {str(key): _encode(str(key), value) for key, value in parameters.items()}
+    tree = {}
+    for key, value in parameters.items():
+        try:
+            tree[str(key)] = json.loads(json.dumps(value, default=_encode))
+        except (TypeError, ValueError) as error:
+            raise ConfigError(
+                f'parameter {key} {error}: only numbers, text, lists, arrays and mappings of them '
+                'can be written.'
+            ) from error
     text = json.dumps(tree, indent=2, sort_keys=True)
 
     def write(temporary: Path) -> None:
@@ -43,41 +51,34 @@ def read_params_cfg(path: Path) -> dict[str, Any]:
         tree = read_pickle(data, str(path))
     else:
         try:
-            tree = json.loads(data)
-        except ValueError as error:
+            tree = json.loads(data, object_hook=_decode)
+        except (ValueError, TypeError, LookupError, RecursionError) as error:
             raise ConfigError(f'{path}: is no snapshot of params.cfg: {error}.') from error
     if not isinstance(tree, dict):
         raise ConfigError(f'{path}: holds a {type(tree).__name__}, not parameters by name.')
-    return {str(key): _decode(value) for key, value in tree.items()}
+    return {str(key): value for key, value in tree.items()}
 
 
-def _encode(key: str, value: Any) -> Any:
+def _encode(value: Any) -> Any:
+    """Returns JSON for what JSON does not know."""
     if isinstance(value, numpy.ndarray):
         parts = numpy.stack([value.real, value.imag], axis=-1) if value.dtype.kind == 'c' else value
         return {'dtype': str(value.dtype), 'values': parts.tolist()}
     if isinstance(value, numpy.generic):
         return value.item()
+    if isinstance(value, Mapping):
+        return dict(value)
     if isinstance(value, Path):
         return str(value)
-    if isinstance(value, Mapping):
-        return {str(name): _encode(f'{key}.{name}', item) for name, item in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [_encode(key, item) for item in value]
-    if value is None or isinstance(value, (bool, int, float, str)):
-        return value
-    raise ConfigError(
-        f'parameter {key} is a {type(value).__name__}: only numbers, text, lists and arrays can be '
-        'written.'
-    )
+    raise TypeError(f'is a {type(value).__name__}')
 
 
-def _decode(value: Any) -> Any:
-    if isinstance(value, dict) and set(value) == {'dtype', 'values'}:
-        dtype = numpy.dtype(value['dtype'])
-        if dtype.kind == 'c':
-            parts = numpy.asarray(value['values'], dtype=float)
-            return (parts[..., 0] + 1j * parts[..., 1]).astype(dtype)
-        return numpy.asarray(value['values'], dtype=dtype)
-    if isinstance(value, dict):
-        return {key: _decode(item) for key, item in value.items()}
-    return value
+def _decode(tree: dict[str, Any]) -> Any:
+    """Returns an array for the JSON of one, everything else as it is."""
+    if set(tree) != {'dtype', 'values'}:
+        return tree
+    dtype = numpy.dtype(tree['dtype'])
+    if dtype.kind != 'c':
+        return numpy.asarray(tree['values'], dtype=dtype)
+    parts = numpy.asarray(tree['values'], dtype=float)
+    return (parts[..., 0] + 1j * parts[..., 1]).astype(dtype)

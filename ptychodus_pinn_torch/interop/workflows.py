@@ -1,6 +1,6 @@
 """The workflow functions that PtychoPINN's scripts call, thin over this package.
 
-Same names and returns, this package's engine. Mended on the way: every pattern takes part in
+Same names and returns, this package's engine. Put right on the way: every pattern takes part in
 training and image, groups contain the pattern they were drawn for, results do not depend on the
 batch size, images lie on the grid of the object that was given and have no holes, histories are
 filled.
@@ -9,7 +9,7 @@ filled.
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -17,10 +17,10 @@ from typing import Any
 import numpy
 from numpy.typing import NDArray
 
-from ..backend import ReconstructRequest, TrainRequest, get_backend
+from ..backend import ReconstructRequest, TrainRequest, resolve_backend
 from ..config import Config, override_config
-from ..models.archive import Archive, ArchiveError, read_archive
-from ..models.opening import recognise_model
+from ..models.archive import Archive
+from ..models.opening import open_model
 from ..scan.files import read_scan
 from ..scan.scan import Scan
 from .grouped_data import MemmapDatasetBridge, PtychoDataContainerTorch, RawDataTorch
@@ -60,33 +60,34 @@ class TrainedModel:
 
     def reconstruct(self, data: Any) -> NDArray[numpy.complex64]:
         """Returns the complex image of raw data, a scan, or a file, on the object's grid."""
-        engine = get_backend('pytorch')
-        request = ReconstructRequest(as_scan(data), self.config, self.path)
-        image: NDArray[numpy.complex64] = engine.reconstruct(request, lambda report: None).object_
+        from ..reconstruction import procedure
+
+        request = ReconstructRequest(as_scan(data), self.config, self.path, resolve_backend())
+        result = procedure.reconstruct(request, lambda report: None)
+        image: NDArray[numpy.complex64] = result.object_
         return image
 
     __call__ = reconstruct
 
 
-def as_scan(data: Any, flip: Callable[[Scan], Scan] = lambda scan: scan) -> Scan:
+def as_scan(data: Any) -> Scan:
     """Returns the scan of whatever a script hands over.
 
     Raises:
         TypeError: nothing that holds patterns, positions and a probe.
     """
     if isinstance(data, Scan):
-        return flip(data)
+        return data
     if isinstance(data, (str, Path)):
-        return flip(read_scan(data))
+        return read_scan(data)
     if isinstance(data, MemmapDatasetBridge):
         data = data.raw_data_torch
-    if isinstance(data, RawDataTorch):
-        return flip(data.to_scan())
     names = ('xcoords', 'ycoords', 'diff3d', 'probeGuess')
-    if all(hasattr(data, name) for name in names):
+    if not isinstance(data, RawDataTorch) and all(hasattr(data, name) for name in names):
         x, y, diff3d, probe = (getattr(data, name) for name in names)
-        object_ = getattr(data, 'objectGuess', None)
-        return as_scan(RawDataTorch(x, y, diff3d, probe, objectGuess=object_), flip)
+        data = RawDataTorch(x, y, diff3d, probe, objectGuess=getattr(data, 'objectGuess', None))
+    if isinstance(data, RawDataTorch):
+        return data.to_scan()
     raise TypeError(
         f'a {type(data).__name__} holds no patterns, positions and probe: give RawDataTorch, a '
         'scan, or the path of one.'
@@ -105,16 +106,18 @@ def _flip(scan: Scan, flip_x: bool, flip_y: bool, transpose: bool) -> Scan:
     return replace(scan, positions_px=positions[:, ::-1].copy(), object_=scan.object_.T.copy())
 
 
-def _configure(config: Any, execution: Any, overrides: Mapping[str, Any] | None) -> Config:
-    """Returns our configuration: theirs, or ours as it is, and overrides on top."""
-    ours = config if isinstance(config, Config) else config_from_legacy(config, execution).config
-    return override_config(ours, dict(overrides or {}), source='overrides')
-
-
-def _output_of(config: Any) -> Path:
+def _configure(
+    config: Any, execution: Any, overrides: Mapping[str, Any] | None
+) -> tuple[Config, Path]:
+    """Returns our configuration, theirs or ours with overrides on top; and the output folder."""
+    output = Path('training_outputs')
     if isinstance(config, Config):
-        return Path('training_outputs')
-    return Path(str(dataclass_to_legacy_dict(config).get('output_prefix', 'training_outputs')))
+        ours = config
+    else:
+        fields = dataclass_to_legacy_dict(config or {})
+        output = Path(str(fields.pop('output_prefix', output)))
+        ours = config_from_legacy(fields, execution).config
+    return override_config(ours, dict(overrides or {}), source='overrides'), output
 
 
 def train_cdi_model_torch(
@@ -134,14 +137,17 @@ def train_cdi_model_torch(
         execution_config: `PyTorchExecutionConfig`, or its fields.
         overrides: Our options by path, such as `{'network.kind': 'unrolled'}`.
     """
-    settings = _configure({} if config is None else config, execution_config, overrides)
-    output = _output_of({} if config is None else config) / BUNDLE_NAME
-    output.parent.mkdir(parents=True, exist_ok=True)
+    settings, folder = _configure(config, execution_config, overrides)
+    folder.mkdir(parents=True, exist_ok=True)
     scan = as_scan(train_data)
     validation = () if test_data is None else (as_scan(test_data),)
-    request = TrainRequest((scan,), settings, output, validation)
-    path = get_backend('pytorch').train(request, lambda report: None)
-    archive = read_archive(path)
+    backend = resolve_backend()
+    from ..training.run import train
+
+    output = folder / BUNDLE_NAME
+    request = TrainRequest((scan,), settings, output, validation, backend=backend)
+    path = train(request, lambda report: None)
+    archive = open_model(path)
     history = _history_of(archive)
     model = TrainedModel(path, _for_images(settings), history)
     return {
@@ -150,7 +156,7 @@ def train_cdi_model_torch(
         'test_container': validation[0] if validation else None,
         'models': dict.fromkeys(MODEL_NAMES, model),
         'model_path': path,
-        'backend': 'pytorch',
+        'backend': backend,
     }
 
 
@@ -194,7 +200,7 @@ def run_cdi_example_torch(
     results = train_cdi_model_torch(train_data, test_data, config, execution_config, overrides)
     if not do_stitching or test_data is None:
         return None, None, results
-    scan = as_scan(test_data, lambda item: _flip(item, flip_x, flip_y, transpose))
+    scan = _flip(as_scan(test_data), flip_x, flip_y, transpose)
     image = results['models'][MODEL_NAMES[0]].reconstruct(scan)
     amplitude, phase = numpy.abs(image), numpy.angle(image)
     results |= {
@@ -231,12 +237,7 @@ def load_inference_bundle_torch(
         raise FileNotFoundError(f'{path}: there is no such model.')
     if model_name not in MODEL_NAMES:
         raise KeyError(f'{path}: holds no {model_name}; there are {", ".join(MODEL_NAMES)}.')
-    archive = recognise_model(path) or read_archive(path)
-    if archive.backend != 'pytorch':
-        raise ArchiveError(
-            f'{path}: was made by the {archive.backend} backend and cannot be run by the pytorch '
-            f'backend: choose the {archive.backend} backend.'
-        )
+    archive = open_model(path, backend=resolve_backend())
     model = TrainedModel(path, _for_images(Config()), _history_of(archive))
     network = archive.config.network
     size = int(archive.details.get('pattern_size') or network.size_px)
@@ -261,13 +262,20 @@ def save_torch_bundle(
 
     Raises:
         KeyError: no `diffraction_to_obj` among the models.
+        TypeError: it is no model of this package.
     """
     if MODEL_NAMES[0] not in models_dict:
         raise KeyError(f'the models lack {MODEL_NAMES[0]}; there are {", ".join(models_dict)}.')
     base = Path(base_path)
     target = base if base.name.endswith('.zip') else base.with_name(f'{base.name}.zip')
     target.parent.mkdir(parents=True, exist_ok=True)
-    source = models_dict[MODEL_NAMES[0]].path
+    model = models_dict[MODEL_NAMES[0]]
+    if not isinstance(model, TrainedModel):
+        raise TypeError(
+            f'{MODEL_NAMES[0]} is a {type(model).__name__}: only models that '
+            'train_cdi_model_torch or load_inference_bundle_torch has returned can be saved.'
+        )
+    source = model.path
     if source.resolve() != target.resolve():
         shutil.copyfile(source, target)
     return target

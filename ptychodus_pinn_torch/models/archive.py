@@ -7,9 +7,6 @@ import datetime
 import hashlib
 import io
 import json
-import logging
-import os
-import tempfile
 import zipfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -20,26 +17,26 @@ from typing import Any
 import numpy
 from numpy.typing import NDArray
 
-from ..config import Config, make_config
+from ..config import Config, iter_options, make_config
+from ..scan.output import write_atomically
+from .safe_zip import ArchiveError, SafeZip
 
 __all__ = [
     'EXTENSION',
     'Archive',
     'ArchiveError',
-    'describe_archive',
+    'check_backend',
+    'config_from_text',
     'read_archive',
     'shipped_model',
     'write_archive',
 ]
-
-logger = logging.getLogger(__name__)
 
 EXTENSION = '.h5.zip'
 FORMAT = 'ptychodus-pinn-torch model'
 FORMAT_VERSION = 2
 """Version 1, of package 0.1.0, had all networks' options side by side."""
 
-MEMBERS = ('manifest.json', 'config.json', 'weights.safetensors', 'history.csv', 'README.md')
 MAX_MEMBER_BYTES = {
     'manifest.json': 2**20,
     'config.json': 2**20,
@@ -47,16 +44,21 @@ MAX_MEMBER_BYTES = {
     'history.csv': 2**28,
     'README.md': 2**22,
 }
+MEMBERS = tuple(MAX_MEMBER_BYTES)
+MANIFEST_TYPES = {
+    'version': int,
+    'backend': str,
+    'created': str,
+    'packages': dict,
+    'details': dict,
+    'sha256': dict,
+}
 SHARED_NETWORKS = {'cnn'}
 """Networks that every engine runs, with the same weights."""
 NETWORK_PREFIX = 'network.'
 """What the names of a network's weights begin with; probes and scales have other names."""
 
 HISTORY_COLUMNS = ('epoch', 'step', 'loss', 'floor', 'held_out', 'learning_rate')
-
-
-class ArchiveError(ValueError):
-    """A model archive that cannot be used; the message names the file and the reason."""
 
 
 @dataclass(frozen=True)
@@ -71,6 +73,8 @@ class Archive:
         backend: Engine that wrote it.
         details: What it was made for: pattern size, probe modes, photons, metrics.
         path: Where it was read from.
+        created: When, or by what, it was made.
+        packages: Versions of the packages that made it.
     """
 
     config: Config
@@ -80,6 +84,19 @@ class Archive:
     backend: str = 'pytorch'
     details: Mapping[str, Any] = field(default_factory=dict)
     path: Path | None = None
+    created: str = ''
+    packages: Mapping[str, str] = field(default_factory=dict)
+
+    def check_weights(self, source: str) -> Archive:
+        """Returns the archive itself if all its weights are numbers.
+
+        Raises:
+            ArchiveError: names the weight that is not finite.
+        """
+        for name, array in self.weights.items():
+            if not numpy.isfinite(array).all():
+                raise ArchiveError(f'{source}: weight {name} is not finite: train the model again.')
+        return self
 
     def network_weights(self) -> dict[str, NDArray[Any]]:
         """Returns the weights of the network by its own names."""
@@ -95,6 +112,22 @@ def shipped_model() -> Path:
     return Path(__file__).parent / f'universal{EXTENSION}'
 
 
+def check_backend(archive: Archive, backend: str) -> None:
+    """Refuses a model whose network the engine cannot run.
+
+    Raises:
+        ArchiveError: names the engine that made the model, and the one that was chosen.
+    """
+    kind = archive.config.network.kind
+    if backend == archive.backend or kind in SHARED_NETWORKS:
+        return
+    raise ArchiveError(
+        f'{archive.path or "the model"}: holds the {kind} network of the {archive.backend} '
+        f'backend, which the {backend} backend cannot run: choose --backend {archive.backend}, or '
+        'another model.'
+    )
+
+
 def _versions() -> dict[str, str]:
     found = {}
     for name in ('ptychodus-pinn-torch', 'ptychodus', 'torch', 'lightning', 'tensorflow', 'numpy'):
@@ -106,7 +139,7 @@ def _versions() -> dict[str, str]:
 
 
 def write_archive(path: Path, archive: Archive) -> Path:
-    """Writes an archive next to its place and renames it, so that nothing is half written.
+    """Returns the path of the archive, written whole or not at all.
 
     Raises:
         OSError: the folder is missing or full; what was there before stays as it was.
@@ -130,21 +163,14 @@ def write_archive(path: Path, archive: Archive) -> Path:
         'sha256': {name: hashlib.sha256(data).hexdigest() for name, data in members.items()},
     }
     members = {'manifest.json': json.dumps(manifest, indent=2).encode(), **members}
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, temporary = tempfile.mkstemp(prefix=f'.{path.name}.', dir=path.parent)
-    try:
-        with (
-            os.fdopen(handle, 'wb') as file,
-            zipfile.ZipFile(file, 'w', zipfile.ZIP_DEFLATED) as bundle,
-        ):
+
+    def write(temporary: Path) -> None:
+        with zipfile.ZipFile(temporary, 'w', zipfile.ZIP_DEFLATED) as bundle:
             for name, data in members.items():
                 bundle.writestr(name, data)
-        os.chmod(temporary, 0o644)
-        os.replace(temporary, path)
-    except BaseException:
-        Path(temporary).unlink(missing_ok=True)
-        raise
-    return path
+
+    path.parent.mkdir(parents=True, exist_ok=True)
+    return write_atomically(path, write)
 
 
 def _history_text(history: Sequence[Mapping[str, float | None]]) -> str:
@@ -156,53 +182,97 @@ def _history_text(history: Sequence[Mapping[str, float | None]]) -> str:
     return buffer.getvalue()
 
 
-def _parse_history(text: str) -> list[dict[str, float | None]]:
-    return [
-        {key: float(value) if value else None for key, value in row.items()}
-        for row in csv.DictReader(io.StringIO(text))
-    ]
+def _parse_history(data: bytes, source: str) -> list[dict[str, float | None]]:
+    try:
+        return [
+            {key: float(row[key]) if row.get(key) else None for key in HISTORY_COLUMNS}
+            for row in csv.DictReader(io.StringIO(data.decode()))
+        ]
+    except (ValueError, csv.Error) as error:
+        raise ArchiveError(f'{source}: history.csv cannot be read: {error}.') from error
 
 
-def read_archive(path: Path, *, backend: str | None = None) -> Archive:
+def read_archive(file: Path | SafeZip) -> Archive:
     """Returns the archive, every member checked against its sum.
 
-    Args:
-        path: The file.
-        backend: Refuse an archive of another engine.
-
     Raises:
-        ArchiveError: not an archive of ours, damaged, too large, of a later format, of another
-            engine, or with weights that are not finite.
+        ArchiveError: not an archive of ours, damaged, too large, of a later format, or with
+            weights that are not finite.
         FileNotFoundError: no such file.
     """
-    members, manifest = _read_members(path)
-    found = str(manifest.get('backend', 'pytorch'))
-    version = int(manifest.get('version', 0))
-    config = _parse_config(path, members['config.json'], version)
-    if backend not in {None, found} and config.network.kind not in SHARED_NETWORKS:
+    bundle = file if isinstance(file, SafeZip) else SafeZip(file, str(file))
+    source = bundle.source
+    _check_names(bundle)
+    members = {name: bundle.read(name, MAX_MEMBER_BYTES[name]) for name in MEMBERS}
+    manifest = _parse_manifest(members['manifest.json'], source)
+    for name in MEMBERS[1:]:
+        if hashlib.sha256(members[name]).hexdigest() != manifest['sha256'].get(name):
+            raise ArchiveError(f'{source}: {name} was changed or damaged after it was written.')
+    archive = Archive(
+        config=config_from_text(
+            members['config.json'], f'{source}: config.json', manifest['version']
+        ),
+        weights=_parse_weights(members['weights.safetensors'], source),
+        history=_parse_history(members['history.csv'], source),
+        card=members['README.md'].decode(errors='replace'),
+        backend=manifest['backend'],
+        details=manifest['details'],
+        path=file if isinstance(file, Path) else None,
+        created=manifest['created'],
+        packages=manifest['packages'],
+    )
+    return archive.check_weights(source)
+
+
+def _check_names(bundle: SafeZip) -> None:
+    names = bundle.names
+    if 'manifest.json' not in names:
+        raise ArchiveError(f'{bundle.source}: holds no manifest.json; found {bundle.shown()}.')
+    missing = [name for name in MEMBERS if name not in names]
+    if missing:
         raise ArchiveError(
-            f'{path}: was made by the {found} backend and cannot be run by the {backend} backend: '
-            f'choose --backend {found}, or train again.'
+            f'{bundle.source}: {", ".join(missing)} is missing: the archive is incomplete.'
         )
+    unknown = [name for name in names if name not in MEMBERS]
+    if unknown:
+        raise ArchiveError(f'{bundle.source}: holds {unknown[0]!r}, which no model archive has.')
+
+
+def _parse_json(data: bytes, source: str) -> Any:
+    try:
+        return json.loads(data)
+    except (ValueError, RecursionError) as error:
+        raise ArchiveError(f'{source} cannot be read: {error}.') from error
+
+
+def _parse_manifest(data: bytes, source: str) -> dict[str, Any]:
+    found = _parse_json(data, f'{source}: manifest.json')
+    if not isinstance(found, dict) or found.get('format') != FORMAT:
+        raise ArchiveError(f'{source}: is not a model of ptychodus-pinn-torch.')
+    optional = {'backend': 'pytorch', 'created': '', 'packages': {}, 'details': {}, 'version': 0}
+    manifest = {**optional, **found}
+    for key, kind in MANIFEST_TYPES.items():
+        if type(manifest.get(key)) is not kind:
+            raise ArchiveError(
+                f'{source}: manifest.json: {key} is a {type(manifest.get(key)).__name__} where a '
+                f'{kind.__name__} belongs: it is damaged or forged.'
+            )
+    if not 1 <= manifest['version'] <= FORMAT_VERSION:
+        raise ArchiveError(
+            f'{source}: has format version {manifest["version"]}, this package reads 1 to '
+            f'{FORMAT_VERSION}: install a newer ptychodus-pinn-torch.'
+        )
+    return manifest
+
+
+def _parse_weights(data: bytes, source: str) -> dict[str, NDArray[Any]]:
     from safetensors import SafetensorError
     from safetensors.numpy import load
 
     try:
-        weights = load(members['weights.safetensors'])
-    except SafetensorError as error:
-        raise ArchiveError(f'{path}: weights.safetensors cannot be read: {error}.') from error
-    for name, array in weights.items():
-        if not numpy.isfinite(array).all():
-            raise ArchiveError(f'{path}: weight {name} is not finite: train the model again.')
-    return Archive(
-        config=config,
-        weights=weights,
-        history=_parse_history(members['history.csv'].decode()),
-        card=members['README.md'].decode(errors='replace'),
-        backend=found,
-        details=manifest.get('details', {}),
-        path=path,
-    )
+        return load(data)
+    except (SafetensorError, KeyError, TypeError, ValueError) as error:
+        raise ArchiveError(f'{source}: weights.safetensors cannot be read: {error}.') from error
 
 
 _RENAMED = {
@@ -230,108 +300,30 @@ def _upgrade_network(network: Mapping[str, Any]) -> dict[str, Any]:
     return {'kind': kind, **renamed}
 
 
-def _parse_config(path: Path, data: bytes, version: int) -> Config:
-    try:
-        tree = json.loads(data)
-    except ValueError as error:
-        raise ArchiveError(f'{path}: config.json cannot be read: {error}.') from error
-    if version == 1 and isinstance(tree, dict) and isinstance(tree.get('network'), dict):
-        tree['network'] = _upgrade_network(tree['network'])
-    return make_config(tree, source=f'{path}: config.json')
+def _upgrade(tree: Mapping[str, Any]) -> dict[str, Any]:
+    """Returns the configuration of an archive of format 1 without options that are gone since."""
+    known = {item.path for item in iter_options()}
+    upgraded = dict(tree)
+    for section, options in tree.items():
+        if section == 'network' and isinstance(options, dict):
+            upgraded[section] = _upgrade_network(options)
+        elif isinstance(options, dict):
+            upgraded[section] = {
+                name: value for name, value in options.items() if f'{section}.{name}' in known
+            }
+    return upgraded
 
 
-def _read_members(path: Path) -> tuple[dict[str, bytes], dict[str, Any]]:
-    if not path.is_file():
-        raise FileNotFoundError(f'{path}: there is no such model file.')
-    try:
-        with zipfile.ZipFile(path) as bundle:
-            names = [item.filename for item in bundle.infolist()]
-            _check_names(path, names)
-            members = {name: _read_member(path, bundle, name) for name in MEMBERS}
-    except (zipfile.BadZipFile, EOFError, NotImplementedError) as error:
-        raise ArchiveError(f'{path}: is no model archive, or is damaged: {error}.') from error
-    try:
-        manifest = json.loads(members['manifest.json'])
-    except ValueError as error:
-        raise ArchiveError(f'{path}: manifest.json cannot be read: {error}.') from error
-    if not isinstance(manifest, dict) or manifest.get('format') != FORMAT:
-        raise ArchiveError(f'{path}: is not a model of ptychodus-pinn-torch.')
-    if int(manifest.get('version', 0)) > FORMAT_VERSION:
-        raise ArchiveError(
-            f'{path}: has format version {manifest["version"]}, this package reads up to '
-            f'{FORMAT_VERSION}: install a newer ptychodus-pinn-torch.'
-        )
-    sums = manifest.get('sha256', {})
-    for name in MEMBERS[1:]:
-        if hashlib.sha256(members[name]).hexdigest() != sums.get(name):
-            raise ArchiveError(f'{path}: {name} was changed or damaged after it was written.')
-    return members, manifest
-
-
-def _check_names(path: Path, names: list[str]) -> None:
-    if len(set(names)) != len(names):
-        raise ArchiveError(f'{path}: holds a member twice: it is damaged or forged.')
-    if 'manifest.json' not in names:
-        shown = ', '.join(sorted(names)[:6])
-        kind = (
-            'it looks like a PtychoPINN model: convert it with ptychodus-pinn convert'
-            if 'manifest.dill' in names or any(name.endswith('.dill') for name in names)
-            else f'found {shown or "nothing"}'
-        )
-        raise ArchiveError(f'{path}: holds no manifest.json; {kind}.')
-    missing = [name for name in MEMBERS if name not in names]
-    if missing:
-        raise ArchiveError(f'{path}: {", ".join(missing)} is missing: the archive is incomplete.')
-    unknown = [name for name in names if name not in MEMBERS]
-    if unknown:
-        raise ArchiveError(f'{path}: holds {unknown[0]!r}, which no model archive has.')
-
-
-def _read_member(path: Path, bundle: zipfile.ZipFile, name: str) -> bytes:
-    limit = MAX_MEMBER_BYTES[name]
-    with bundle.open(name) as member:
-        data = member.read(limit + 1)
-    if len(data) > limit:
-        raise ArchiveError(f'{path}: {name} is larger than {limit} bytes: refused.')
-    return data
-
-
-def read_manifest(path: Path) -> dict[str, Any]:
-    """Returns the manifest of an archive, checked.
+def config_from_text(data: bytes, source: str, version: int = FORMAT_VERSION) -> Config:
+    """Returns the configuration that JSON text of some format version describes.
 
     Raises:
-        ArchiveError: as `read_archive`.
+        ArchiveError: no JSON, or options that are unknown or out of bounds.
     """
-    return _read_members(path)[1]
-
-
-def describe_archive(path: Path) -> str:
-    """Returns in plain words what a model is and what it was made for.
-
-    Raises:
-        ArchiveError: as `read_archive`.
-    """
-    from .opening import recognise_model
-
-    foreign = recognise_model(path)
-    archive = read_archive(path) if foreign is None else foreign
-    manifest: dict[str, Any] = {'created': 'by PtychoPINN'}
-    if foreign is None:
-        manifest = read_manifest(path)
-    network = archive.config.network
-    numbers = sum(int(array.size) for array in archive.weights.values())
-    lines = [
-        f'{path.name}: a model of the {archive.backend} backend, made {manifest.get("created")}',
-        f'  network       {network.kind}, {numbers:,} numbers',
-        f'  training      {archive.config.mode}, loss {archive.config.loss.kind}',
-    ]
-    lines += [f'  {key:<13} {value}' for key, value in archive.details.items()]
-    packages = manifest.get('packages', {})
-    if packages:
-        lines.append('  written by    ' + ', '.join(f'{k} {v}' for k, v in packages.items()))
-    if archive.history:
-        last = archive.history[-1]
-        lines.append(
-            '  last epoch    ' + ', '.join(f'{k} {v:.5g}' for k, v in last.items() if v is not None)
-        )
-    return '\n'.join(lines)
+    tree = _parse_json(data, source)
+    if not isinstance(tree, dict):
+        raise ArchiveError(f'{source}: holds a {type(tree).__name__} and no sections of options.')
+    try:
+        return make_config(_upgrade(tree) if version == 1 else tree, source=source)
+    except ValueError as error:
+        raise ArchiveError(str(error)) from error

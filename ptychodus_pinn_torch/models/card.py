@@ -34,7 +34,7 @@ def write_card(
     lines += [f'- {key.replace("_", " ")}: {value}' for key, value in details.items()]
     lines += ['', '## Options that differ from the defaults', '', *_changed_options(config), '']
     if history:
-        lines += ['## Course', '', '| epoch | step | loss | held out |', '|---|---|---|---|']
+        lines += ['## Training', '', '| epoch | step | loss | held out |', '|---|---|---|---|']
         stride = max(1, len(history) // 12)
         for row in [*history[::stride], history[-1]]:
             cells = [row.get(key) for key in ('epoch', 'step', 'loss', 'held_out')]

@@ -4,16 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
-import numpy
 from numpy.typing import NDArray
 
 from ..config import Config, override_config
 from .archive import Archive, ArchiveError
+from .card import write_card
 
-__all__ = ['ForeignModel']
+__all__ = ['ForeignModel', 'layout_of_weights']
+
+_ABOUT = (
+    'A converted model of PtychoPINN: the weights are those of the original; nothing of it was '
+    'executed. Images come in the units and on the grid of ptychodus-pinn-torch.'
+)
 
 
 @dataclass(frozen=True)
@@ -32,7 +36,7 @@ class ForeignModel:
     details: dict[str, Any]
     source: str
 
-    def to_archive(self, path: Path) -> Archive:
+    def to_archive(self) -> Archive:
         """Returns the model as an archive of ours, its weights checked against the layout.
 
         Raises:
@@ -41,11 +45,6 @@ class ForeignModel:
         from ..networks.ptychopinn import PinnLayout
         from ..networks.registry import build_network, load_weights
 
-        for name, array in self.weights.items():
-            if not numpy.isfinite(array).all():
-                raise ArchiveError(
-                    f'{self.source}: weight {name} is not finite: the training had failed.'
-                )
         try:
             layout = PinnLayout(**self.layout)
             layout.check()
@@ -58,23 +57,65 @@ class ForeignModel:
                 },
             )
             load_weights(build_network(config.network), self.weights, self.source)
-        except ArchiveError:
-            raise
-        except ValueError as error:
+        except (ValueError, TypeError) as error:
             raise ArchiveError(str(error)) from error
-        return Archive(
+        archive = Archive(
             config=config,
             weights={f'network.{name}': array for name, array in self.weights.items()},
-            card=_card(self),
+            card=write_card(config, self.details, (), about=_ABOUT),
             details=dict(self.details),
-            path=path,
+            created='by PtychoPINN',
         )
+        return archive.check_weights(self.source)
 
 
-def _card(model: ForeignModel) -> str:
-    rows = '\n'.join(f'- {key}: {value}' for key, value in model.details.items())
-    return (
-        '# A converted model of PtychoPINN\n\n'
-        'The weights are those of the original; nothing of it was executed. Images come in the '
-        'units and on the grid of ptychodus-pinn-torch.\n\n' + rows + '\n'
-    )
+def layout_of_weights(
+    weights: Mapping[str, NDArray[Any]],
+    pattern_size: int,
+    num_channels: int | None,
+    source: str,
+) -> dict[str, Any]:
+    """Returns the fields of a layout that the weights alone tell.
+
+    Args:
+        weights: By our names.
+        pattern_size: What the rest of the file says of the patterns, in pixels.
+        num_channels: What it says of the patterns per group; None if nothing.
+        source: Of the weights, for messages.
+
+    Raises:
+        ArchiveError: weights are missing, or are for other patterns than the file says.
+    """
+
+    def shape(name: str) -> tuple[int, ...]:
+        if f'{name}.weight' not in weights:
+            raise ArchiveError(
+                f'{source}: the weight {name}.weight is missing: the file is incomplete.'
+            )
+        return tuple(weights[f'{name}.weight'].shape)
+
+    def widths(prefix: str, name: str) -> tuple[int, ...]:
+        levels = {item[len(prefix) :].split('.')[0] for item in weights if item.startswith(prefix)}
+        return tuple(shape(f'{prefix}{level}.{name}')[0] for level in range(len(levels)))
+
+    encoder, decoder = widths('encoder.', 'pair.conv2'), widths('first.levels.', 'conv2')
+    if not encoder or not decoder:
+        raise ArchiveError(f'{source}: holds no encoder and decoder of a PtychoPINN network.')
+    found = shape('encoder.0.pair.conv1')[1], 8 * 2 ** len(encoder)
+    num_channels = found[0] if num_channels is None else num_channels
+    if found != (num_channels, pattern_size):
+        raise ArchiveError(
+            f'{source}: is configured for {num_channels} patterns of {pattern_size} px per group '
+            f'but its weights take {found[0]} of {found[1]} px: the file was put together from two '
+            'models.'
+        )
+    return {
+        'pattern_size': pattern_size,
+        'num_channels': num_channels,
+        'encoder_widths': encoder,
+        'decoder_widths': decoder,
+        'outer_channels': decoder[-1] - shape('first.inner')[1],
+        'outer_width': shape('first.outer_pair.conv2')[0],
+        'first_channels': shape('first.inner')[0],
+        'second_channels': shape('second.inner')[0],
+    }

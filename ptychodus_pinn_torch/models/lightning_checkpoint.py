@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 import numpy
 from numpy.typing import NDArray
 
 from .archive import ArchiveError
-from .foreign_model import ForeignModel
+from .foreign_model import ForeignModel, layout_of_weights
+from .safe_zip import SafeZip
+from .tensorflow_archive import MODEL, read_params
+from .torch_file import load_tensors
 
-__all__ = ['model_from_checkpoint', 'read_checkpoint']
+__all__ = ['model_from_tree', 'read_torch_bundle']
 
 PREFIX = 'model.autoencoder.'
 _RULES = (
@@ -36,61 +38,94 @@ _DECODERS = {'amp.': 'first.', 'phase.': 'second.'}
 _ACTIVATIONS = {'sigmoid': 'sigmoid', 'silu': 'silu', 'swish': 'silu', 'SiLU': 'silu'}
 
 
-def read_checkpoint(path: Path) -> ForeignModel:
-    """Returns the model in a `.ckpt` of the latent, torchapi or main code.
+def model_from_tree(tree: Any, source: str) -> ForeignModel:
+    """Returns the model in a Lightning checkpoint of the latent, torchapi or main code.
 
     Raises:
-        ArchiveError: damaged, not of PtychoPINN, or a network that cannot be reproduced exactly.
+        ArchiveError: not of PtychoPINN, or a network that cannot be reproduced exactly.
     """
-    with path.open('rb') as file:
-        tree = load_tensors(file, str(path))
-    if not isinstance(tree, Mapping) or 'state_dict' not in tree:
-        raise ArchiveError(f'{path}: is no Lightning checkpoint: it holds no state_dict.')
+    if not isinstance(tree, Mapping) or not isinstance(tree.get('state_dict'), Mapping):
+        raise ArchiveError(f'{source}: is no Lightning checkpoint: it holds no state_dict.')
     parameters = tree.get('hyper_parameters')
     if not isinstance(parameters, Mapping) or 'model_config' not in parameters:
         raise ArchiveError(
-            f'{path}: holds no hyper_parameters with a model_config: only checkpoints of '
-            'PtychoPINN can be converted.'
+            f'{source}: holds no hyper_parameters with a model_config: only checkpoints of '
+            'PtychoPINN and of this package can be read.'
         )
-    model, data = (dict(parameters.get(f'{name}_config') or {}) for name in ('model', 'data'))
-    found = model_from_checkpoint(tree['state_dict'], model, data, str(path))
+    found = _make_model(
+        tree['state_dict'],
+        _mapping(parameters, 'model_config', source),
+        _mapping(parameters, 'data_config', source),
+        source,
+    )
     found.details['epoch'] = tree.get('epoch')
     return found
 
 
-def load_tensors(file: IO[bytes], source: str) -> Any:
-    """Returns the tree of tensors and plain values in a torch file.
+def _mapping(parameters: Mapping[str, Any], name: str, source: str) -> dict[str, Any]:
+    found = parameters.get(name) or {}
+    if not isinstance(found, Mapping):
+        raise ArchiveError(f'{source}: {name} is a {type(found).__name__}: it is damaged.')
+    return dict(found)
+
+
+def read_torch_bundle(bundle: SafeZip) -> ForeignModel:
+    """Returns the model of a bundle of the main torch code.
 
     Raises:
-        ArchiveError: it wants to run code, or is damaged.
+        ArchiveError: incomplete, damaged, forged, or a network that cannot be reproduced exactly.
     """
-    import pickle
+    source = bundle.source
+    state = _tensors(bundle, f'{MODEL}/model.pth')
+    if '_sentinel' in state:
+        raise ArchiveError(f'{source}: {MODEL}/model.pth holds no weights.')
+    params = read_params(bundle)
+    model, data = _configs_of_params(params, state)
+    if 'torch_scaling_metadata.pt' in bundle.names:
+        stored = _tensors(bundle, 'torch_scaling_metadata.pt')
+        model |= _mapping(stored, 'model_config', source)
+        data |= _mapping(stored, 'data_config', source)
+    found = _make_model(state, model, data, source)
+    found.details['converted_from'] = 'PtychoPINN torch bundle'
+    return found
 
-    import torch
 
-    try:
-        return torch.load(file, map_location='cpu', weights_only=True)
-    except pickle.UnpicklingError as error:
-        raise ArchiveError(
-            f'{source}: holds Python objects that would have to be run to be read: refused.'
-        ) from error
-    except (RuntimeError, EOFError, ValueError, KeyError, OSError) as error:
-        first = (str(error).splitlines() or [type(error).__name__])[0].rstrip('.')
-        raise ArchiveError(f'{source}: is damaged or no torch file: {first}.') from error
+def _tensors(bundle: SafeZip, name: str) -> Mapping[str, Any]:
+    source = f'{bundle.source}: {name}'
+    found = load_tensors(SafeZip(bundle.read(name), source))
+    if not isinstance(found, Mapping):
+        raise ArchiveError(f'{source}: holds no tensors by name.')
+    return found
 
 
-def model_from_checkpoint(
+def _configs_of_params(
+    params: Mapping[str, Any], state: Mapping[str, Any]
+) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Returns what the legacy parameters say of network and data; weights tell the rest."""
+    model = {
+        'architecture': params.get('architecture', 'cnn'),
+        'amp_activation': params.get('amp_activation', 'silu'),
+        'object_big': params.get('object.big', True),
+        'probe_big': params.get('probe.big', True),
+        'pad_object': params.get('pad_object', True),
+        'cnn_output_mode': params.get('generator_output_mode', 'real_imag'),
+        'cbam_encoder': any('.attention.ChannelGate.' in str(name) for name in state),
+    }
+    return model, {'N': params['N'], 'C': params['gridsize'] ** 2}
+
+
+def _make_model(
     state: Mapping[str, Any], model: Mapping[str, Any], data: Mapping[str, Any], source: str
 ) -> ForeignModel:
-    """Returns the model that weights and hyper-parameters describe.
-
-    Raises:
-        ArchiveError: weights and hyper-parameters disagree, or the network is of another kind.
-    """
-    own = {name: value for name, value in state.items() if name.startswith(PREFIX)}
+    """Returns the model that weights and hyper-parameters describe."""
+    own = {
+        name: value
+        for name, value in state.items()
+        if str(name).startswith(PREFIX) and hasattr(value, 'detach')
+    }
     if not own:
         raise ArchiveError(f'{source}: holds no weights of a PtychoPINN network.')
-    names = set(state)
+    names = {str(name) for name in state}
     family = _family(names)
     _refuse_what_is_unknown(names, model, family, source)
     weights = {}
@@ -161,46 +196,11 @@ def _layout(
     family: str,
     source: str,
 ) -> dict[str, Any]:
-    def shape(name: str) -> tuple[int, ...]:
-        if name not in weights:
-            raise ArchiveError(f'{source}: the weight {name} is missing: the file is incomplete.')
-        return tuple(weights[name].shape)
-
-    def count(prefix: str) -> int:
-        found = {
-            name.split('.')[len(prefix.split('.')) - 1]
-            for name in weights
-            if name.startswith(prefix)
-        }
-        return len(found)
-
-    encoder = [shape(f'encoder.{i}.pair.conv2.weight')[0] for i in range(count('encoder.'))]
-    decoder = [shape(f'first.levels.{i}.conv2.weight')[0] for i in range(count('first.levels.'))]
-    if not encoder or not decoder:
-        raise ArchiveError(f'{source}: holds no encoder and decoder of a PtychoPINN network.')
-    size, channels = int(data.get('N', 0)), shape('encoder.0.pair.conv1.weight')[1]
-    expected = int(data.get('C', channels)) if model.get('object_big', True) else 1
-    if expected != channels:
-        raise ArchiveError(
-            f'{source}: is configured for {expected} patterns per group but its weights take '
-            f'{channels}: the file was put together from two models.'
-        )
-    if size != 8 * 2 ** len(encoder):
-        raise ArchiveError(
-            f'{source}: is configured for patterns of {size} px but its weights are for '
-            f'{8 * 2 ** len(encoder)} px: the file was put together from two models.'
-        )
+    channels = data.get('C') if model.get('object_big', True) else 1
     uses_roots = family == 'main' and data.get('measurement_domain') != 'count_intensity'
     return {
         'family': family,
-        'pattern_size': size,
-        'num_channels': channels,
-        'encoder_widths': tuple(encoder),
-        'decoder_widths': tuple(decoder),
-        'outer_channels': decoder[-1] - shape('first.inner.weight')[1],
-        'outer_width': shape('first.outer_pair.conv2.weight')[0],
-        'first_channels': shape('first.inner.weight')[0],
-        'second_channels': shape('second.inner.weight')[0],
+        **layout_of_weights(weights, int(data.get('N', 0)), channels, source),
         'activation': _ACTIVATIONS.get(str(model.get('amp_activation', 'silu')), 'silu'),
         'object_kind': _object_kind(model, family, source),
         'encoder_attention': _encoder_attention(model, family),

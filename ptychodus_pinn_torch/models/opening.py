@@ -1,184 +1,186 @@
-"""Models of PtychoPINN as models of ours."""
+"""The one door through which any model is opened: ours, and those of PtychoPINN."""
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
-from io import BytesIO
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
-from .archive import SHARED_NETWORKS, Archive, ArchiveError, read_archive, write_archive
+from .archive import Archive, ArchiveError, check_backend, read_archive, write_archive
 from .foreign_model import ForeignModel
-from .lightning_checkpoint import load_tensors, model_from_checkpoint, read_checkpoint
+from .lightning_checkpoint import model_from_tree, read_torch_bundle
 from .restricted_pickle import read_pickle
+from .run_checkpoint import archive_from_run, is_of_a_run
 from .safe_zip import SafeZip
 from .tensorflow_archive import MODEL, read_tensorflow_archive
+from .torch_file import load_tensors
 
-__all__ = ['convert_model', 'read_foreign_model', 'recognise_model']
+__all__ = ['convert_model', 'describe_model', 'open_model', 'read_without_torch']
 
 logger = logging.getLogger(__name__)
 
+Kind = Literal['archive', 'tensorflow', 'torch', 'checkpoint']
+
 BUNDLE_NAME = 'wts.h5.zip'
-TORCH_VERSION = '2.0-pytorch'
 _ZIP_MAGIC, _HDF5_MAGIC, _PICKLE_MAGIC = b'PK\x03\x04', b'\x89HDF\r\n\x1a\n', b'\x80'
 
 
-def recognise_model(path: Path) -> Archive | None:
-    """Returns a model of PtychoPINN as an archive of ours; None if it is not one.
+def open_model(path: Path, *, backend: str | None = None) -> Archive:
+    """Returns the model at a path, whatever it is; nothing in it is executed.
 
-    Read are TensorFlow's `wts.h5.zip` (also inside another zip, or its folder), Lightning
-    checkpoints and bundles of the torch codes. Nothing in them is executed.
+    Read are our archives of every format, the checkpoints of our runs, and of PtychoPINN:
+    TensorFlow's `wts.h5.zip` (also inside another zip, or its folder), Lightning checkpoints and
+    bundles of the torch codes.
 
-    Raises:
-        ArchiveError: it is one, and cannot be used; says why.
-    """
-    model = read_foreign_model(path)
-    return None if model is None else model.to_archive(path)
-
-
-def open_model(path: Path) -> Archive:
-    """Returns the archive at a path: ours, or another's that can be converted.
+    Args:
+        path: The file, or the folder of a `wts.h5.zip`.
+        backend: Refuse a network that this engine cannot run.
 
     Raises:
-        ArchiveError: neither.
+        ArchiveError: none of these, or one that cannot be used; says why.
+        FileNotFoundError: there is no such file.
     """
-    return recognise_model(path) or read_archive(path)
+    kind, bundle, file = _recognise(path)
+    if kind == 'archive':
+        archive = read_archive(bundle)
+    else:
+        tree = load_tensors(bundle) if kind == 'checkpoint' else {}
+        if is_of_a_run(tree):
+            archive = archive_from_run(tree, file)
+        else:
+            archive = _read_foreign(kind, bundle, tree).to_archive()
+    archive = replace(archive, path=path)
+    if backend is not None:
+        check_backend(archive, backend)
+    return archive
 
 
-def check_backend(archive: Archive, backend: str) -> None:
-    """Refuses an archive of another engine for a network that is not there on this one.
+def read_without_torch(path: Path) -> Archive | ForeignModel:
+    """Returns what can be read of a model in a process that must not import torch.
+
+    An archive of ours, or a model of TensorFlow's PtychoPINN as it was found.
 
     Raises:
-        ArchiveError: names both engines.
+        ArchiveError: a file of torch, or as `open_model`.
+        FileNotFoundError: there is no such file.
     """
-    kind = archive.config.network.kind
-    if backend == archive.backend or kind in SHARED_NETWORKS:
-        return
+    kind, bundle, _ = _recognise(path)
+    if kind == 'archive':
+        return replace(read_archive(bundle), path=path)
+    if kind == 'tensorflow':
+        return _read_foreign(kind, bundle, {})
     raise ArchiveError(
-        f'{archive.path}: holds the {kind} network of the {archive.backend} backend and cannot be '
-        f'run by the {backend} backend: choose --backend {archive.backend}, or train again.'
+        f'{path}: is a torch model, not a model archive: convert it with ptychodus-pinn convert, '
+        'then load the result.'
     )
 
 
 def convert_model(path: Path, output: Path) -> Path:
-    """Returns the path of the archive of ours that now holds a model of PtychoPINN.
+    """Returns the path of the archive in our present format that now holds a model.
 
     Raises:
-        ArchiveError: no model of PtychoPINN, or one that cannot be used.
+        ArchiveError: as `open_model`.
     """
-    archive = recognise_model(path)
-    if archive is None:
-        raise ArchiveError(
-            f'{path}: is no model of PtychoPINN: give a wts.h5.zip, a .ckpt, or a bundle.'
-        )
-    logger.info('%s: %s', path, archive.details.get('converted_from'))
+    archive = open_model(path)
+    logger.info('%s: %s', path, archive.details.get('converted_from', 'a model of this package'))
     return write_archive(output, archive)
 
 
-def read_foreign_model(path: Path) -> ForeignModel | None:
-    """Returns a model of PtychoPINN under our names; None if the file is not one.
+def describe_model(path: Path) -> str:
+    """Returns in plain words what a model is and what it was made for.
 
     Raises:
-        ArchiveError: it is one, and cannot be used.
+        ArchiveError: as `open_model`.
     """
-    if path.is_dir():
-        if (path / 'saved_model.pb').is_file():
-            raise ArchiveError(
-                f'{path}: is a TensorFlow SavedModel, which can only be run, not read: save it '
-                'again with a PtychoPINN that writes model.keras.'
-            )
-        if not (path / BUNDLE_NAME).is_file():
-            return None
-        path = path / BUNDLE_NAME
-    if not path.is_file():
-        return None
-    with path.open('rb') as file:
-        magic = file.read(8)
-    if magic.startswith(_HDF5_MAGIC):
-        raise ArchiveError(
-            f'{path}: is a bare HDF5 file, not a model archive: give the wts.h5.zip it was made '
-            'into.'
+    archive = open_model(path)
+    numbers = sum(int(array.size) for array in archive.weights.values())
+    lines = [
+        f'{path.name}: a model of the {archive.backend} backend, made {archive.created}',
+        f'  network       {archive.config.network.kind}, {numbers:,} numbers',
+        f'  training      {archive.config.mode}, loss {archive.config.loss.kind}',
+    ]
+    lines += [f'  {key:<13} {value}' for key, value in archive.details.items()]
+    if archive.packages:
+        packages = ', '.join(f'{name} {version}' for name, version in archive.packages.items())
+        lines.append(f'  written by    {packages}')
+    if archive.history:
+        last = archive.history[-1]
+        lines.append(
+            '  last epoch    ' + ', '.join(f'{k} {v:.5g}' for k, v in last.items() if v is not None)
         )
-    if magic.startswith(_PICKLE_MAGIC):
-        raise ArchiveError(
-            f'{path}: is a pickle, which would have to be run to be read: give the checkpoint or '
-            'the archive instead.'
-        )
-    if not magic.startswith(_ZIP_MAGIC):
-        return None
-    return _read_zip(SafeZip(path, str(path)), path)
+    return '\n'.join(lines)
 
 
-def _read_zip(bundle: SafeZip, path: Path) -> ForeignModel | None:
+def _recognise(path: Path) -> tuple[Kind, SafeZip, Path]:
+    """Returns what a model is, by the names of its members; those members; and its file."""
+    file = path / BUNDLE_NAME if path.is_dir() else path
+    if (path / 'saved_model.pb').is_file():
+        raise ArchiveError(
+            f'{path}: is a TensorFlow SavedModel, which can only be run, not read: save it again '
+            'with a PtychoPINN that writes model.keras.'
+        )
+    if not file.is_file():
+        raise FileNotFoundError(f'{file}: there is no such model file.')
+    _check_first_bytes(file)
+    bundle = SafeZip(file, str(file))
+    kind = _kind_of(bundle)
+    if kind is not None:
+        return kind, bundle, file
+    nested = [name for name in bundle.names if name.rpartition('/')[2] == BUNDLE_NAME]
+    if not nested:
+        raise ArchiveError(f'{file}: is no model: no manifest.json in it; found {bundle.shown()}.')
+    if len(nested) > 1:
+        raise ArchiveError(f'{file}: holds {len(nested)} models: unpack the one to be used.')
+    inner = SafeZip(bundle.read(nested[0]), f'{file}: {nested[0]}')
+    kind = _kind_of(inner)
+    if kind is None:
+        raise ArchiveError(f'{file}: {nested[0]} holds no model: it is nested too deep.')
+    return kind, inner, file
+
+
+def _check_first_bytes(file: Path) -> None:
+    with file.open('rb') as stream:
+        first = stream.read(8)
+    if first.startswith(_HDF5_MAGIC):
+        reason = 'is a bare HDF5 file, not a model archive: give the wts.h5.zip it was made into'
+    elif first.startswith(_PICKLE_MAGIC):
+        reason = (
+            'is a pickle, which would have to be run to be read: give the checkpoint or the '
+            'archive instead'
+        )
+    elif not first.startswith(_ZIP_MAGIC):
+        reason = 'is no model archive, which is a zip: choose another file, or copy it again'
+    else:
+        return
+    raise ArchiveError(f'{file}: {reason}.')
+
+
+def _kind_of(bundle: SafeZip) -> Kind | None:
     names = bundle.names
     if 'manifest.json' in names:
-        return None
+        return 'archive'
     if any(name.endswith('/data.pkl') for name in names):
-        return read_checkpoint(path)
-    nested = [name for name in names if name == BUNDLE_NAME or name.endswith(f'/{BUNDLE_NAME}')]
-    if nested and not any(name.endswith('.dill') for name in names):
-        if len(nested) > 1:
-            raise ArchiveError(f'{path}: holds {len(nested)} models: unpack the one to be used.')
-        inner = SafeZip(bundle.read(nested[0]), f'{path}: {nested[0]}')
-        if not any(name.endswith('.dill') for name in inner.names):
-            raise ArchiveError(f'{path}: {nested[0]} holds no model: it is nested too deep.')
-        bundle = inner
-    return _read_bundle(bundle)
-
-
-def _read_bundle(bundle: SafeZip) -> ForeignModel | None:
-    names = bundle.names
+        return 'checkpoint'
     has_model = any(name.startswith(f'{MODEL}/') for name in names)
     if 'manifest.dill' not in names and not has_model:
         return None
-    version = ''
-    if 'manifest.dill' in names:
-        manifest = read_pickle(bundle.read('manifest.dill'), f'{bundle.source}: manifest.dill')
-        version = str(manifest.get('version', '')) if isinstance(manifest, dict) else ''
+    if 'manifest.dill' in names:  # forged ones are refused, though nothing in them is needed
+        read_pickle(bundle.read('manifest.dill'), f'{bundle.source}: manifest.dill')
     if not has_model:
-        shown = ', '.join(sorted(names)[:6])
-        raise ArchiveError(f'{bundle.source}: holds no {MODEL}; found {shown}.')
-    if version == TORCH_VERSION or f'{MODEL}/model.pth' in names:
-        return _read_torch_bundle(bundle)
-    return read_tensorflow_archive(bundle)
+        raise ArchiveError(f'{bundle.source}: holds no {MODEL}; found {bundle.shown()}.')
+    return 'torch' if f'{MODEL}/model.pth' in names else 'tensorflow'
 
 
-def _read_torch_bundle(bundle: SafeZip) -> ForeignModel:
-    """Returns the model of a bundle of the main torch code."""
-    source = bundle.source
-    state = load_tensors(BytesIO(bundle.read(f'{MODEL}/model.pth')), f'{source}: model.pth')
-    if not isinstance(state, Mapping) or '_sentinel' in state:
-        raise ArchiveError(f'{source}: {MODEL}/model.pth holds no weights.')
-    params = read_pickle(bundle.read(f'{MODEL}/params.dill'), f'{source}: {MODEL}/params.dill')
-    if not isinstance(params, dict) or not {'N', 'gridsize'} <= set(params):
-        raise ArchiveError(f'{source}: params.dill lacks N and gridsize: the file is incomplete.')
-    model, data = _configs_of_params(params, state)
-    if 'torch_scaling_metadata.pt' in bundle.names:
-        stored = load_tensors(
-            BytesIO(bundle.read('torch_scaling_metadata.pt')), f'{source}: torch_scaling_metadata'
-        )
-        if isinstance(stored, Mapping):
-            model.update(stored.get('model_config') or {})
-            data.update(stored.get('data_config') or {})
-    found = model_from_checkpoint(state, model, data, source)
-    found.details['converted_from'] = 'PtychoPINN torch bundle'
-    return found
-
-
-def _configs_of_params(
-    params: Mapping[str, Any], state: Mapping[str, Any]
-) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Returns what the legacy parameters say of network and data; weights tell the rest."""
-    names = set(state)
-    model = {
-        'architecture': params.get('architecture', 'cnn'),
-        'amp_activation': params.get('amp_activation', 'silu'),
-        'object_big': params.get('object.big', True),
-        'probe_big': params.get('probe.big', True),
-        'pad_object': params.get('pad_object', True),
-        'cnn_output_mode': params.get('generator_output_mode', 'real_imag'),
-        'cbam_encoder': any('.attention.ChannelGate.' in name for name in names),
-    }
-    data = {'N': params['N'], 'C': int(params['gridsize']) ** 2}
-    return model, data
+def _read_foreign(kind: Kind, bundle: SafeZip, tree: Any) -> ForeignModel:
+    """Returns a model of PtychoPINN; what a forged one has in wrong places is refused."""
+    try:
+        if kind == 'checkpoint':
+            return model_from_tree(tree, bundle.source)
+        return read_torch_bundle(bundle) if kind == 'torch' else read_tensorflow_archive(bundle)
+    except ArchiveError:
+        raise
+    except (TypeError, ValueError, LookupError, AttributeError, ArithmeticError) as error:
+        raise ArchiveError(
+            f'{bundle.source}: is no model of PtychoPINN that can be understood: {error}.'
+        ) from error

@@ -11,7 +11,7 @@ import numpy
 
 from .archive import ArchiveError
 
-__all__ = ['MAX_BYTES', 'read_pickle']
+__all__ = ['read_pickle']
 
 MAX_BYTES = 2**26
 MAX_DEPTH = 32

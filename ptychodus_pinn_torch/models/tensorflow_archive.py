@@ -17,11 +17,11 @@ import numpy
 from numpy.typing import NDArray
 
 from .archive import ArchiveError
-from .foreign_model import ForeignModel
+from .foreign_model import ForeignModel, layout_of_weights
 from .restricted_pickle import read_pickle
 from .safe_zip import SafeZip
 
-__all__ = ['read_tensorflow_archive']
+__all__ = ['read_params', 'read_tensorflow_archive']
 
 MODEL = 'diffraction_to_obj'
 MAX_WEIGHT_BYTES = 2**28
@@ -38,9 +38,7 @@ def read_tensorflow_archive(bundle: SafeZip) -> ForeignModel:
     source = bundle.source
     if f'{MODEL}/model.keras' not in bundle.names:
         _explain_missing(bundle)
-    params = read_pickle(bundle.read(f'{MODEL}/params.dill'), f'{source}: {MODEL}/params.dill')
-    if not isinstance(params, dict) or not {'N', 'gridsize'} <= set(params):
-        raise ArchiveError(f'{source}: params.dill lacks N and gridsize: the file is incomplete.')
+    params = read_params(bundle)
     inner = SafeZip(bundle.read(f'{MODEL}/model.keras'), f'{source}: {MODEL}/model.keras')
     graph = _read_graph(inner)
     convolutions = _read_weights(inner.read('model.weights.h5'), graph, inner.source)
@@ -48,10 +46,26 @@ def read_tensorflow_archive(bundle: SafeZip) -> ForeignModel:
     details = {
         'converted_from': 'PtychoPINN TensorFlow archive',
         'pattern_size': layout['pattern_size'],
-        'gridsize': int(params['gridsize']),
+        'gridsize': params['gridsize'],
         'trained_for_photons': params.get('nphotons'),
     }
     return ForeignModel(layout, weights, details, source)
+
+
+def read_params(bundle: SafeZip) -> dict[str, Any]:
+    """Returns the parameters of a bundle, with `N` and `gridsize` as whole numbers.
+
+    Raises:
+        ArchiveError: they are missing, damaged, or forged.
+    """
+    source = f'{bundle.source}: {MODEL}/params.dill'
+    params = read_pickle(bundle.read(f'{MODEL}/params.dill'), source)
+    if not isinstance(params, dict) or not {'N', 'gridsize'} <= set(params):
+        raise ArchiveError(f'{source}: lacks N and gridsize: the file is incomplete.')
+    try:
+        return {**params, 'N': int(params['N']), 'gridsize': int(params['gridsize'])}
+    except (TypeError, ValueError, OverflowError) as error:
+        raise ArchiveError(f'{source}: N and gridsize are no numbers.') from error
 
 
 def _explain_missing(bundle: SafeZip) -> None:
@@ -61,8 +75,9 @@ def _explain_missing(bundle: SafeZip) -> None:
     elif any(name.endswith(('.index', 'checkpoint')) or '.data-0' in name for name in names):
         kind = 'a TensorFlow checkpoint of an old PtychoPINN'
     else:
-        shown = ', '.join(sorted(names)[:6]) or 'nothing'
-        raise ArchiveError(f'{bundle.source}: {MODEL}/model.keras is missing; it holds {shown}.')
+        raise ArchiveError(
+            f'{bundle.source}: {MODEL}/model.keras is missing; it holds {bundle.shown()}.'
+        )
     raise ArchiveError(
         f'{bundle.source}: holds {kind}: save it again with a PtychoPINN that writes model.keras.'
     )
@@ -148,27 +163,10 @@ def _arrange(
         weights[f'{name}.weight'] = numpy.ascontiguousarray(kernel.transpose(3, 2, 0, 1))
         weights[f'{name}.bias'] = bias
 
-    def width(name: str, axis: int = 0) -> int:
-        return int(weights[f'{name}.weight'].shape[axis])
-
     size, channels = _input_shape(graph, params, source)
-    if width('encoder.0.pair.conv1', 1) != channels or size != 8 * 2**levels:
-        raise ArchiveError(
-            f'{source}: the weights are for {width("encoder.0.pair.conv1", 1)} patterns of '
-            f'{8 * 2**levels} px, the graph for {channels} of {size} px: the file was put '
-            'together from two models.'
-        )
-    decoder = tuple(width(f'first.levels.{i}.conv2') for i in range(levels - 1))
     layout = {
         'family': 'tensorflow',
-        'pattern_size': size,
-        'num_channels': channels,
-        'encoder_widths': tuple(width(f'encoder.{i}.pair.conv2') for i in range(levels)),
-        'decoder_widths': decoder,
-        'outer_channels': decoder[-1] - width('first.inner', 1),
-        'outer_width': width('first.outer_pair.conv2'),
-        'first_channels': width('first.inner'),
-        'second_channels': width('second.inner'),
+        **layout_of_weights(weights, size, channels, source),
         'activation': _check_graph(graph, source),
         'is_masked': True,
         'has_amplified_border': any(layer['class'] == 'ReassemblePatchesLayer' for layer in graph),
@@ -197,10 +195,7 @@ def _input_shape(
     if shape is None or not all(isinstance(value, int) for value in shape[1:]):
         raise ArchiveError(f'{source}: the graph takes no square patterns: {_REMEDY}.')
     size, channels = int(shape[1]), int(shape[3])
-    try:
-        wanted = int(params['N']), int(params['gridsize']) ** 2
-    except (TypeError, ValueError) as error:
-        raise ArchiveError(f'{source}: N and gridsize of params.dill are no numbers.') from error
+    wanted = params['N'], params['gridsize'] ** 2
     if (size, channels) != wanted:
         raise ArchiveError(
             f'{source}: params.dill says {wanted[1]} patterns of {wanted[0]} px, the graph takes '

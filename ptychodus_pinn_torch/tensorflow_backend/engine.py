@@ -5,8 +5,7 @@ from __future__ import annotations
 import importlib.util
 
 from ..config import Config, ConfigError, override_config, refuse_without_effect
-from ..models.archive import Archive
-from ..models.opening import check_backend
+from ..models.archive import Archive, check_backend
 from ..networks.contract import Network
 from ..training.fitting import Fitted, TrainingRun
 from .loading import choose_device, load_keras, set_threads

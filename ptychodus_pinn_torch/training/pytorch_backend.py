@@ -17,8 +17,7 @@ from lightning.pytorch.plugins.environments import LightningEnvironment
 from lightning.pytorch.utilities.exceptions import SIGTERMException
 
 from ..config import Config
-from ..models.archive import NETWORK_PREFIX, Archive
-from ..models.opening import check_backend
+from ..models.archive import NETWORK_PREFIX, Archive, check_backend
 from ..networks.contract import Network
 from ..networks.registry import build_network, load_weights
 from ..physics.devices import choose_accelerator, choose_device

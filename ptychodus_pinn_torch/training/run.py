@@ -10,9 +10,9 @@ from typing import Any
 
 from ..backend import Backend, EpochReport, Report, TrainRequest, get_backend
 from ..config import Config, ConfigError, override_config
-from ..models.archive import Archive, shipped_model, write_archive
+from ..models.archive import Archive, check_backend, shipped_model, write_archive
 from ..models.card import write_card
-from ..models.opening import check_backend, open_model
+from ..models.opening import open_model
 from ..physics.devices import set_threads
 from ..physics.measured_scan import MeasuredScan, measure_scan
 from ..scan.scan import Scan

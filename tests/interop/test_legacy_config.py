@@ -23,6 +23,7 @@ from ptychodus_pinn_torch.interop.legacy_fields import (
     EXECUTION_FIELDS,
     INFERENCE_FIELDS,
     MODEL_FIELDS,
+    OBJECT_FIELDS,
     TRAINING_FIELDS,
 )
 from ptychodus_pinn_torch.interop.params_cfg import read_params_cfg, write_params_cfg
@@ -60,21 +61,21 @@ def test_none_leaves_what_is_there() -> None:
 
 
 def test_tables_hold_every_field_of_their_classes() -> None:
-    numbers = [len({row[0] for row in rows}) for rows in (MODEL_FIELDS, INFERENCE_FIELDS)]
+    numbers = [len({row.name for row in rows}) for rows in (MODEL_FIELDS, INFERENCE_FIELDS)]
     assert numbers == [23, 12]
-    assert len({row[0] for row in TRAINING_FIELDS}) == 38
+    assert len({row.name for row in TRAINING_FIELDS}) == 38
     shared = {'gradient_clip_val', 'gradient_clip_algorithm', 'scheduler'}
-    assert len({row[0] for row in EXECUTION_FIELDS} | shared) == 40
+    assert len({row.name for row in EXECUTION_FIELDS} | shared) == 40
 
 
 @pytest.mark.parametrize(
-    'rows', [MODEL_FIELDS, TRAINING_FIELDS, INFERENCE_FIELDS, EXECUTION_FIELDS]
+    'rows', [MODEL_FIELDS, TRAINING_FIELDS, INFERENCE_FIELDS, EXECUTION_FIELDS, OBJECT_FIELDS]
 )
 def test_every_field_maps_or_is_named_in_a_warning(rows: Any) -> None:
-    for name, _, option, _ in rows:
-        if option is None:
-            found = config_from_legacy({name: 'something else'})
-            assert any(name in text for text in found.warnings), name
+    for row in rows:
+        if row.option is None:
+            found = config_from_legacy({row.name: 'something else'})
+            assert any(row.name in text for text in found.warnings), row.name
 
 
 def test_unknown_fields_are_named() -> None:
@@ -99,7 +100,7 @@ def test_fields_become_options() -> None:
         execution,
     )
     config = found.config
-    assert not found.warnings
+    assert [text.partition(' ')[0] for text in found.warnings] == ['precision', 'torch_loss_mode']
     assert (config.network.pattern_size, config.network.num_channels) == (128, 4)
     assert config.grouping.group_size == 4 and config.grouping.neighbor_pool == 2.0
     assert config.training.max_steps == 130 and config.training.warmup_fraction == 0.2
@@ -107,6 +108,22 @@ def test_fields_become_options() -> None:
     assert config.mode == 'supervised' and config.physics.train_probe
     assert config.execution.accelerator == 'cuda' and config.execution.devices == 2
     assert config.training.learning_rate == 5e-4 and config.network.kind == 'cnn'
+
+
+@pytest.mark.parametrize(
+    'field, value, path, expected',
+    [
+        ('precision', '16-mixed', 'execution.precision', 'bf16-mixed'),
+        ('devices', 'auto', 'execution.devices', 1),
+        ('torch_loss_mode', 'mae', 'loss.kind', 'amplitude'),
+        ('loss_function', 'MAE', 'loss.kind', 'amplitude'),
+    ],
+)
+def test_change_of_meaning_is_said(field: str, value: str, path: str, expected: Any) -> None:
+    found = config_from_legacy({field: value})
+    section, name = path.split('.')
+    assert getattr(getattr(found.config, section), name) == expected
+    assert len(found.warnings) == 1 and 'becomes' in found.warnings[0]
 
 
 def test_nonsense_is_one_sentence() -> None:
@@ -130,7 +147,7 @@ def test_there_and_back_again(tmp_path: Path) -> None:
         },
     )
     fields = legacy_from_config(config)
-    assert set(fields) == {row[0] for row in TRAINING_FIELDS} | {'model'}
+    assert set(fields) == {row.name for row in TRAINING_FIELDS} | {'model'}
     path = tmp_path / 'config.json'
     path.write_text(json.dumps(fields), encoding='utf-8')
     back = load_legacy_config(path)
@@ -149,6 +166,12 @@ def test_snapshot_of_the_parameters_is_read_as_written(tmp_path: Path) -> None:
     found = read_params_cfg(path)
     assert found['N'] == 64 and found['x'] == 'a/b' and found['k'] == 2.0
     assert numpy.array_equal(found['probe'], probe) and found['probe'].dtype == probe.dtype
+    nested = {'a': [{'b': numpy.arange(3)}], 'c': (1, None)}
+    found = read_params_cfg(write_params_cfg(tmp_path / 'nested.json', nested))
+    assert found['a'][0]['b'].tolist() == [0, 1, 2] and found['c'] == [1, None]
+    (tmp_path / 'forged.json').write_text('{"a": {"dtype": "x", "values": 3}}')
+    with pytest.raises(ConfigError, match='is no snapshot'):
+        read_params_cfg(tmp_path / 'forged.json')
     with pytest.raises(ConfigError, match='parameter f is a function'):
         write_params_cfg(tmp_path / 'b.json', {'f': test_unknown_fields_are_named})
 

@@ -31,13 +31,14 @@ from ptychodus_pinn_torch.interop.workflows import (
     reassemble_position,
     run_cdi_example_torch,
     save_torch_bundle,
+    train_cdi_model_torch,
 )
 from ptychodus_pinn_torch.scan.files import read_scan
 from ptychodus_pinn_torch.scan.scan import Scan
 
 
 def raw_data(scan: Scan, **arguments: Any) -> RawDataTorch:
-    y, x = scan.positions_px.T + 0.5
+    y, x = scan.positions_px.T
     counts = numpy.asarray(scan.patterns)
     return RawDataTorch(x, y, counts, scan.probe, objectGuess=scan.object_, **arguments)
 
@@ -71,6 +72,10 @@ def test_groups_have_the_documented_keys_shapes_and_sign(tiny_scan: Scan, gridsi
     assert numpy.array_equal(again['nn_indices'], found['nn_indices'])
     container = PtychoDataContainerTorch(found, tiny_scan.probe[0])
     assert container.X.shape == shapes['X_full'] and container.global_offsets.ndim == 4
+    assert container.norm_Y_I == pytest.approx(float(numpy.sqrt(1e9 / energy)), rel=1e-4)
+    del found['coords_start_relative'], found['Y']
+    container = PtychoDataContainerTorch(found, tiny_scan.probe[0])
+    assert numpy.array_equal(container.coords_nominal, container.coords_relative)
 
 
 def test_grouping_refuses_with_a_sentence(tiny_scan: Scan) -> None:
@@ -103,6 +108,8 @@ def test_exported_amplitudes_come_back_as_counts(tmp_path: Path, tiny_scan: Scan
     assert numpy.allclose(back.patterns, tiny_scan.patterns, rtol=1e-4, atol=1e-3)
     assert back.num_modes == 1 and numpy.allclose(back.positions_px, tiny_scan.positions_px)
     bridge = MemmapDatasetBridge(path)
+    other = bridge.raw_data_torch.to_scan()
+    assert numpy.allclose(other.positions_px, back.positions_px)
     assert numpy.allclose(bridge.raw_data_torch.to_scan().patterns, back.patterns, rtol=1e-5)
     assert bridge.get_grouped_data(nsamples=3)['X_full'].shape == (3, 32, 32, 1)
     numpy.savez(tmp_path / 'other.npz', xcoords=[1.0])
@@ -196,3 +203,48 @@ def test_object_api_trains_and_makes_the_image(tmp_path: Path, tiny_scan: Scan) 
     with pytest.raises(ValueError, match='takes patterns of 32 px, the data have 64 px'):
         ConfigManager(DataConfig(N=64)).validate_arch_compatibility(loaded)
     assert [scan.num_patterns for scan in Datagen(manager).simulate(2)] == [12, 12]
+
+
+def test_fields_of_the_object_api_are_those_of_the_table(caplog: Any) -> None:
+    manager = ConfigManager(
+        DataConfig(N=64, C=4, K=6),
+        ModelConfig(mode='Supervised', loss_function='Poisson', eca_encoder=True),
+        TrainingConfig(epochs=3, batch_size=8, device='cuda:0', scheduler='WarmupCosine'),
+    )
+    config = manager.to_config(steps_per_epoch=5)
+    assert config.training.max_steps == 15 and config.training.start == 'none'
+    assert config.network.num_channels == config.grouping.group_size == 4
+    assert config.network.attention == 'eca' and config.training.schedule == 'cosine'
+    assert config.mode == 'supervised' and config.loss.kind == 'poisson'
+    assert config.execution.accelerator == 'auto'
+    assert [record.getMessage().partition(' ')[0] for record in caplog.records] == ['K']
+
+
+def test_workflows_run_on_the_engine_of_the_environment(
+    tmp_path: Path, tiny_scan: Scan, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv('PTYCHOPINN_BACKEND', 'jax')
+    config = {'N': 32, 'output_dir': tmp_path / 'out'}
+    with pytest.raises(ValueError, match="'jax', from the variable PTYCHOPINN_BACKEND"):
+        train_cdi_model_torch(raw_data(tiny_scan), config=config)
+    write_bytes(tmp_path / 'wts.h5.zip', zip_bytes(tensorflow_members()))
+    monkeypatch.setenv('PTYCHOPINN_BACKEND', 'tensorflow')
+    monkeypatch.setattr('ptychodus_pinn_torch.backend.is_backend_available', lambda name: True)
+    with pytest.raises(ValueError, match='pytorch backend.*tensorflow backend'):
+        load_inference_bundle_torch(tmp_path)
+
+
+def test_output_folder_is_not_said_to_be_left_out(
+    tmp_path: Path, tiny_scan: Scan, caplog: Any
+) -> None:
+    config = {'N': 32, 'nepochs': 1, 'n_groups': 8, 'batch_size': 8, 'output_dir': tmp_path / 'out'}
+    results = train_cdi_model_torch(
+        raw_data(tiny_scan), config=config, overrides={'training.start': 'none'}
+    )
+    assert results['model_path'] == tmp_path / 'out' / 'wts.h5.zip'
+    assert 'output_dir' not in caplog.text
+
+
+def test_what_is_no_model_is_not_saved(tmp_path: Path) -> None:
+    with pytest.raises(TypeError, match='diffraction_to_obj is a int'):
+        save_torch_bundle({'diffraction_to_obj': 3}, tmp_path / 'wts.h5')  # type: ignore[dict-item]

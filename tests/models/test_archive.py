@@ -2,24 +2,29 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
+import os
 import zipfile
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy
 import pytest
 
-from ptychodus_pinn_torch.config import Config
+from ptychodus_pinn_torch.config import Config, override_config
 from ptychodus_pinn_torch.models.archive import (
+    FORMAT_VERSION,
     MEMBERS,
     Archive,
     ArchiveError,
-    describe_archive,
     read_archive,
     shipped_model,
     write_archive,
 )
+from ptychodus_pinn_torch.models.opening import convert_model, describe_model, open_model
 
 ARCHIVE = Archive(
     config=Config(),
@@ -54,7 +59,7 @@ def test_everything_comes_back(path: Path) -> None:
 
 def test_the_shipped_model_is_small_and_describes_itself() -> None:
     assert shipped_model().stat().st_size <= 2_000_000
-    text = describe_archive(shipped_model())
+    text = describe_model(shipped_model())
     assert 'unrolled' in text and 'random' in text
     assert len(read_archive(shipped_model()).card) > 200
 
@@ -85,13 +90,15 @@ def test_a_truncated_file_and_no_zip_at_all_are_refused(path: Path, tmp_path: Pa
         read_archive(path)
     other = tmp_path / 'x.h5.zip'
     other.write_text('hello')
-    with pytest.raises(ArchiveError, match='is no model archive'):
+    with pytest.raises(ArchiveError, match='is no zip'):
         read_archive(other)
+    with pytest.raises(ArchiveError, match='is no model archive'):
+        open_model(other)
 
 
 def test_a_later_format_and_another_backend_are_refused(path: Path) -> None:
-    with pytest.raises(ArchiveError, match='pytorch backend .* tensorflow backend'):
-        read_archive(path, backend='tensorflow')
+    with pytest.raises(ArchiveError, match='pytorch backend.* tensorflow backend'):
+        open_model(path, backend='tensorflow')
 
     def advance(members: dict[str, bytes]) -> None:
         manifest = json.loads(members['manifest.json'])
@@ -131,3 +138,72 @@ def test_a_full_disk_leaves_the_old_model_as_it_was(
         write_archive(path, ARCHIVE)
     assert path.read_bytes() == before
     assert [item.name for item in path.parent.iterdir()] == [path.name]
+
+
+def write_format_1(path: Path, network: dict[str, Any], **sections: Any) -> Path:
+    """Returns the path of an archive as version 0.1.0 of the package wrote it."""
+    write_archive(path, ARCHIVE)
+
+    def change(members: dict[str, bytes]) -> None:
+        tree = json.loads(members['config.json'])
+        config = json.dumps({**tree, 'network': network, **sections}).encode()
+        manifest = json.loads(members['manifest.json'])
+        manifest['version'] = 1
+        manifest['sha256']['config.json'] = hashlib.sha256(config).hexdigest()
+        members |= {'config.json': config, 'manifest.json': json.dumps(manifest).encode()}
+
+    rewrite(path, change)
+    return path
+
+
+OLD_NETWORK = {
+    'architecture': 'unrolled',
+    **{'num_stages': 8, 'width': 12, 'num_subsets': 9, 'num_memory': 4},
+    **{'cnn_pattern_size': 32, 'cnn_channels': 4, 'cnn_width': 8, 'cnn_skips': False},
+    **{'cnn_attention': 'eca', 'cnn_head': 'real_imaginary', 'cnn_outer_branch': True},
+    **{'cnn_stem': 1, 'ptychopinn_layout': ''},
+}
+
+
+def test_the_shipped_model_of_format_1_opens_with_its_options() -> None:
+    network = open_model(shipped_model()).config.network
+    assert network.model_dump() == {
+        'kind': 'unrolled',
+        **{'num_stages': 8, 'width': 12, 'num_subsets': 9, 'num_memory': 4},
+    }
+
+
+def test_a_cnn_of_format_1_opens_with_the_options_it_was_written_with(tmp_path: Path) -> None:
+    network = {**OLD_NETWORK, 'architecture': 'cnn'}
+    gone = {'alpha': 0.5, 'an_option_of_old': 3}
+    path = write_format_1(tmp_path / 'old.h5.zip', network, reconstruction=gone)
+    found = open_model(path).config
+    assert found.network.model_dump() == {
+        'kind': 'cnn',
+        **{'pattern_size': 32, 'num_channels': 4, 'first_width': 8, 'has_skips': False},
+        **{'attention': 'eca', 'head': 'real_imaginary', 'has_outer_branch': True, 'stem': 1},
+    }
+    again = write_archive(tmp_path / 'new.h5.zip', replace(ARCHIVE, config=found))
+    assert open_model(again).config == found
+
+
+def test_a_network_of_both_engines_runs_on_either(tmp_path: Path) -> None:
+    cnn = override_config(Config(), {'network.kind': 'cnn'})
+    path = write_archive(tmp_path / 'c.h5.zip', replace(ARCHIVE, config=cnn))
+    assert open_model(path, backend='tensorflow').config == cnn
+
+
+def test_written_archives_honour_the_umask(tmp_path: Path) -> None:
+    before = os.umask(0o027)
+    try:
+        path = write_archive(tmp_path / 'm.h5.zip', ARCHIVE)
+    finally:
+        os.umask(before)
+    assert path.stat().st_mode & 0o777 == 0o640
+
+
+def test_converting_writes_the_present_format(tmp_path: Path) -> None:
+    path = convert_model(shipped_model(), tmp_path / 'm.h5.zip')
+    with zipfile.ZipFile(path) as bundle:
+        assert json.loads(bundle.read('manifest.json'))['version'] == FORMAT_VERSION
+    assert open_model(path).config == open_model(shipped_model()).config

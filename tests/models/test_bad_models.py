@@ -26,7 +26,7 @@ from forgeries import (
 
 from ptychodus_pinn_torch.cli import main
 from ptychodus_pinn_torch.models.archive import ArchiveError
-from ptychodus_pinn_torch.models.opening import recognise_model
+from ptychodus_pinn_torch.models.opening import open_model
 from ptychodus_pinn_torch.models.restricted_pickle import read_pickle
 
 MODEL = 'diffraction_to_obj'
@@ -181,7 +181,7 @@ def test_bad_archive_is_one_sentence(tmp_path: Path, name: str) -> None:
     make, words = CASES[name]
     path = write_bytes(tmp_path / 'wts.h5.zip', make())
     with pytest.raises(ArchiveError, match=words) as caught:
-        recognise_model(path)
+        open_model(path)
     text = str(caught.value)
     assert text.startswith(str(path)) and text.endswith('.') and '\n' not in text
     assert sorted(tmp_path.iterdir()) == [path]
@@ -193,7 +193,7 @@ def test_pickle_that_calls_something_is_refused(tmp_path: Path, member: str) -> 
     path = tmp_path / 'wts.h5.zip'
     write_bytes(path, renamed(tensorflow_members(), **{member: attack}))
     with pytest.raises(ArchiveError, match='mkdir, which would have to be run'):
-        recognise_model(path)
+        open_model(path)
     assert not (tmp_path / 'attacked').exists()
 
 
@@ -246,7 +246,7 @@ def save(path: Path, tree: Any) -> Path:
 def test_checkpoint_that_calls_something_is_refused(tmp_path: Path) -> None:
     path = save(tmp_path / 'a.ckpt', {'state_dict': Attack(tmp_path / 'attacked')})
     with pytest.raises(ArchiveError, match='would have to be run'):
-        recognise_model(path)
+        open_model(path)
     assert not (tmp_path / 'attacked').exists()
 
 
@@ -306,7 +306,7 @@ def test_bad_checkpoint_is_one_sentence(tmp_path: Path, checkpoint: Any, name: s
     change(checkpoint)
     path = save(tmp_path / 'a.ckpt', checkpoint)
     with pytest.raises(ArchiveError, match=words) as caught:
-        recognise_model(path)
+        open_model(path)
     assert '\n' not in str(caught.value)
 
 
@@ -314,7 +314,7 @@ def test_truncated_checkpoint_is_one_sentence(tmp_path: Path, checkpoint: Any) -
     path = save(tmp_path / 'a.ckpt', checkpoint)
     path.write_bytes(path.read_bytes()[:-5000])
     with pytest.raises(ArchiveError, match='cut short'):
-        recognise_model(path)
+        open_model(path)
 
 
 def test_command_refuses_without_a_trace(tmp_path: Path, capsys: Any) -> None:

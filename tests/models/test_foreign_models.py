@@ -17,9 +17,10 @@ from forgeries import tensorflow_members, write_bytes, zip_bytes
 
 from ptychodus_pinn_torch.backend import ReconstructRequest
 from ptychodus_pinn_torch.config import Config, override_config
+from ptychodus_pinn_torch.host.model_file import inspect_model
 from ptychodus_pinn_torch.metrics.comparison import compare_objects, coverage_of
-from ptychodus_pinn_torch.models.archive import read_archive
-from ptychodus_pinn_torch.models.opening import convert_model, recognise_model
+from ptychodus_pinn_torch.models.archive import ArchiveError
+from ptychodus_pinn_torch.models.opening import convert_model, open_model
 from ptychodus_pinn_torch.networks.ptychopinn import PinnLayout, PtychoPinnNetwork
 from ptychodus_pinn_torch.physics.forward_model import expected_counts
 from ptychodus_pinn_torch.physics.measurement import ScanReader, ScanSource
@@ -36,9 +37,7 @@ CHECKPOINTS = (
 
 
 def network_of(path: Path) -> PtychoPinnNetwork:
-    archive = recognise_model(path)
-    assert archive is not None
-    network = load_network(archive)
+    network = load_network(open_model(path))
     assert isinstance(network, PtychoPinnNetwork)
     return network
 
@@ -128,7 +127,7 @@ def test_converted_model_reconstructs_better_than_a_flat_object(data_folder: Pat
 
 def test_conversion_writes_an_archive_of_ours(tmp_path: Path) -> None:
     source = write_bytes(tmp_path / 'wts.h5.zip', zip_bytes(tensorflow_members()))
-    archive = read_archive(convert_model(source, tmp_path / 'model.h5.zip'), backend='pytorch')
+    archive = open_model(convert_model(source, tmp_path / 'model.h5.zip'), backend='pytorch')
     assert archive.config.network.kind == 'ptychopinn'
     assert archive.details['pattern_size'] == 64
     x = numpy.random.default_rng(0).random((2, 64, 64, 1)).astype('f4')
@@ -168,12 +167,18 @@ def test_torch_bundle_is_the_checkpoint_that_it_holds(data_folder: Path, tmp_pat
         assert numpy.array_equal(answers(network_of(bundle), x), expected)
 
 
-def test_what_is_not_of_ptychopinn_is_left_to_others(tmp_path: Path) -> None:
-    assert recognise_model(tmp_path) is None
-    assert recognise_model(tmp_path / 'missing.h5.zip') is None
-    assert recognise_model(write_bytes(tmp_path / 'a.txt', b'words')) is None
+def test_what_is_no_model_is_refused_by_name(tmp_path: Path) -> None:
+    for missing in (tmp_path, tmp_path / 'missing.h5.zip'):
+        with pytest.raises(FileNotFoundError, match='there is no such model file'):
+            open_model(missing)
     own = zip_bytes({'manifest.json': b'{}', 'config.json': b'{}'})
-    assert recognise_model(write_bytes(tmp_path / 'b.h5.zip', own)) is None
+    for data, words in (
+        (b'words', 'is no model archive'),
+        (zip_bytes({'x': b''}), 'no manifest.json in it; found x'),
+        (own, 'weights.safetensors, history.csv, README.md is missing'),
+    ):
+        with pytest.raises(ArchiveError, match=words):
+            open_model(write_bytes(tmp_path / 'a.h5.zip', data))
 
 
 @pytest.mark.parametrize('num_channels', [1, 4])
@@ -206,12 +211,29 @@ def test_layout_survives_the_configuration() -> None:
         PinnLayout.from_text(json.dumps([1, 2]))
 
 
-def test_nothing_of_tensorflow_is_imported(tmp_path: Path) -> None:
-    source = write_bytes(tmp_path / 'wts.h5.zip', zip_bytes(tensorflow_members()))
+@pytest.mark.parametrize(
+    'function, banned',
+    [
+        ('open_model', {'tensorflow', 'keras', 'dill'}),
+        ('read_without_torch', {'tensorflow', 'keras', 'dill', 'torch', 'lightning'}),
+    ],
+)
+def test_nothing_that_is_not_needed_is_imported(
+    tmp_path: Path, function: str, banned: set[str]
+) -> None:
+    theirs = write_bytes(tmp_path / 'wts.h5.zip', zip_bytes(tensorflow_members()))
     code = (
         'import sys; from pathlib import Path; '
-        'from ptychodus_pinn_torch.models.opening import recognise_model; '
-        f'assert recognise_model(Path({str(source)!r})); '
-        "assert not {'tensorflow', 'keras', 'dill'} & set(sys.modules)"
+        f'from ptychodus_pinn_torch.models.opening import {function} as read; '
+        'from ptychodus_pinn_torch.models.archive import shipped_model; '
+        f'assert read(Path({str(theirs)!r})) and read(shipped_model()); '
+        f'assert not {banned!r} & set(sys.modules)'
     )
     subprocess.run([sys.executable, '-c', code], check=True)
+
+
+def test_host_names_what_it_is_given(tmp_path: Path, data_folder: Path) -> None:
+    theirs = write_bytes(tmp_path / 'wts.h5.zip', zip_bytes(tensorflow_members()))
+    assert 'TensorFlow model of PtychoPINN for patterns of 64 px' in inspect_model(theirs).summary
+    with pytest.raises(ArchiveError, match='is a torch model, .* convert it with'):
+        inspect_model(data_folder / 'torch_checkpoints' / 'main_ci_N64.ckpt')

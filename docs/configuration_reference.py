@@ -1,8 +1,10 @@
-"""The configuration reference, generated from the declared options."""
+"""Writes the configuration reference from the declared options: run it when one has changed."""
 
 from __future__ import annotations
 
-from .config import Config, NetworkConfig, Scope, iter_options
+from pathlib import Path
+
+from ptychodus_pinn_torch.config import Config, NetworkConfig, Scope, iter_options
 
 __all__ = ['configuration_reference']
 
@@ -61,3 +63,7 @@ def _where(scope: Scope) -> str:
         path, values = scope.needs
         words.append(f'{path} = {" or ".join(str(value) for value in values)}')
     return '; '.join(word for word in words if word)
+
+
+if __name__ == '__main__':
+    Path(__file__).with_name('configuration.md').write_text(configuration_reference(), 'utf-8')
