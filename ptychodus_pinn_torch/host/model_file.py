@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 from ..models.archive import EXTENSION, Archive, shipped_model
-from ..models.opening import read_without_torch
 
 __all__ = ['MODEL_EXTENSION', 'MODEL_NAME', 'ModelFacts', 'ModelFile', 'inspect_model']
 
@@ -35,6 +34,8 @@ def inspect_model(path: Path) -> ModelFacts:
     Raises:
         ValueError: not a model of ours; says what it is.
     """
+    from ..models.opening import read_without_torch  # not when Ptychodus starts: it takes time
+
     archive = read_without_torch(path)
     if not isinstance(archive, Archive):
         size = archive.layout['pattern_size']

@@ -18,7 +18,6 @@ import numpy
 from numpy.typing import NDArray
 
 from ..config import Config, iter_options, make_config
-from ..scan.output import write_atomically
 from .safe_zip import ArchiveError, SafeZip
 
 __all__ = [
@@ -145,6 +144,8 @@ def write_archive(path: Path, archive: Archive) -> Path:
         OSError: the folder is missing or full; what was there before stays as it was.
     """
     from safetensors.numpy import save
+
+    from ..scan.output import write_atomically
 
     contiguous = {name: numpy.ascontiguousarray(array) for name, array in archive.weights.items()}
     members = {
