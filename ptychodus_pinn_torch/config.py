@@ -89,7 +89,7 @@ def option(
         scope: Where it applies, as far as that differs from the rest of its section.
         **bounds: Of pydantic: `ge`, `gt`, `le`, `lt`.
     """
-    extra = {'unit': unit, 'basic': basic, 'scope': scope or Scope()}
+    extra: Any = {'unit': unit, 'basic': basic, 'scope': scope or Scope()}
     return Field(default=default, description=description, json_schema_extra=extra, **bounds)
 
 

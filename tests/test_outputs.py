@@ -11,7 +11,8 @@ import pytest
 
 from ptychodus_pinn_torch.backend import Reconstruction
 from ptychodus_pinn_torch.cli import main
-from ptychodus_pinn_torch.commands import demo, reconstruct
+from ptychodus_pinn_torch.commands import demo
+from ptychodus_pinn_torch.reconstruction import procedure
 from ptychodus_pinn_torch.scan.files import read_scan, write_product
 from ptychodus_pinn_torch.scan.scan import Scan
 
@@ -50,7 +51,7 @@ def engine(monkeypatch):
             return Reconstruction(scan.object_, scan.positions_px, scan.probe, (), coverage)
 
     engine = Engine()
-    monkeypatch.setattr(reconstruct, 'get_backend', lambda name: engine)
+    monkeypatch.setattr(procedure, 'reconstruct', engine.reconstruct)
     return engine
 
 

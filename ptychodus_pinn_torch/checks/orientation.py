@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, replace
 
 import numpy
-import scipy.fft
+import torch
 from numpy.typing import NDArray
 from scipy.spatial import KDTree
 
+from ..physics.measured_scan import measure_scan
+from ..reconstruction.solver import RpieSettings, SolverState, rpie_epoch
 from ..scan.resampling import crop_scan
-from ..scan.scan import Scan, calibrate_probe, split_positions
-from ..simulation.reference_model import take_patches
+from ..scan.scan import Scan
 
 __all__ = ['ORIENTATIONS', 'OrientationErrors', 'compare_orientations', 'orient_positions']
 
@@ -32,7 +32,7 @@ _NUM_FRAMES = 48
 _NUM_MODES = 2
 _NUM_EPOCHS = 12
 _BATCH = 8
-_REGULARIZATION = 0.05
+_ALPHA = 0.05
 _MAX_SIZE = 128
 
 
@@ -69,19 +69,10 @@ def compare_orientations(scan: Scan) -> OrientationErrors:
     """Returns how well each of the eight orientations of the positions explains the counts.
 
     Neighbouring patterns in the middle of the scan are reconstructed from a flat object by a few
-    batched steps of the extended ptychographical iterative engine (Maiden and Rodenburg,
-    Ultramicroscopy 109, 1256, 2009).
+    epochs of the solver.
     """
     part = _take_middle(scan)
-    counts = numpy.asarray(part.patterns, dtype=numpy.float32) * part.good_pixels
-    amplitude = scipy.fft.ifftshift(numpy.sqrt(counts), axes=(-2, -1))
-    good = scipy.fft.ifftshift(part.good_pixels)
-    probe = _strongest_modes(part)
-    errors = {
-        name: _reconstruct(orient_positions(part.positions_px, name), amplitude, good, probe)
-        for name in ORIENTATIONS
-    }
-    return OrientationErrors(errors)
+    return OrientationErrors({name: _reconstruct(part, name) for name in ORIENTATIONS})
 
 
 def _take_middle(scan: Scan) -> Scan:
@@ -93,58 +84,15 @@ def _take_middle(scan: Scan) -> Scan:
     return crop_scan(part, _MAX_SIZE) if size > _MAX_SIZE else part
 
 
-def _strongest_modes(part: Scan) -> NDArray[numpy.complex64]:
-    """Returns the strongest modes of the calibrated probe, with the power of all."""
-    probe, _ = calibrate_probe(part)
-    strongest = probe[:_NUM_MODES]
-    factor = numpy.linalg.norm(probe) / numpy.linalg.norm(strongest)
-    return (strongest * factor).astype(numpy.complex64)
-
-
-def _reconstruct(
-    positions_px: NDArray[numpy.float64],
-    amplitude: NDArray[numpy.float32],
-    good: NDArray[numpy.bool_],
-    probe: NDArray[numpy.complex64],
-) -> float:
-    """Returns the error of the last epoch, taken before each update."""
-    size = probe.shape[-1]
-    corners, _ = split_positions(positions_px, (size, size))
-    corners -= corners.min(axis=0)
-    shape = tuple(int(length) + size for length in corners.max(axis=0))
-    object_ = numpy.ones(shape, dtype=numpy.complex64)
-    power = numpy.sum(probe.real**2 + probe.imag**2, axis=0)
-    num_subsets = -(-len(corners) // _BATCH)
-    error = 0.0
+@torch.no_grad()
+def _reconstruct(part: Scan, orientation: str) -> float:
+    """Returns the relative amplitude error of the last epoch, taken before each update."""
+    turned = replace(part, positions_px=orient_positions(part.positions_px, orientation))
+    measurement = measure_scan(turned, num_probe_modes=_NUM_MODES).measurement
+    state = SolverState.start(measurement.flat(), measurement)
+    num_subsets = -(-part.num_patterns // _BATCH)
+    batches = [torch.arange(k, part.num_patterns, num_subsets) for k in range(num_subsets)]
+    settings, error = RpieSettings(alpha=_ALPHA), 0.0
     for _ in range(_NUM_EPOCHS):
-        error = 0.0
-        for subset in range(num_subsets):
-            rows = numpy.arange(subset, len(corners), num_subsets)
-            error += _step(object_, corners[rows], amplitude[rows], good, probe, power)
-    return error / max(float(numpy.sum(amplitude**2)), 1e-12)
-
-
-def _step(
-    object_: NDArray[numpy.complex64],
-    corners: NDArray[Any],
-    amplitude: NDArray[numpy.float32],
-    good: NDArray[numpy.bool_],
-    probe: NDArray[numpy.complex64],
-    power: NDArray[numpy.float32],
-) -> float:
-    """Updates the object with one batch and returns the squared amplitude difference before."""
-    size = probe.shape[-1]
-    patches = take_patches(object_, corners, (size, size))
-    wave = scipy.fft.fft2(probe * patches[:, None], norm='ortho', overwrite_x=True)
-    expected = numpy.sqrt((wave.real**2 + wave.imag**2).sum(axis=1))
-    difference = (amplitude - expected) * good
-    wave *= (difference / (expected + 1e-3))[:, None]
-    residual = scipy.fft.ifft2(wave, norm='ortho', overwrite_x=True)
-    update = (probe.conj() * residual).sum(axis=1)
-    total = numpy.zeros_like(object_)
-    coverage = numpy.zeros(object_.shape, dtype=numpy.float32)
-    for patch, (y, x) in zip(update, corners, strict=True):
-        total[y : y + size, x : x + size] += patch
-        coverage[y : y + size, x : x + size] += power
-    object_ += total / (coverage + _REGULARIZATION * coverage.max())
-    return float(numpy.sum(difference**2))
+        error = rpie_epoch(state, measurement, batches, settings)
+    return error

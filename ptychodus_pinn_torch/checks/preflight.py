@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from scipy.spatial import KDTree
 
 from ..config import Config
+from ..physics.probe import support_box
 from ..scan.pattern_store import block_slices
 from ..scan.scan import Scan, calibrate_probe, split_positions
 from .detector_pixels import find_suspicious_pixels
@@ -77,14 +78,10 @@ def _probe_power(scan: Scan) -> NDArray[numpy.float64]:
     return power
 
 
-def probe_support_px(scan: Scan, fraction: float = 0.999) -> int:
-    """Returns the side of the smallest central box, a multiple of 8, with that part of the power.
-
-    It is N where no smaller box will do.
-    """
-    power = _probe_power(scan)
-    size = power.shape[0]
-    return next((side for side in range(8, size, 8) if _box_power(power, side) >= fraction), size)
+def probe_support_px(scan: Scan) -> int:
+    """Returns the side of the smallest central box with 99.9 % of the power (see `support_box`)."""
+    rows, _ = support_box(_probe_power(scan))
+    return rows.stop - rows.start
 
 
 def probe_diameter_px(scan: Scan, fraction: float = 0.9) -> float:

@@ -15,8 +15,9 @@ from torch import Tensor
 
 from ..physics.canvas import Canvas, add_patches
 from ..physics.measurement import Chunk, GroupBatch, Measurement
+from ..physics.probe import support_box
 from ..physics.propagation import center_frequencies, intensity, squared_modulus
-from .stitching import PatchStack, blend, put_weighted, support_box
+from .stitching import PatchStack, blend, put_weighted
 
 __all__ = [
     'Level',

@@ -18,13 +18,12 @@ from torch import Tensor
 
 from ..physics.canvas import put_patches
 
-__all__ = ['PatchStack', 'blend', 'phase_factors', 'support_box']
+__all__ = ['PatchStack', 'blend', 'phase_factors']
 
 FILL = 1e-6
 """Where the probe is weaker than this part of its peak, the canvas tends to the flat object."""
 
 NUM_NEIGHBORS = 10
-SUPPORT_POWER = 0.999
 HALF_PRECISION_BYTES = 2**28
 """Patches beyond this size are kept in half precision."""
 
@@ -35,20 +34,6 @@ def blend(
     """Returns the weighted mean of patches; one where no probe has been."""
     floor = FILL * coverage.amax(dim=(-2, -1), keepdim=True) + 1e-20
     return (numerator + floor) / (coverage + floor)
-
-
-def support_box(power: NDArray[numpy.floating]) -> tuple[slice, slice]:
-    """Returns the smallest centred box, a multiple of 8, with 99.9 % of the probe's power.
-
-    The whole window if none has. `power` is (H, W).
-    """
-    height, width = power.shape
-    total = float(power.sum())
-    for cut in range((min(height, width) - 8) // 8 * 4, 0, -4):
-        box = (slice(cut, height - cut), slice(cut, width - cut))
-        if float(power[box].sum()) >= SUPPORT_POWER * total:
-            return box
-    return slice(0, height), slice(0, width)
 
 
 @dataclass

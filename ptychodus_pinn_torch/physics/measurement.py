@@ -173,7 +173,8 @@ class Measurement:
         total = torch.zeros(self.canvas_shape[0], device=self.device)
         if hasattr(self.counts, 'total'):
             return total + self.counts.total()
-        good = self.counts if self.good_pixels is None else self.counts * self.good_pixels  # type: ignore[operator]
+        counts: Any = self.counts
+        good = counts if self.good_pixels is None else counts * self.good_pixels
         return total.index_add_(0, self.rows.to(self.device), good.sum(dim=(-2, -1)))
 
     def sent(self) -> Float[Tensor, ' group']:

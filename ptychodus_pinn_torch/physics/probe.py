@@ -1,14 +1,18 @@
-"""The probe under sub-pixel shifts."""
+"""The probe: under sub-pixel shifts, and where its power is."""
 
 from __future__ import annotations
 
 import math
 
+import numpy
 import torch
 from jaxtyping import Complex, Float
+from numpy.typing import NDArray
 from torch import Tensor
 
-__all__ = ['probe_spectrum', 'shift_probe', 'shift_spectrum', 'unshift_probe']
+__all__ = ['probe_spectrum', 'shift_probe', 'shift_spectrum', 'support_box', 'unshift_probe']
+
+SUPPORT_POWER = 0.999
 
 
 def _ramp(size: int, shifts: Tensor, dtype: torch.dtype) -> Tensor:
@@ -61,3 +65,17 @@ def unshift_probe(
 ) -> Complex[Tensor, 'pattern mode height width']:
     """Returns modes moved back by `shifts`; the adjoint of `shift_probe` for each pattern."""
     return shift_spectrum(probe_spectrum(modes), -shifts)
+
+
+def support_box(power: NDArray[numpy.floating]) -> tuple[slice, slice]:
+    """Returns the smallest centred box, a multiple of 8, with 99.9 % of the probe's power.
+
+    The whole window if none has. `power` is (H, W).
+    """
+    height, width = power.shape
+    total = float(power.sum())
+    for cut in range((min(height, width) - 8) // 8 * 4, 0, -4):
+        box = (slice(cut, height - cut), slice(cut, width - cut))
+        if float(power[box].sum()) >= SUPPORT_POWER * total:
+            return box
+    return slice(0, height), slice(0, width)

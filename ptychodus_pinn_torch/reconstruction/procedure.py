@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 
 import numpy
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from ..backend import Backend, Reconstruction, ReconstructRequest, Report, get_backend
@@ -123,7 +125,7 @@ def _finish(
             scan.object_,
         )
         moves = (state.shifts - measurement.shifts).cpu().numpy()
-        probe = scan.probe  # as it came: modes that were left out are still there
+        probe: NDArray[Any] = scan.probe  # as it came: modes that were left out are still there
         if config.reconstruction.update_probe:
             probe = state.probe.detach().cpu().numpy() / measured.calibration
     return Reconstruction(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from functools import partial
 
 import torch
 from jaxtyping import Complex
@@ -60,9 +61,8 @@ def choose_start(
     errors = {}
     for name, canvas in starts.items():
         state = SolverState(canvas, measurement.probe, measurement.shifts)
-        errors[name] = with_chunks_that_fit(
-            measurement, lambda part, state=state: relative_error(state, part, sample), log.say
-        )
+        judge = partial(relative_error, state, indices=sample)
+        errors[name] = with_chunks_that_fit(measurement, judge, log.say)
     if errors[preferred] <= errors['flat']:
         return preferred
     log.say(

@@ -74,7 +74,7 @@ def make_optimizer(model: KerasPinn, rates: dict[str, Any], finetune: str) -> An
     )
 
 
-class RunCallback(keras.callbacks.Callback):
+class RunCallback(keras.callbacks.Callback):  # type: ignore[misc, name-defined]
     """Sets rates, reports, judges, keeps the best and what a run is resumed from."""
 
     def __init__(self, run: TrainingRun, pinn: KerasPinn, steps_per_epoch: int) -> None:

@@ -66,7 +66,7 @@ def to_arrays(batch: GroupBatch, num_channels: int) -> dict[str, Any]:
     }
 
 
-class KerasPinn(keras.Model):
+class KerasPinn(keras.Model):  # type: ignore[misc, name-defined]
     """Network, canvas, forward model and loss in one train step; probe and scale where asked.
 
     Args:

@@ -27,8 +27,9 @@ CANVAS_STEP_PX = 8
 class Batches(Protocol):
     """Where the batches of a training run come from; the same for every engine."""
 
-    probes: Sequence[Tensor]
-    """The given probe (P, H, W) of each training scan; none when batches bring their own."""
+    @property
+    def probes(self) -> Sequence[Tensor]:
+        """The given probe (P, H, W) of each training scan; none when batches bring their own."""
 
     def epoch(self, number: int, rank: int = 0, world: int = 1) -> Dataset[GroupBatch]:
         """Returns the batches of an epoch, or a process' part of them."""

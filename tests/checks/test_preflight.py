@@ -49,7 +49,7 @@ def test_simulated_scan_is_well(simulated_scan: Scan):
 def test_wrong_orientation_of_a_measured_scan_is_noticed(
     small_real_scan: Scan, orientation, monkeypatch
 ):
-    monkeypatch.setattr('ptychodus_pinn_torch.scan.orientation._NUM_EPOCHS', 4)
+    monkeypatch.setattr('ptychodus_pinn_torch.checks.orientation._NUM_EPOCHS', 4)
     result = compare_orientations(_turn(small_real_scan, orientation))
     assert result.gain > 2.0
     restored = orient_positions(

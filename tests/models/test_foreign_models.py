@@ -15,17 +15,16 @@ import pytest
 import torch
 from forgeries import tensorflow_members, write_bytes, zip_bytes
 
-from ptychodus_pinn_torch.backend import ReconstructRequest
+from ptychodus_pinn_torch.backend import ReconstructRequest, get_backend
 from ptychodus_pinn_torch.config import Config, override_config
 from ptychodus_pinn_torch.host.model_file import inspect_model
 from ptychodus_pinn_torch.metrics.comparison import compare_objects, coverage_of
 from ptychodus_pinn_torch.models.archive import ArchiveError
 from ptychodus_pinn_torch.models.opening import convert_model, open_model
 from ptychodus_pinn_torch.networks.ptychopinn import PinnLayout, PtychoPinnNetwork
-from ptychodus_pinn_torch.physics.forward_model import expected_counts
-from ptychodus_pinn_torch.physics.measurement import ScanReader, ScanSource
-from ptychodus_pinn_torch.physics.probe import shift_probe
-from ptychodus_pinn_torch.reconstruction.procedure import load_network, reconstruct
+from ptychodus_pinn_torch.physics.forward_model import predict
+from ptychodus_pinn_torch.physics.measured_scan import measure_scan
+from ptychodus_pinn_torch.reconstruction.procedure import reconstruct
 from ptychodus_pinn_torch.scan.scan import Scan
 
 CHECKPOINTS = (
@@ -37,7 +36,7 @@ CHECKPOINTS = (
 
 
 def network_of(path: Path) -> PtychoPinnNetwork:
-    network = load_network(open_model(path))
+    network = get_backend('pytorch').load_network(open_model(path), Config())
     assert isinstance(network, PtychoPinnNetwork)
     return network
 
@@ -131,7 +130,7 @@ def test_conversion_writes_an_archive_of_ours(tmp_path: Path) -> None:
     assert archive.config.network.kind == 'ptychopinn'
     assert archive.details['pattern_size'] == 64
     x = numpy.random.default_rng(0).random((2, 64, 64, 1)).astype('f4')
-    network = load_network(archive)
+    network = get_backend('pytorch').load_network(archive, Config())
     assert isinstance(network, PtychoPinnNetwork)
     assert numpy.array_equal(answers(network_of(source), x), answers(network, x))
 
@@ -182,26 +181,20 @@ def test_what_is_no_model_is_refused_by_name(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize('num_channels', [1, 4])
-def test_converted_model_explains_the_counts_in_sum_whatever_the_pieces(
+def test_converted_model_explains_the_counts_in_sum_whatever_the_chunks(
     tmp_path: Path, simulated_scan: Scan, num_channels: int
 ) -> None:
     scan = simulated_scan.select(numpy.arange(0, 144, 6))
     members = tensorflow_members(num_channels=num_channels)
     network = network_of(write_bytes(tmp_path / 'wts.h5.zip', zip_bytes(members)))
     found = []
-    for piece_bytes in (1, 2**26):
-        reader = ScanReader(scan, piece_bytes=piece_bytes)
+    for chunk_bytes in (1, 2**26):
+        measurement = measure_scan(scan, chunk_bytes=chunk_bytes).measurement
         with torch.inference_mode():
-            canvas = network.run(ScanSource(reader, 1, numpy.arange(len(reader.shifts))))
-        found.append(canvas.object_)
+            found.append(network.reconstruct(measurement).object_)
     assert float((found[0] - found[1]).abs().max() / found[0].abs().max()) < 1e-3
-    expected = expected_counts(
-        found[0],
-        torch.zeros(reader.num_patterns, dtype=torch.int64),
-        reader.corners,
-        shift_probe(reader.probe, reader.shifts),
-    )
-    assert float(expected.sum()) == pytest.approx(reader.total_counts(), rel=1e-3)
+    expected = predict(found[0], measurement.chunk(torch.arange(measurement.num_patterns)))
+    assert float(expected.sum()) == pytest.approx(float(measurement.totals.sum()), rel=1e-3)
 
 
 def test_layout_survives_the_configuration() -> None:

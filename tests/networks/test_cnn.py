@@ -12,11 +12,12 @@ import torch
 from ptychodus_pinn_torch.config import CnnConfig, Config, override_config
 from ptychodus_pinn_torch.networks.cnn import CnnNetwork, num_levels
 from ptychodus_pinn_torch.networks.patchwise import find_stacks
-from ptychodus_pinn_torch.networks.stitching import PatchStack, phase_factors, support_box
+from ptychodus_pinn_torch.networks.stitching import PatchStack, phase_factors
 from ptychodus_pinn_torch.physics import losses
 from ptychodus_pinn_torch.physics.canvas import take_patches
 from ptychodus_pinn_torch.physics.forward_model import predict
 from ptychodus_pinn_torch.physics.measured_scan import measure_scan
+from ptychodus_pinn_torch.physics.probe import support_box
 from ptychodus_pinn_torch.physics.propagation import intensity
 from ptychodus_pinn_torch.scan.scan import Scan
 from ptychodus_pinn_torch.training.batches import make_batch
