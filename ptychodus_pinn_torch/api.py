@@ -14,7 +14,7 @@ from .backend import (
     TrainRequest,
     resolve_backend,
 )
-from .config import Config, override_config
+from .config import Config, override_config, refuse_without_effect
 from .scan.scan import Scan
 
 __all__ = ['reconstruct', 'simulate', 'train']
@@ -24,8 +24,14 @@ def _ignore(report: EpochReport) -> None:
     """Takes a report and does nothing."""
 
 
-def _configure(config: Config | None, options: dict[str, Any]) -> Config:
-    return override_config(config or Config(), options, source='reconstruct/train')
+def _configure(
+    config: Config | None, options: dict[str, Any] | None, *, command: str, backend: str
+) -> Config:
+    """Returns the configuration with options on top, none of which may be without effect."""
+    given = options or {}
+    settled = override_config(config or Config(), given, source='options')
+    refuse_without_effect(settled, command=command, backend=backend, given=given)
+    return settled
 
 
 def reconstruct(
@@ -53,8 +59,9 @@ def reconstruct(
     from .reconstruction.procedure import reconstruct as run
 
     path = None if model is None else Path(model)
-    settings = _configure(config, options or {})
-    return run(ReconstructRequest(scan, settings, path, resolve_backend(backend)), report)
+    engine = resolve_backend(backend)
+    settings = _configure(config, options, command='reconstruct', backend=engine)
+    return run(ReconstructRequest(scan, settings, path, engine), report)
 
 
 def train(
@@ -70,13 +77,15 @@ def train(
     """Returns the path of the model archive that training has written (see `reconstruct`)."""
     from .training.run import train as run
 
+    engine = resolve_backend(backend)
+    settings = _configure(config, options, command='train', backend=engine)
     several = (scans,) if isinstance(scans, Scan) else tuple(scans)
     request = TrainRequest(
         several,
-        _configure(config, options or {}),
+        settings,
         Path(output),
         tuple(validation),
-        backend=resolve_backend(backend),
+        backend=engine,
     )
     return run(request, report)
 

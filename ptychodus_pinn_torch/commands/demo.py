@@ -139,15 +139,13 @@ def _compare(
         (f'flat start {refined}', None, 'flat', REFINE_EPOCHS),
     ]
     for title, archive, start, epochs in cases:
-        result = api.reconstruct(
-            scan,
-            archive,
-            options={
-                'reconstruction.start': start,
-                'reconstruction.refine_epochs': epochs,
-                'reconstruction.guard': False,
-            },
-        )
+        options: dict[str, Any] = {
+            'reconstruction.start': start,
+            'reconstruction.refine_epochs': epochs,
+        }
+        if start == 'network':
+            options['reconstruction.guard'] = False  # the network as it is
+        result = api.reconstruct(scan, archive, options=options)
         metrics = compare_objects(result.object_, scan.truth, weights=area)
         panels.append(Panel(title, result.object_, metrics))
         about = {'scan': name.replace('_', ' '), 'method': title}

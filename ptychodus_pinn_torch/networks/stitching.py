@@ -12,7 +12,7 @@ from jaxtyping import Complex, Float, Int
 from numpy.typing import NDArray
 from scipy.sparse import coo_matrix, csr_matrix
 from scipy.sparse.csgraph import connected_components
-from scipy.sparse.linalg import eigsh
+from scipy.sparse.linalg import ArpackNoConvergence, eigsh
 from scipy.spatial import KDTree
 from torch import Tensor
 
@@ -24,6 +24,7 @@ FILL = 1e-6
 """Where the probe is weaker than this part of its peak, the canvas tends to the flat object."""
 
 NUM_NEIGHBORS = 10
+POWER_ITERATIONS = 500
 HALF_PRECISION_BYTES = 2**28
 """Patches beyond this size are kept in half precision."""
 
@@ -160,7 +161,10 @@ def _leading_phases(matrix: csr_matrix) -> NDArray[numpy.complex64]:
         vector = numpy.linalg.eigh(scaled.toarray())[1][:, -1]
     else:
         start = numpy.sqrt(degree).astype(numpy.complex128)
-        vector = eigsh(scaled, k=1, which='LA', v0=start)[1][:, 0]
+        try:
+            vector = eigsh(scaled, k=1, which='LA', v0=start)[1][:, 0]
+        except ArpackNoConvergence:
+            vector = _iterate_power(scaled, start)
     size = numpy.abs(vector)
     # conj(o_j) o_k = exp(i (phase_k - phase_j)): the eigenvector carries minus the phases
     phasors = numpy.where(size > 0.0, vector / numpy.maximum(size, 1e-300), 1.0)
@@ -168,6 +172,19 @@ def _leading_phases(matrix: csr_matrix) -> NDArray[numpy.complex64]:
     if abs(mean) > 1e-9:
         phasors = phasors * (abs(mean) / mean)
     return phasors.astype(numpy.complex64)
+
+
+def _iterate_power(matrix: csr_matrix, start: NDArray[Any]) -> NDArray[Any]:
+    """Returns nearly the leading eigenvector where Lanczos' method does not converge.
+
+    The eigenvalues of a degree-normalised matrix lie within [-1, 1]; one is added to all, so that
+    the largest leads in size as well.
+    """
+    vector = start / numpy.linalg.norm(start)
+    for _ in range(POWER_ITERATIONS):
+        vector = vector + matrix @ vector
+        vector /= numpy.linalg.norm(vector)
+    return vector
 
 
 def put_weighted(

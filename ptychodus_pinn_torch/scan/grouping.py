@@ -12,6 +12,9 @@ from scipy.spatial import KDTree
 __all__ = ['Groups', 'choose_held_out', 'draw_groups', 'order_group_of_four']
 
 
+_SAME_PLACE_PX = 0.01
+
+
 @dataclass(frozen=True)
 class Groups:
     """Groups of patterns.
@@ -37,14 +40,20 @@ def choose_held_out(
 ) -> NDArray[numpy.int64]:
     """Returns sorted pattern numbers to keep out of training, scattered over the scan.
 
-    One pattern is drawn from each of as many compact cells as there are patterns to hold out.
-    Fewer than 8 patterns are never held out from.
+    One pattern is drawn from each of as many compact cells as there are patterns to hold out;
+    all others at its position go with it, since a repeated frame would tell what it holds. Fewer
+    than 8 patterns are never held out from.
     """
     number = int(round(fraction * len(positions_px)))
     if number < 1 or len(positions_px) < 8:
         return numpy.empty(0, dtype=numpy.int64)
     cells = _cells(positions_px, numpy.arange(len(positions_px)), number)
-    return numpy.sort(numpy.asarray([rng.choice(cell) for cell in cells], dtype=numpy.int64))
+    chosen = numpy.sort(numpy.asarray([rng.choice(cell) for cell in cells], dtype=numpy.int64))
+    places = numpy.rint(positions_px / _SAME_PLACE_PX)
+    _, place = numpy.unique(places, axis=0, return_inverse=True)
+    repeated = numpy.flatnonzero(numpy.isin(place, place[chosen]))
+    # where most of the scan is one place, there is nothing to judge by
+    return repeated if 2 * len(repeated) <= len(positions_px) else chosen
 
 
 def _cells(

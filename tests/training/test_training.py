@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import subprocess
 import sys
 from dataclasses import replace
@@ -225,49 +224,61 @@ def test_training_starts_from_the_shipped_model_by_default(scan: Scan, tmp_path:
     assert numpy.allclose(archive.weights[name], shipped.weights[name], atol=0.02)
 
 
-def test_early_stopping_ends_a_run_that_no_longer_improves(scan: Scan, tmp_path: Path) -> None:
+def test_early_stopping_counts_epochs(scan: Scan, tmp_path: Path) -> None:
     config = small(
-        training__max_steps=400, training__early_stopping=1, training__learning_rate=1e-9
+        training__max_steps=400, training__early_stopping=2, training__learning_rate=1e-9
     )
     path = train(TrainRequest((scan,), config, tmp_path / 'm.h5.zip'), ignore)
-    assert read_archive(path).details['steps'] < 400
+    assert len(read_archive(path).history) == 3
+
+
+def test_a_run_shorter_than_an_epoch_needs_no_early_end(scan: Scan, tmp_path: Path) -> None:
+    config = small(training__max_steps=2, training__early_stopping=1)
+    path = train(TrainRequest((scan,), config, tmp_path / 'm.h5.zip'), ignore)
+    assert read_archive(path).details['steps'] == 2
+
+
+def test_the_history_knows_the_rate_of_the_plateau(scan: Scan, tmp_path: Path) -> None:
+    config = small(
+        training__max_steps=120,
+        training__schedule='plateau',
+        training__warmup_fraction=0.0,
+        training__learning_rate=1e-9,
+        training__early_stopping=50,  # judged in every epoch
+    )
+    path = train(TrainRequest((scan,), config, tmp_path / 'm.h5.zip'), ignore)
+    rates = [row['learning_rate'] for row in read_archive(path).history]
+    assert rates[0] == pytest.approx(1e-9)
+    assert rates[-1] is not None and rates[-1] <= 0.5e-9
+
+
+@pytest.mark.parametrize(('best', 'is_said'), [(0.02, False), (0.095, True)])
+def test_the_best_model_and_not_the_last_is_called_flat(best: float, is_said: bool) -> None:
+    from ptychodus_pinn_torch.training.fitting import Fitted
+    from ptychodus_pinn_torch.training.run import _warn_when_flat
+    from ptychodus_pinn_torch.training.training_log import TrainingLog
+
+    reports: list[EpochReport] = []
+    metrics = {'held_out': 0.5, 'held_out_flat': 0.1}
+    _warn_when_flat(Fitted({}, 10, metrics, best_held_out=best), TrainingLog(reports.append, 10))
+    assert any('flat object' in report.message for report in reports) == is_said
+
+
+def test_a_checkpoint_is_enough_to_go_on_with(scan: Scan, tmp_path: Path) -> None:
+    from ptychodus_pinn_torch.training.module import PtychoPINN
+
+    config = small(physics__train_probe=True)
+    train(TrainRequest((scan,), config, tmp_path / 'm.h5.zip'), ignore)
+    path = tmp_path / 'm.run' / 'last.ckpt'
+    module = PtychoPINN.load_from_checkpoint(path, weights_only=True)
+    assert module.config == config
+    assert tuple(module.forward_model.probe(0).shape) == scan.probe.shape
 
 
 def test_too_few_patterns_for_a_group_is_a_sentence(scan: Scan, tmp_path: Path) -> None:
     few = scan.select(numpy.arange(5))
     with pytest.raises(ValueError, match='a group takes 16 patterns'):
         train(TrainRequest((few,), small(), tmp_path / 'm.h5.zip'), ignore)
-
-
-def test_two_processes_do_together_what_one_does_with_twice_the_batch(tmp_path: Path) -> None:
-    script = tmp_path / 'run.py'
-    script.write_text(
-        'import sys\n'
-        'from pathlib import Path\n'
-        'from ptychodus_pinn_torch import api\n'
-        f'options = {SMALL!r}\n'
-        "options['training.batch_size'] = int(sys.argv[2])\n"
-        "options['execution.accelerator'] = 'cpu'\n"
-        "options['training.max_steps'] = 4\n"
-        'scan = api.simulate(pattern_size=32, num_positions=100, step_px=3.0, seed=2)\n'
-        'api.train(scan, Path(sys.argv[1]), options=options)\n',
-        encoding='utf-8',
-    )
-    environment = {**os.environ, 'OMP_NUM_THREADS': '1'}
-    subprocess.run(
-        [sys.executable, script, tmp_path / 'one.h5.zip', '2'], check=True, env=environment
-    )
-    subprocess.run(
-        [sys.executable, '-m', 'torch.distributed.run', '--standalone', '--nproc-per-node=2',
-         script, tmp_path / 'two.h5.zip', '1'],
-        check=True,
-        env=environment,
-        capture_output=True,
-    )  # fmt: skip
-    one = read_archive(tmp_path / 'one.h5.zip').weights
-    two = read_archive(tmp_path / 'two.h5.zip').weights
-    for name in one:
-        assert numpy.allclose(one[name], two[name], atol=1e-4), name
 
 
 def test_ctrl_c_keeps_the_best_model_and_exits_130(scan: Scan, tmp_path: Path) -> None:
@@ -291,9 +302,7 @@ def test_ctrl_c_keeps_the_best_model_and_exits_130(scan: Scan, tmp_path: Path) -
     deadline = time.monotonic() + 90
     while not log.exists() and time.monotonic() < deadline:
         time.sleep(0.2)
-    asked = time.monotonic()
     process.send_signal(signal.SIGINT)
     _, errors = process.communicate(timeout=30)
-    assert time.monotonic() - asked < 8.0
     assert process.returncode == 130, errors
     assert read_archive(tmp_path / 'model.h5.zip').details['steps'] > 0
