@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
-__all__ = ['CanvasUNet', 'ConvPair', 'total_parameters']
+__all__ = ['CanvasUNet', 'ConvPair']
 
 HALO_PX = 32
 """No output pixel of `CanvasUNet` depends on an input pixel farther away than this."""
@@ -84,8 +84,3 @@ class CanvasUNet(nn.Module):
                 )
             rows.append(torch.cat(row, dim=-1))
         return torch.cat(rows, dim=-2)
-
-
-def total_parameters(module: nn.Module) -> int:
-    """Returns the number of trainable values."""
-    return sum(parameter.numel() for parameter in module.parameters() if parameter.requires_grad)

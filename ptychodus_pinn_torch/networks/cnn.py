@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
 from typing import ClassVar
 
 import torch
@@ -12,11 +11,9 @@ from jaxtyping import Complex, Float
 from torch import Tensor, nn
 
 from ..config import CnnConfig, NetworkConfig
-from ..physics.canvas import Canvas
-from ..physics.measurement import GroupBatch, Measurement
 from .attention import ChannelGate, make_attention
 from .blocks import ConvPair
-from .patchwise import Level, patchwise_canvas, stitch
+from .patchwise import Level, encoder_parameters, patchwise_canvas, stitch
 
 __all__ = ['CnnNetwork', 'PatchUNet']
 
@@ -133,17 +130,9 @@ class CnnNetwork(nn.Module):
             if head is not None:
                 nn.init.zeros_(head.weight)
 
-    def forward(self, batch: GroupBatch) -> Canvas:
-        """Returns the canvases of the groups; held-out patterns are not looked at."""
-        return patchwise_canvas(self, batch)
-
-    def reconstruct(self, measurement: Measurement) -> Canvas:
-        """Returns the canvases of a measurement, read by chunks."""
-        return stitch(self, measurement)
-
-    def early_parameters(self) -> Iterator[nn.Parameter]:
-        """Returns the parameters of the encoder."""
-        return (value for name, value in self.named_parameters() if 'encoder' in name)
+    forward = patchwise_canvas
+    reconstruct = stitch
+    early_parameters = encoder_parameters
 
     def map_stacks(
         self,

@@ -11,7 +11,7 @@ import torch
 from jaxtyping import Complex, Float, Int
 from numpy.typing import NDArray
 from scipy.spatial import KDTree
-from torch import Tensor
+from torch import Tensor, nn
 
 from ..physics.canvas import Canvas, add_patches
 from ..physics.measurement import Chunk, GroupBatch, Measurement
@@ -22,6 +22,7 @@ from .stitching import PatchStack, blend, put_weighted
 __all__ = [
     'Level',
     'PatchwiseNetwork',
+    'encoder_parameters',
     'find_stacks',
     'first_places',
     'merge',
@@ -206,6 +207,11 @@ def find_level(measurement: Measurement) -> Level:
         total += sums.cpu().to(torch.float64).sum(dim=1)
     mean = total / max(1, measurement.num_patterns)
     return Level(float(mean[0]), float(mean[1]))
+
+
+def encoder_parameters(network: nn.Module) -> Iterator[nn.Parameter]:
+    """Returns the parameters of the encoder, which fine-tuning of the decoder leaves alone."""
+    return (value for name, value in network.named_parameters() if 'encoder' in name)
 
 
 def check_window(network: PatchwiseNetwork, measurement: Measurement) -> None:

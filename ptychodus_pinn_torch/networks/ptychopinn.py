@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, fields
 from typing import Any, ClassVar, Literal, get_args
 
@@ -14,11 +14,9 @@ from jaxtyping import Complex, Float
 from torch import Tensor, nn
 
 from ..config import NetworkConfig, PtychoPinnConfig
-from ..physics.canvas import Canvas
-from ..physics.measurement import GroupBatch, Measurement
 from .attention import AttentionKind, make_attention
 from .blocks import ConvPair
-from .patchwise import Level, patchwise_canvas, stitch
+from .patchwise import Level, encoder_parameters, patchwise_canvas, stitch
 
 __all__ = ['PinnLayout', 'PtychoPinnNetwork']
 
@@ -209,17 +207,9 @@ class PtychoPinnNetwork(nn.Module):
         self.first = PinnDecoder(layout, layout.first_channels)
         self.second = PinnDecoder(layout, layout.second_channels)
 
-    def forward(self, batch: GroupBatch) -> Canvas:
-        """Returns the canvases of the groups; held-out patterns are not looked at."""
-        return patchwise_canvas(self, batch)
-
-    def reconstruct(self, measurement: Measurement) -> Canvas:
-        """Returns the canvases of a measurement, read by chunks."""
-        return stitch(self, measurement)
-
-    def early_parameters(self) -> Iterator[nn.Parameter]:
-        """Returns the parameters of the encoder."""
-        return (value for name, value in self.named_parameters() if 'encoder' in name)
+    forward = patchwise_canvas
+    reconstruct = stitch
+    early_parameters = encoder_parameters
 
     def map_stacks(
         self,

@@ -9,7 +9,7 @@ from numpy.random import Generator
 from numpy.typing import NDArray
 from scipy.spatial import KDTree
 
-__all__ = ['Groups', 'choose_held_out', 'draw_groups', 'order_group_of_four']
+__all__ = ['Groups', 'choose_held_out', 'draw_groups']
 
 
 _SAME_PLACE_PX = 0.01
@@ -131,19 +131,3 @@ def _fill(
     others = rng.choice(near, size=take, replace=False) if take else near[:0]
     row = numpy.concatenate([[seed], others]).astype(numpy.int64)
     return numpy.resize(row, group_size)
-
-
-def order_group_of_four(
-    positions_px: NDArray[numpy.float64], indices: NDArray[numpy.int64]
-) -> NDArray[numpy.int64]:
-    """Returns each row of four reordered as top-left, top-right, bottom-left, bottom-right.
-
-    A network that stacks patterns as channels needs the order to mean something.
-    """
-    points = positions_px[indices]
-    by_y = numpy.argsort(points[..., 0], axis=1, kind='stable')
-    rows = numpy.take_along_axis(indices, by_y, axis=1)
-    x = positions_px[rows][..., 1]
-    top = numpy.take_along_axis(rows[:, :2], numpy.argsort(x[:, :2], axis=1), axis=1)
-    bottom = numpy.take_along_axis(rows[:, 2:], numpy.argsort(x[:, 2:], axis=1), axis=1)
-    return numpy.concatenate([top, bottom], axis=1)

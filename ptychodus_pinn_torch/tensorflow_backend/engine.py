@@ -52,17 +52,6 @@ class TensorFlowBackend:
                 f'cnn, or --backend pytorch.'
             )
         refuse_without_effect(config, command='train', backend=self.name)
-        logger = config.execution.logger
-        if logger == 'mlflow':
-            raise ConfigError(
-                'execution.logger = mlflow is not there with the tensorflow backend: choose csv, '
-                'or --backend pytorch.'
-            )
-        if logger == 'tensorboard' and importlib.util.find_spec('tensorboard') is None:
-            raise ConfigError(
-                'execution.logger = tensorboard, which is not installed: pip install '
-                "'ptychodus-pinn-torch[tensorboard]', or choose csv."
-            )
         return config, message
 
     def load_network(self, archive: Archive, config: Config) -> Network:

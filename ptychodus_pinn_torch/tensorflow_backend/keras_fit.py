@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-import contextlib
-import csv
 import itertools
 import json
 import math
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import numpy
@@ -17,11 +14,11 @@ import torch
 from numpy.typing import NDArray
 
 from ..config import ConfigError
-from ..models.archive import HISTORY_COLUMNS
 from ..physics.measurement import GroupBatch
 from ..scan.output import write_atomically
 from ..training.fitting import Fitted, TrainingRun
 from ..training.judging import judge
+from ..training.loggers import make_logger
 from ..training.schedules import PHYSICS_RATE, PlateauRule, rate_factor
 from .keras_model import KerasPinn, make_signature, to_arrays
 from .keras_network import KerasCnn
@@ -87,6 +84,7 @@ class RunCallback(keras.callbacks.Callback):  # type: ignore[misc, name-defined]
             for role in ('all', 'first', 'second', 'physics', 'fixed', 'epsilon')
         }
         self.plateau = PlateauRule()
+        self.logger = make_logger(run.config.execution.logger, run.folder)
         self.step, self.epoch, self.batch = 0, 0, 0
         self.losses: list[float] = []
         self.history = run.log.history
@@ -138,6 +136,10 @@ class RunCallback(keras.callbacks.Callback):  # type: ignore[misc, name-defined]
             'learning_rate': float(self.rates['all'].numpy()),
         }
         log.end_epoch(row, is_partial=is_partial)
+        if self.logger is not None:
+            known = {name: value for name, value in row.items() if value is not None}
+            self.logger.log_metrics(known, self.step)
+            self.logger.save()
         if not is_partial:
             self.losses, self.epoch = [], self.epoch + 1
             self.write_checkpoint()
@@ -241,7 +243,7 @@ def fit(run: TrainingRun) -> Fitted:
     if run.is_resumed:
         callback.read_checkpoint()
     run.log.start(callback.step)
-    with run.log.listening(), _history_logger(run):
+    with run.log.listening():
         started = callback.batch % len(first)  # the epoch in which the run was stopped
         if started:
             _fit_epochs(run, pinn, callback, len(first) - started)
@@ -291,29 +293,3 @@ def _dataset(run: TrainingRun, cnn: KerasCnn, first: int) -> Any:
 
     signature = make_signature(cnn.pattern_size, cnn.num_channels)
     return tf.data.Dataset.from_generator(batches, output_signature=signature)
-
-
-@contextlib.contextmanager
-def _history_logger(run: TrainingRun) -> Iterator[None]:
-    """Writes the history where it is wanted, when the run has ended in whatever way."""
-    kind = run.config.execution.logger
-    try:
-        yield
-    finally:
-        if kind == 'csv':
-            _write_csv(run.folder / 'history.csv', run.log.history)
-        elif kind == 'tensorboard':
-            writer = tf.summary.create_file_writer(str(run.folder / 'tensorboard'))
-            for row in run.log.history:
-                with writer.as_default(step=int(row['step'] or 0)):
-                    for name, value in row.items():
-                        if value is not None:
-                            tf.summary.scalar(name, value)
-            writer.close()
-
-
-def _write_csv(path: Path, rows: list[dict[str, float | None]]) -> None:
-    with path.open('w', encoding='utf-8', newline='') as file:
-        table = csv.DictWriter(file, HISTORY_COLUMNS)
-        table.writeheader()
-        table.writerows(rows)

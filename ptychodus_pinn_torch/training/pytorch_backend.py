@@ -6,13 +6,11 @@ import contextlib
 import logging
 import os
 import warnings
-from pathlib import Path
 from typing import Any, cast
 
 import torch
 from lightning.pytorch import Callback, Trainer
 from lightning.pytorch.callbacks import EarlyStopping, EMAWeightAveraging, ModelCheckpoint
-from lightning.pytorch.loggers import CSVLogger, Logger
 from lightning.pytorch.plugins.environments import LightningEnvironment
 from lightning.pytorch.utilities.exceptions import SIGTERMException
 
@@ -24,6 +22,7 @@ from ..physics.devices import choose_accelerator, choose_device
 from .callbacks import EpochCheckpoint, LogCallback
 from .data_module import BatchDataModule
 from .fitting import Fitted, TrainingRun
+from .loggers import make_logger
 from .module import PtychoPINN
 from .processes import is_started_by_slurm, process_rank
 
@@ -127,7 +126,7 @@ def _trainer(run: TrainingRun, module: PtychoPINN, callbacks: list[Callback]) ->
         check_val_every_n_epoch=run.validation_interval(steps),
         reload_dataloaders_every_n_epochs=1,
         num_sanity_val_steps=0,
-        logger=_logger(execution.logger, run.folder),
+        logger=make_logger(execution.logger, run.folder) or False,
         log_every_n_steps=10,
         callbacks=callbacks,
         enable_progress_bar=False,
@@ -144,20 +143,6 @@ def _strategy(run: TrainingRun, module: PtychoPINN) -> str:
         module.forward_model.num_scans > 1 or run.config.training.synthetic_fraction > 0.0
     )
     return 'ddp_find_unused_parameters_true' if some_idle else 'ddp'
-
-
-def _logger(kind: str, folder: Path) -> Logger | bool:
-    if kind == 'csv':
-        return CSVLogger(folder, name='csv', version='')
-    if kind == 'tensorboard':
-        from lightning.pytorch.loggers import TensorBoardLogger
-
-        return TensorBoardLogger(folder, name='tensorboard', version='')
-    if kind == 'mlflow':
-        from lightning.pytorch.loggers import MLFlowLogger
-
-        return MLFlowLogger('ptychodus-pinn', tracking_uri=f'sqlite:///{folder}/mlflow.db')
-    return False
 
 
 def _take_best(module: PtychoPINN, best: ModelCheckpoint) -> float | None:

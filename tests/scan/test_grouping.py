@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy
 import pytest
 
-from ptychodus_pinn_torch.scan.grouping import choose_held_out, draw_groups, order_group_of_four
+from ptychodus_pinn_torch.scan.grouping import choose_held_out, draw_groups
 
 
 def raster(side: int = 12, step: float = 4.0) -> numpy.ndarray:
@@ -49,12 +49,6 @@ def test_nothing_is_held_out_of_a_handful() -> None:
     rng = numpy.random.default_rng(0)
     assert len(choose_held_out(raster(2), 0.3, rng)) == 0
     assert len(choose_held_out(raster(), 0.0, rng)) == 0
-
-
-def test_four_are_ordered_by_place() -> None:
-    positions = numpy.array([[0.0, 0.0], [0.1, 5.0], [5.0, 0.2], [5.2, 5.0]])
-    shuffled = numpy.array([[3, 0, 2, 1], [1, 2, 3, 0]])
-    assert numpy.array_equal(order_group_of_four(positions, shuffled), [[0, 1, 2, 3]] * 2)
 
 
 def test_too_few_members_is_a_sentence() -> None:

@@ -250,7 +250,7 @@ def test_the_history_is_written_where_asked(tiny_scan, tmp_path, logger):
             run(tiny_scan, tmp_path / 'model.h5.zip', execution__logger=logger)
         return
     run(tiny_scan, tmp_path / 'model.h5.zip', execution__logger=logger)
-    written = list((tmp_path / 'model.run').rglob('history.csv' if logger == 'csv' else 'events*'))
+    written = list((tmp_path / 'model.run').rglob('metrics.csv' if logger == 'csv' else 'events*'))
     assert written and written[0].stat().st_size > 40
 
 
