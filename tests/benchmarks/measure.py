@@ -24,11 +24,11 @@ import numpy
 import torch
 
 import ptychodus_pinn_torch as pinn
-from ptychodus_pinn_torch.backend import Reconstruction
+from ptychodus_pinn_torch.backend import Reconstruction, get_backend
+from ptychodus_pinn_torch.config import Config
 from ptychodus_pinn_torch.metrics.comparison import compare_objects, coverage_mask, data_error
 from ptychodus_pinn_torch.models.archive import read_archive, shipped_model
-from ptychodus_pinn_torch.physics.measurement import ScanReader, ScanSource
-from ptychodus_pinn_torch.reconstruction.procedure import load_network
+from ptychodus_pinn_torch.physics.measured_scan import measure_scan
 from ptychodus_pinn_torch.scan.files import read_scan, write_scan_npz
 from ptychodus_pinn_torch.scan.scan import Scan
 
@@ -57,13 +57,12 @@ def error(scan: Scan, result: Reconstruction) -> float:
 
 def bare_physics(scan: Scan) -> Any:
     """Returns the object after the network's physics with its CNN switched off."""
-    network = load_network(read_archive(shipped_model()))
-    reader = ScanReader(scan)
+    network: Any = get_backend('pytorch').load_network(read_archive(shipped_model()), Config())
+    measured = measure_scan(scan)
     with torch.inference_mode():
-        source = ScanSource(reader, network.num_subsets, numpy.arange(scan.num_patterns))
-        canvas = network.run(source, use_cnn=False).object_[0].numpy()
+        canvas = network.reconstruct(measured.measurement, use_cnn=False).object_[0].numpy()
     object_ = scan.object_.copy()
-    y, x = reader.origin
+    y, x = measured.origin
     object_[y : y + canvas.shape[0], x : x + canvas.shape[1]] = canvas
     return object_
 
@@ -281,17 +280,20 @@ def training(kind: str = 'unrolled', seeds: int = 3) -> None:
 
 def memory() -> None:
     """Bytes per pattern that training holds beyond the file's own."""
-    from ptychodus_pinn_torch.config import Config
-    from ptychodus_pinn_torch.training.batches import plan_epoch
+    from ptychodus_pinn_torch.training.plans import plan_epoch
 
     scan = pinn.simulate(num_positions=10000, seed=1)
     with tempfile.TemporaryDirectory() as folder:
         path = write_scan_npz(Path(folder) / 'scan.npz', scan)
         scan = read_scan(path)
-        reader = ScanReader(scan)
-        tasks = plan_epoch([reader], Config(), 0)
+        measured = measure_scan(scan)
+        tasks = plan_epoch([measured], Config(), 0)
         held = sum(task.indices.nbytes for task in tasks)
-        held += reader.corners.nbytes + reader.shifts.nbytes + scan.positions_px.nbytes
+        held += (
+            measured.measurement.corners.nbytes
+            + measured.measurement.shifts.nbytes
+            + scan.positions_px.nbytes
+        )
         own = scan.patterns.nbytes
         peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
         say(
