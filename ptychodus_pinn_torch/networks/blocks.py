@@ -74,9 +74,9 @@ class CanvasUNet(nn.Module):
                 top, left = max(0, y - HALO_PX), max(0, x0 - HALO_PX)
                 bottom = min(height, y + tile + HALO_PX)
                 right = min(width, x0 + tile + HALO_PX)
-                piece = self(x[..., top:bottom, left:right])
+                part = self(x[..., top:bottom, left:right])
                 row.append(
-                    piece[
+                    part[
                         ...,
                         y - top : min(y + tile, height) - top,
                         x0 - left : min(x0 + tile, width) - left,

@@ -94,7 +94,7 @@ class CnnNetwork(nn.Module):
     It sees the roots of counts relative to their rms, and answers with patches relative to the
     mean level of the object that counts and probe imply; so neither dose nor probe power matter.
     It starts at the flat object. A pattern does not tell the phase of its patch as a whole:
-    outside training, phases are brought in step before patches are put together.
+    outside training, phases are synchronised before patches are put together.
     """
 
     needs_level = False

@@ -1,4 +1,4 @@
-"""From patches to one canvas: their phases brought in step, then a mean weighted by the probe."""
+"""From patches to one canvas: their phases synchronised, then a mean weighted by the probe."""
 
 from __future__ import annotations
 
@@ -85,7 +85,7 @@ class PatchStack:
         return found, torch.cat(self._corners).numpy() + start
 
     def put(self, shape: tuple[int, int, int]) -> Complex[Tensor, '1 y x']:
-        """Returns the sum of the weighted patches, brought in step, on a canvas of `shape`."""
+        """Returns the sum of the weighted patches, phases synchronised, on a canvas of `shape`."""
         patches, corners = self.patches()
         factors = phase_factors(patches, corners)
         unit = numpy.float32(self.unit if self._bytes > self.max_bytes else 1.0)

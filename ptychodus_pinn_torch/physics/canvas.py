@@ -1,4 +1,4 @@
-"""The canvas: a piece of the object grid, and the only two ways between it and patches."""
+"""The canvas: a part of the object grid, and the only two ways between it and patches."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ __all__ = ['Canvas', 'add_patches', 'check_windows', 'put_patches', 'take_patche
 
 @dataclass(frozen=True)
 class Canvas:
-    """What a network answers: pieces of the object, and how well the probe covered them.
+    """What a network answers: parts of the object, and how well the probe covered them.
 
     Attributes:
         object_: (B, Y, X) complex.
@@ -76,7 +76,7 @@ def add_patches(
     """Returns the canvases with the patches added.
 
     Without gradients this happens in place and pattern by pattern, so that the sum does not
-    depend on how the patterns were cut into pieces, not even in its last bit.
+    depend on how the patterns were cut into chunks, not even in its last bit.
 
     Raises:
         IndexError: a window leaves its canvas.
