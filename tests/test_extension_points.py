@@ -15,6 +15,7 @@ import pytest
 from ptychodus_pinn_torch import api, cli, config
 from ptychodus_pinn_torch.commands import _config_options as flags
 from ptychodus_pinn_torch.config import Config, ConfigError, override_config
+from ptychodus_pinn_torch.host.settings import iter_host_options
 from ptychodus_pinn_torch.models.archive import read_archive
 from ptychodus_pinn_torch.networks.registry import build_network
 from ptychodus_pinn_torch.scan import files
@@ -151,6 +152,7 @@ def test_an_option_is_one_line(monkeypatch, tmp_path) -> None:
     with pytest.raises(SystemExit):  # the section says that it is for training
         parser.parse_args(['--loss.smoothing', '0.5'])
 
+    assert 'loss.smoothing' in {item.path for item in iter_host_options()}
     (tmp_path / 'own.json').write_text('{"loss": {"smoothing": -1.0}}', encoding='utf-8')
     with pytest.raises(ConfigError, match='loss.smoothing.*greater than or equal to 0'):
         config.load_config(tmp_path / 'own.json')
