@@ -73,6 +73,17 @@ def read_scan(
     Raises:
         ValueError: the file is no scan, or one that cannot be used; says why and what to do.
         OSError: the file cannot be opened.
+
+    Examples:
+        >>> import tempfile
+        >>> import ptychodus_pinn_torch as pinn
+        >>> from ptychodus_pinn_torch.scan.files import write_scan_npz
+        >>> scan = pinn.simulate(pattern_size=64, num_positions=25)
+        >>> path = write_scan_npz(tempfile.mkdtemp() + '/scan.npz', scan)
+        >>> pinn.read_scan(path).patterns.shape
+        (25, 64, 64)
+        >>> pinn.read_scan(path, crop=32).pattern_shape
+        (32, 32)
     """
     path = Path(path)
     layout = next((each for each in LAYOUTS if each.recognises(path)), None)
