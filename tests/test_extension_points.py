@@ -7,6 +7,7 @@ import importlib.util
 import re
 import sys
 import tomllib
+import types
 from pathlib import Path
 
 import numpy
@@ -104,6 +105,18 @@ def test_its_options_are_flags_once_it_is_named(own_distribution, capsys) -> Non
     assert '--network.brightness' not in capsys.readouterr().out
 
 
+def test_the_command_line_of_the_page_trains_it(own_distribution, tiny_scan_path, tmp_path) -> None:
+    text = (ROOT / 'CONTRIBUTING.md').read_text(encoding='utf-8')
+    words = re.search(r'`ptychodus-pinn (train SCAN --network dummy [^`]*)`', text)
+    assert words is not None
+    line = words[1].replace('SCAN', str(tiny_scan_path))
+    line = line.replace('model.h5.zip', str(tmp_path / 'model.h5.zip'))
+    quick = '--steps 2 --grouping.group-size 16 --device cpu --threads 1'
+    assert cli.main([*line.split(), *quick.split()]) == 0
+    network = read_archive(tmp_path / 'model.h5.zip').config.network
+    assert network.model_dump() == {'kind': 'dummy', 'brightness': 0.7}
+
+
 @pytest.mark.parametrize('kind', ['unrolled', 'cnn'])
 def test_its_options_are_refused_for_other_networks(own_distribution, kind) -> None:
     with pytest.raises(ConfigError, match='network.brightness'):
@@ -190,6 +203,29 @@ def test_a_file_layout_is_two_functions(monkeypatch, tiny_scan, tmp_path) -> Non
     monkeypatch.undo()
     with pytest.raises(ValueError, match='diffraction'):
         files.read_scan(tmp_path)
+
+
+def test_a_command_is_a_module_and_a_line(monkeypatch, tiny_scan, tiny_scan_path, capsys) -> None:
+    module = types.ModuleType('ptychodus_pinn_torch.commands.count')
+    module.__package__ = 'ptychodus_pinn_torch.commands'
+    exec(code_block('A command', 'python'), module.__dict__)
+    monkeypatch.setitem(sys.modules, module.__name__, module)
+    monkeypatch.setitem(cli._COMMANDS, 'count', 'count the photons')
+    assert cli.main(['count', str(tiny_scan_path)]) == 0
+    photons = tiny_scan.mean_counts() * tiny_scan.num_patterns
+    assert capsys.readouterr().out == f'{photons:.3g} photons\n'
+    assert cli.main(['--help']) == 0
+    assert 'count the photons' in capsys.readouterr().out
+
+
+def test_a_model_says_so_when_its_network_is_not_installed(
+    own_distribution, tiny_scan, tmp_path, monkeypatch
+) -> None:
+    options = {**QUICK, 'training.max_steps': 1, 'network.kind': 'dummy'}
+    path = api.train(tiny_scan, tmp_path / 'model.h5.zip', options=options)
+    monkeypatch.undo()
+    with pytest.raises(ValueError, match="network.kind = 'dummy' is unknown: choose one of"):
+        api.reconstruct(tiny_scan, path)
 
 
 def test_every_command_is_a_module_with_configure_and_run() -> None:
