@@ -55,6 +55,15 @@ def reconstruct(
 
     Raises:
         ValueError: a scan, a model or an option that cannot be used; says what to do.
+
+    Examples:
+        >>> import ptychodus_pinn_torch as pinn
+        >>> scan = pinn.simulate(pattern_size=32, num_positions=64, step_px=3.0)
+        >>> image = pinn.reconstruct(scan, options={'reconstruction.refine_epochs': 1})
+        >>> image.object_.shape == scan.object_.shape
+        True
+        >>> image.start, image.losses[-1][1] < 0.1
+        ('network', True)
     """
     from .reconstruction.procedure import reconstruct as run
 
@@ -74,7 +83,30 @@ def train(
     backend: str | None = None,
     report: Report = _ignore,
 ) -> Path:
-    """Returns the path of the model archive that training has written (see `reconstruct`)."""
+    """Returns the path of the model archive that training has written.
+
+    Args:
+        scans: One or more scans, measured or simulated.
+        output: The archive to write, by convention `*.h5.zip`.
+        validation: Scans that are judged on and never trained on.
+        config: A whole configuration; `options` (`{'section.name': value}`) go on top.
+        options: For example `{'training.max_steps': 300}`.
+        backend: `pytorch` or `tensorflow`; see `backend.resolve_backend`.
+        report: Called with progress; raise `KeyboardInterrupt` from it to stop and keep the best.
+
+    Raises:
+        ValueError: a scan or an option that cannot be used; says what to do.
+        KeyboardInterrupt: training was stopped; the best model so far has been written.
+
+    Examples:
+        >>> import tempfile
+        >>> import ptychodus_pinn_torch as pinn
+        >>> scan = pinn.simulate(pattern_size=32, num_positions=64, step_px=3.0)
+        >>> options = {'training.max_steps': 2, 'grouping.group_size': 16}
+        >>> model = pinn.train(scan, tempfile.mkdtemp() + '/model.h5.zip', options=options)
+        >>> model.name, pinn.reconstruct(scan, model).start
+        ('model.h5.zip', 'network')
+    """
     from .training.run import train as run
 
     engine = resolve_backend(backend)
@@ -91,7 +123,19 @@ def train(
 
 
 def simulate(**options: Any) -> Scan:
-    """Returns a simulated scan with its truth; the options are those of `SimulationSpec`."""
+    """Returns a simulated scan with its truth; the options are those of `SimulationSpec`.
+
+    Raises:
+        ValueError: a value that makes no scan; names it.
+
+    Examples:
+        >>> import ptychodus_pinn_torch as pinn
+        >>> scan = pinn.simulate(pattern_size=32, num_positions=25, photons=1e5, seed=1)
+        >>> scan.patterns.shape, scan.patterns.dtype.kind
+        ((25, 32, 32), 'u')
+        >>> scan.truth.shape == scan.object_.shape
+        True
+    """
     from .simulation.simulated_scan import SimulationSpec, simulate_scan
 
     return simulate_scan(SimulationSpec(**options))

@@ -111,7 +111,9 @@ class Reconstruction:
         coverage: (Y, X) float32, probe power that each pixel saw, at most 1.
         seconds: Time by phase.
         start: 'network', 'flat' or 'object': where the refinement started.
+        held_out: Relative amplitude error on patterns that did not take part, if any were kept out.
         messages: Sentences for the user.
+        backend: The engine that ran the network.
     """
 
     object_: Any

@@ -453,7 +453,19 @@ class ExecutionConfig(Section):
 
 
 class Config(Section):
-    """The whole configuration of a run."""
+    """The whole configuration of a run: a frozen tree that refuses names it does not know.
+
+    Examples:
+        >>> config = Config(training={'max_steps': 300}, network={'kind': 'cnn'})
+        >>> config.training.max_steps, config.network.first_width
+        (300, 16)
+        >>> override_config(config, {'training.max_steps': 500}).training.max_steps
+        500
+        >>> override_config(config, {'training.max_step': 500})
+        Traceback (most recent call last):
+        ...
+        ptychodus_pinn_torch.config.ConfigError: configuration: training.max_step is no option ...
+    """
 
     mode: Literal['unsupervised', 'supervised'] = option(
         'unsupervised',

@@ -94,6 +94,15 @@ def compare_objects(
 
     Raises:
         ValueError: shapes differ, values are not finite, or the area is empty.
+
+    Examples:
+        >>> import ptychodus_pinn_torch as pinn
+        >>> truth = pinn.simulate(pattern_size=32, num_positions=100).truth
+        >>> found = pinn.compare_objects(2j * truth, truth)  # a factor cannot be known
+        >>> found.phase_rms_rad < 1e-3, found.frc_half_per_nyquist
+        (True, 1.0)
+        >>> pinn.compare_objects(truth[::-1], truth).nrmse > 0.1
+        True
     """
     test, reference, weights = _check(test, reference, weights)
     box = _bounding_box(weights > 0.0, _MARGIN_PX)

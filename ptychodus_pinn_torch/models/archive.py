@@ -147,7 +147,7 @@ def write_archive(path: Path, archive: Archive) -> Path:
 
     from ..scan.output import write_atomically
 
-    contiguous = {name: numpy.ascontiguousarray(array) for name, array in archive.weights.items()}
+    contiguous = {name: numpy.asarray(array, order='C') for name, array in archive.weights.items()}
     members = {
         'config.json': archive.config.model_dump_json(indent=2).encode(),
         'weights.safetensors': save(contiguous),

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
 from .hdf5_layouts import find_pair, read_hdf5_layout
 from .images import read_object
-from .npz_layouts import read_npz_layout
+from .npz_layouts import RawScan, read_npz_layout
 from .output import write_product, write_reconstruction_npz, write_scan_npz
 from .resampling import bin_scan, crop_scan
 from .scan import Scan
@@ -16,6 +18,7 @@ from .scan_checks import build_scan
 
 __all__ = [
     'DiffractionKind',
+    'Layout',
     'read_object',
     'read_scan',
     'write_product',
@@ -26,6 +29,21 @@ __all__ = [
 logger = logging.getLogger(__name__)
 
 DiffractionKind = Literal['auto', 'counts', 'amplitude']
+
+
+@dataclass(frozen=True)
+class Layout:
+    """A way in which scans lie in files or folders.
+
+    Attributes:
+        recognises: Whether a path holds a scan of this kind; a look at its head is enough.
+        read: The scan at a path, with its product and the kind of its patterns where those were
+            named. What is read is checked and calibrated afterwards, the same for every layout.
+    """
+
+    recognises: Callable[[Path], bool]
+    read: Callable[[Path, Path | None, DiffractionKind], RawScan]
+
 
 _ZIP_MAGIC, _HDF5_MAGIC = b'PK\x03\x04', b'\x89HDF\r\n\x1a\n'
 _MIN_SIZE, _MAX_SIZE = 32, 512
@@ -55,19 +73,27 @@ def read_scan(
     Raises:
         ValueError: the file is no scan, or one that cannot be used; says why and what to do.
         OSError: the file cannot be opened.
+
+    Examples:
+        >>> import tempfile
+        >>> import ptychodus_pinn_torch as pinn
+        >>> from ptychodus_pinn_torch.scan.files import write_scan_npz
+        >>> scan = pinn.simulate(pattern_size=64, num_positions=25)
+        >>> path = write_scan_npz(tempfile.mkdtemp() + '/scan.npz', scan)
+        >>> pinn.read_scan(path).patterns.shape
+        (25, 64, 64)
+        >>> pinn.read_scan(path, crop=32).pattern_shape
+        (32, 32)
     """
     path = Path(path)
-    if path.is_dir() or _read_magic(path).startswith(_HDF5_MAGIC):
-        diffraction, found = find_pair(path, None if product is None else Path(product))
-        raw, source = read_hdf5_layout(diffraction, found), diffraction
-    elif _read_magic(path).startswith(_ZIP_MAGIC):
-        raw, source = read_npz_layout(path, diffraction_kind), path
-    else:
+    layout = next((each for each in LAYOUTS if each.recognises(path)), None)
+    if layout is None:
         raise ValueError(
             f'{path} is neither an NPZ nor an HDF5 file: name a training NPZ, or a folder with '
             'diffraction.h5 and product.h5.'
         )
-    scan = build_scan(source, raw)
+    raw = layout.read(path, None if product is None else Path(product), diffraction_kind)
+    scan = build_scan(raw.source or path, raw)
     if crop is not None:
         scan = crop_scan(scan, crop)
     if bin is not None:
@@ -94,3 +120,24 @@ def read_scan(
 def _read_magic(path: Path) -> bytes:
     with path.open('rb') as file:
         return file.read(8)
+
+
+def _is_hdf5(path: Path) -> bool:
+    return path.is_dir() or _read_magic(path).startswith(_HDF5_MAGIC)
+
+
+def _read_hdf5(path: Path, product: Path | None, _: DiffractionKind) -> RawScan:
+    diffraction, found = find_pair(path, product)
+    return replace(read_hdf5_layout(diffraction, found), source=diffraction)
+
+
+def _is_npz(path: Path) -> bool:
+    return _read_magic(path).startswith(_ZIP_MAGIC)
+
+
+def _read_npz(path: Path, _: Path | None, diffraction_kind: DiffractionKind) -> RawScan:
+    return read_npz_layout(path, diffraction_kind)
+
+
+LAYOUTS = (Layout(_is_hdf5, _read_hdf5), Layout(_is_npz, _read_npz))
+"""The first that recognises a path reads it; a new one goes to the front."""

@@ -35,6 +35,7 @@ class RawScan:
     """What a file holds, in the package's conventions but not yet checked.
 
     Positions, object and mask may be missing; see `Scan` for the meaning of the attributes.
+    `source` is the file with the patterns, where it is not the path that was asked for.
     """
 
     patterns: NDArray[Any]
@@ -46,6 +47,7 @@ class RawScan:
     object_center_m: tuple[float, float] = (0.0, 0.0)
     truth: NDArray[Any] | None = None
     metadata: Mapping[str, Any] = field(default_factory=dict)
+    source: Path | None = None
 
 
 class NpzReader:

@@ -40,6 +40,12 @@ def path(tmp_path: Path) -> Path:
     return write_archive(tmp_path / 'model.h5.zip', ARCHIVE)
 
 
+def test_a_single_number_comes_back_as_a_single_number(tmp_path: Path) -> None:
+    number = replace(ARCHIVE, weights={'network.scale': numpy.array(0.5, dtype=numpy.float32)})
+    found = read_archive(write_archive(tmp_path / 'model.h5.zip', number)).weights
+    assert found['network.scale'].shape == () and found['network.scale'] == 0.5
+
+
 def rewrite(path: Path, change: Callable[[dict[str, bytes]], None]) -> None:
     with zipfile.ZipFile(path) as bundle:
         members = {name: bundle.read(name) for name in bundle.namelist()}
