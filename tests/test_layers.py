@@ -179,11 +179,6 @@ def test_importing_the_package_imports_no_other() -> None:
     assert output == [NAME]
 
 
-def test_no_two_modules_share_a_name() -> None:
-    names = [path.stem for path in modules() if path.stem != '__init__']
-    assert sorted(names) == sorted(set(names))
-
-
 @pytest.mark.parametrize('path', modules(), ids=lambda p: str(p.relative_to(PACKAGE)))
 def test_nothing_that_is_opened_can_execute(path: Path) -> None:
     for node in ast.walk(ast.parse(path.read_text(encoding='utf-8'))):
