@@ -90,8 +90,9 @@ def merge(network: PatchwiseNetwork, measurement: Measurement) -> Canvas:
     level = find_level(measurement) if network.needs_level else None
     stacks = find_stacks(measurement.rows, measurement.corners, network.num_channels)
     counts, photons = _inputs(chunk)
-    patches = network.map_stacks(counts[stacks], photons[stacks], level)
-    patches = patches.flatten(0, 1)[first_places(stacks)]
+    there, first = _hand_over(stacks, counts.device)
+    patches = network.map_stacks(counts[there], photons[there], level)
+    patches = patches.flatten(0, 1)[first]
     weights = intensity(chunk.probe)
     canvas, coverage = put_weighted(
         patches, weights, chunk.rows, chunk.corners, measurement.canvas_shape
@@ -152,7 +153,7 @@ def _patches_of(
     if network.num_channels == 1:
         for chunk in measurement.chunks():
             counts, photons = _inputs(chunk)
-            stacks = torch.arange(len(counts), device=counts.device)[:, None]
+            stacks = torch.arange(len(counts))[:, None]
             yield chunk, _map_chunks(network, counts, photons, stacks, level)
         return
     counts, photons = (
@@ -172,11 +173,20 @@ def _map_chunks(
     level: Level | None,
 ) -> Complex[Tensor, 'pattern height width']:
     step = max(1, CHUNK.get(counts.device.type, DEVICE_CHUNK) // network.num_channels)
+    there, first = _hand_over(stacks, counts.device)
     found = [
         network.map_stacks(counts[part], photons[part], level).flatten(0, 1)
-        for part in stacks.split(step)
+        for part in there.split(step)
     ]
-    return torch.cat(found)[first_places(stacks)]
+    return torch.cat(found)[first]
+
+
+def _hand_over(
+    stacks: Int[Tensor, 'stack channel'], device: torch.device
+) -> tuple[Int[Tensor, 'stack channel'], Int[Tensor, ' pattern']]:
+    """Returns stacks, and where each pattern comes first, on a device that is not waited for."""
+    first = first_places(stacks)
+    return stacks.to(device, non_blocking=True), first.to(device, non_blocking=True)
 
 
 def _inputs(chunk: Chunk) -> tuple[Tensor, Tensor]:

@@ -65,7 +65,7 @@ class Chunk:
 
     def select(self, keep: Tensor) -> Chunk:
         """Returns the chunk with some of its patterns; `keep` are places (k,) on the host."""
-        there = keep.to(self.rows.device)
+        there = keep.to(self.rows.device, non_blocking=True)
         return replace(
             self,
             indices=self.indices[keep],
@@ -132,17 +132,22 @@ class Measurement:
 
     def chunk(self, indices: Int[Tensor, ' pattern']) -> Chunk:
         """Returns some patterns; `indices` are on the host."""
-        rows, shifts = self.rows[indices], self.shifts[indices]
+        there = self._hand_over(indices)
+        rows, shifts = self._hand_over(self.rows[indices]), self.shifts[there]
         spectrum = self._spectrum if self.probe.ndim == 3 else self._spectrum[rows]
         return Chunk(
             indices=indices,
-            rows=rows.to(self.device, non_blocking=True),
-            corners=self.corners[indices].to(self.device, non_blocking=True),
+            rows=rows,
+            corners=self._hand_over(self.corners[indices]),
             shifts=shifts,
             probe=shift_spectrum(spectrum, shifts),
-            counts=self.counts[indices],
+            counts=self.counts[there if isinstance(self.counts, Tensor) else indices],
             good_pixels=self.good_pixels,
         )
+
+    def _hand_over(self, places: Int[Tensor, '*shape']) -> Int[Tensor, '*shape']:
+        """Returns places on the device; indexing with those of the host would wait for it."""
+        return places.to(self.device, non_blocking=True)
 
     def chunks(self, indices: Int[Tensor, ' pattern'] | None = None) -> Iterator[Chunk]:
         """Yields the patterns, or those of `indices`, a chunk at a time."""
@@ -175,11 +180,11 @@ class Measurement:
             return total + self.counts.total()
         counts: Any = self.counts
         good = counts if self.good_pixels is None else counts * self.good_pixels
-        return total.index_add_(0, self.rows.to(self.device), good.sum(dim=(-2, -1)))
+        return total.index_add_(0, self._hand_over(self.rows), good.sum(dim=(-2, -1)))
 
     def sent(self) -> Float[Tensor, ' group']:
         """Returns the counts that the probe would send to each canvas' detectors without object."""
-        number = torch.bincount(self.rows, minlength=self.canvas_shape[0]).to(self.device)
+        number = self._hand_over(torch.bincount(self.rows, minlength=self.canvas_shape[0]))
         return number * squared_modulus(self.probe).sum(dim=(-3, -2, -1))
 
     def level(self) -> Float[Tensor, ' group']:
@@ -203,7 +208,7 @@ class Measurement:
         found = torch.zeros(self.canvas_shape, device=self.device)
         with torch.no_grad():
             for part in torch.arange(self.num_patterns).split(self.chunk_size):
-                rows, corners = self.rows[part].to(self.device), self.corners[part].to(self.device)
+                rows, corners = (self._hand_over(x[part]) for x in (self.rows, self.corners))
                 each = power.expand(len(part), -1, -1) if power.ndim == 2 else power[rows]
                 found = add_patches(found, each, rows, corners)
         return found
@@ -211,12 +216,13 @@ class Measurement:
     def select(self, keep: Tensor) -> Measurement:
         """Returns the measurement with some of its patterns: a mask or indices, on the host."""
         chosen = torch.nonzero(keep)[:, 0] if keep.dtype == torch.bool else keep
+        there = self._hand_over(chosen)
         return replace(
             self,
-            counts=self.counts[chosen],
+            counts=self.counts[there if isinstance(self.counts, Tensor) else chosen],
             rows=self.rows[chosen],
             corners=self.corners[chosen],
-            shifts=self.shifts[chosen],
+            shifts=self.shifts[there],
         )
 
     def to(self, device: torch.device) -> Measurement:

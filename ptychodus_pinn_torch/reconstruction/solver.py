@@ -101,7 +101,8 @@ def rpie_epoch(
         if settings.update_positions:
             change = settings.position_step * _position_change(exposure, chunk)
             limit = settings.max_position_change_px
-            state.shifts[indices.to(state.shifts.device)] += change.clamp(-limit, limit)
+            there = indices.to(state.shifts.device, non_blocking=True)
+            state.shifts[there] += change.clamp(-limit, limit)
         _update_object(state, chunk, difference, seen.corners[indices], settings)
         if settings.update_probe:
             _update_probe(state, exposure, difference, chunk, settings)
@@ -139,7 +140,7 @@ def _update_object(
     (y, x), (last_y, last_x) = corners.amin(dim=0).tolist(), corners.amax(dim=0).tolist()
     height, width = chunk.window
     size = (1, last_y - y + height, last_x - x + width)
-    local = chunk.corners - torch.tensor([y, x], device=chunk.corners.device)
+    local = (corners - torch.tensor([y, x])).to(chunk.corners.device, non_blocking=True)
     numerator = put_patches(object_update(chunk.probe, difference), chunk.rows, local, size)
     coverage = put_patches(intensity(chunk.probe), chunk.rows, local, size)
     box = state.canvas[:, y : y + size[1], x : x + size[2]]
