@@ -38,7 +38,7 @@ def choose_held_out(
     """Returns sorted pattern numbers to keep out of training, scattered over the scan.
 
     One pattern is drawn from each of as many compact cells as there are patterns to hold out.
-    Fewer than 8 patterns are never held out from.
+    Fewer than 8 patterns are never held out from. `positions_px` is (N, 2), the result (J,).
     """
     number = int(round(fraction * len(positions_px)))
     if number < 1 or len(positions_px) < 8:
@@ -130,6 +130,7 @@ def order_group_of_four(
     """Returns each row of four reordered as top-left, top-right, bottom-left, bottom-right.
 
     A network that stacks patterns as channels needs the order to mean something.
+    `indices` and the result are (G, 4), `positions_px` is (N, 2) of (y, x).
     """
     points = positions_px[indices]
     by_y = numpy.argsort(points[..., 0], axis=1, kind='stable')
