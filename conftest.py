@@ -8,6 +8,13 @@ from pathlib import Path
 
 import numpy
 import pytest
+from jaxtyping import install_import_hook
+
+CHECKED_ROOMS = ('physics', 'networks', 'reconstruction')
+# training and metrics pass as well; checks take a fifth of the time of short tests
+install_import_hook(
+    [f'ptychodus_pinn_torch.{room}' for room in CHECKED_ROOMS], 'beartype.beartype'
+)  # shapes and dtypes of arrays are checked at each call, while tests run
 
 from ptychodus_pinn_torch.scan.files import read_scan, write_scan_npz
 from ptychodus_pinn_torch.scan.scan import Scan

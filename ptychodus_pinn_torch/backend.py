@@ -8,7 +8,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from importlib.metadata import entry_points
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 if TYPE_CHECKING:
     from .config import Config
@@ -128,6 +128,7 @@ class Reconstruction:
     backend: str = DEFAULT_BACKEND
 
 
+@runtime_checkable
 class Backend(Protocol):
     """An engine: it builds, fits and runs networks. Its module is imported only when asked for.
 

@@ -262,7 +262,7 @@ def coverage_map(scan: Scan) -> NDArray[numpy.float64]:
 
 
 def coverage_mask(scan: Scan, threshold: float = 0.3) -> NDArray[numpy.bool_]:
-    """Returns where the scan saw more than `threshold` of the highest probe power."""
+    """Returns the mask (Y, X) of where the scan saw more than `threshold` of the highest power."""
     return coverage_map(scan) > threshold
 
 
@@ -278,9 +278,9 @@ def data_error(
 
     Args:
         scan: The measured counts D.
-        object_: On the grid of the scan; `probe` in counts.
-        indices: The patterns to judge by; all of them by default.
-        positions_px: Positions in place of those of the scan, for example refined ones.
+        object_: (Y, X) on the grid of the scan; `probe` (P, H, W) in counts.
+        indices: (J,) patterns to judge by; all of them by default.
+        positions_px: (N, 2) positions (y, x) in place of those of the scan, for example refined ones.
     """
     positions_px = scan.positions_px if positions_px is None else positions_px
     rows = numpy.arange(scan.num_patterns) if indices is None else numpy.asarray(indices)

@@ -25,8 +25,8 @@ class Registration:
     """An image brought as close to a reference as the ambiguities allow.
 
     Attributes:
-        array: The image without factor, ramp and shift; outside the area, the reference.
-        weights: The weights, zero also where the shift brought in what lies outside the area.
+        array: (Y, X) image without factor, ramp and shift; outside the area, the reference.
+        weights: (Y, X) weights, zero also where the shift brought in what lies outside the area.
         factor: What the image was multiplied with; `ramp_rad_per_px` and `shift_px` are (y, x).
         distance: `relative_distance` that is left.
     """
@@ -40,7 +40,10 @@ class Registration:
 
 
 def relative_distance(test: NDArray[Any], reference: NDArray[Any], weights: NDArray[Any]) -> float:
-    """Returns the weighted norm of the difference relative to that of the reference."""
+    """Returns the weighted norm of the difference relative to that of the reference.
+
+    All three are (Y, X).
+    """
     difference = numpy.sum(weights * numpy.abs(test - reference) ** 2)
     return float(numpy.sqrt(difference / numpy.sum(weights * numpy.abs(reference) ** 2)))
 
@@ -85,7 +88,7 @@ def _estimate_ambiguities(
     from ptychodus.api.metrics import estimate_reconstruction_ambiguities
 
     if not numpy.any(test[weights > 0.0] * reference[weights > 0.0]):
-        return 1.0, numpy.zeros(2)
+        return 1.0 + 0.0j, numpy.zeros(2)
     found = estimate_reconstruction_ambiguities(
         _as_product(test, pixel_m), reference=_as_product(reference, pixel_m), weights=weights
     )

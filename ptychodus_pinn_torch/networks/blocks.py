@@ -21,7 +21,9 @@ class ConvPair(nn.Module):
         self.conv1 = nn.Conv2d(num_inputs, num_outputs, 3, padding=1)
         self.conv2 = nn.Conv2d(num_outputs, num_outputs, 3, padding=1)
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(
+        self, x: Float[Tensor, 'batch channel height width']
+    ) -> Float[Tensor, 'batch output height width']:
         """Returns features at the same resolution."""
         return F.relu(self.conv2(F.relu(self.conv1(x))))
 
@@ -62,7 +64,9 @@ class CanvasUNet(nn.Module):
         level0 = self.up0(torch.cat([F.interpolate(level1, scale_factor=2.0), level0], dim=1))
         return self.last(level0)[..., :height, :width]
 
-    def forward_tiled(self, x: Tensor, tile: int = 256) -> Tensor:
+    def forward_tiled(
+        self, x: Float[Tensor, 'batch channel height width'], tile: int = 256
+    ) -> Float[Tensor, 'batch output height width']:
         """Returns the same as `forward`, tile by tile, in bounded memory."""
         height, width = x.shape[-2:]
         if max(height, width) <= tile + 2 * HALO_PX:

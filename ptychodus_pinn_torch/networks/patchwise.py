@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import numpy
 import torch
@@ -42,6 +42,7 @@ class Level:
     squared_counts: float
 
 
+@runtime_checkable
 class PatchwiseNetwork(Protocol):
     """What a network must offer to have its patches put onto a canvas."""
 

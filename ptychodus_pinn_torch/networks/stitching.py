@@ -76,9 +76,9 @@ class PatchStack:
                 self._parts[index] = parts.to(torch.float16)
 
     def patches(self) -> tuple[list[NDArray[Any]], NDArray[numpy.int64]]:
-        """Returns weighted patches, without a copy, and the corners of their boxes.
+        """Returns weighted patches, without a copy, and the corners (J, 2) of their boxes.
 
-        The patches are complex64, or float16 with a last axis of (real, imaginary).
+        The patches are complex64 (H, W), or float16 (H, W, 2) of real and imaginary part.
         """
         start = numpy.array([self.box[0].start, self.box[1].start])
         found = [patch for part in self._parts for patch in part.numpy()]
@@ -96,14 +96,14 @@ class PatchStack:
         return torch.from_numpy(canvas)
 
 
-def _as_complex(patch: NDArray[Any]) -> NDArray[numpy.complex64]:
+def _as_complex(patch: NDArray[Any]) -> NDArray[numpy.complexfloating]:
     if patch.dtype == numpy.float16:
         return patch.astype(numpy.float32).view(numpy.complex64)[..., 0]
     return patch
 
 
 def phase_factors(
-    patches: Sequence[NDArray[Any]], corners: NDArray[numpy.int64]
+    patches: Sequence[NDArray[Any]] | NDArray[Any], corners: NDArray[numpy.int64]
 ) -> NDArray[numpy.complex64]:
     """Returns the unit phasor for each patch that makes overlapping patches agree.
 
@@ -127,7 +127,9 @@ def phase_factors(
     return factors
 
 
-def _overlap_matrix(patches: Sequence[NDArray[Any]], corners: NDArray[numpy.int64]) -> csr_matrix:
+def _overlap_matrix(
+    patches: Sequence[NDArray[Any]] | NDArray[Any], corners: NDArray[numpy.int64]
+) -> csr_matrix:
     number = len(patches)
     height, width = patches[0].shape[:2]
     near = KDTree(corners).query(corners, k=min(number, NUM_NEIGHBORS + 1))[1]

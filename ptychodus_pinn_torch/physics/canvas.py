@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from jaxtyping import Complex, Float, Int
+from jaxtyping import Complex, Float, Inexact, Int
 from torch import Tensor
 
 __all__ = ['Canvas', 'add_patches', 'check_windows', 'put_patches', 'take_patches']
@@ -28,11 +28,11 @@ class Canvas:
 
 
 def take_patches(
-    canvas: Complex[Tensor, 'batch height width'],
+    canvas: Inexact[Tensor, 'batch height width'],
     rows: Int[Tensor, ' patch'],
     corners: Int[Tensor, 'patch 2'],
     shape: tuple[int, int],
-) -> Complex[Tensor, 'patch window_height window_width']:
+) -> Inexact[Tensor, 'patch window_height window_width']:
     """Returns the windows of the canvases, one per patch.
 
     The exact adjoint of `put_patches`, differentiable to any order.
@@ -51,11 +51,11 @@ def take_patches(
 
 
 def put_patches(
-    patches: Complex[Tensor, 'patch window_height window_width'],
+    patches: Inexact[Tensor, 'patch window_height window_width'],
     rows: Int[Tensor, ' patch'],
     corners: Int[Tensor, 'patch 2'],
     shape: tuple[int, int, int],
-) -> Complex[Tensor, 'batch height width']:
+) -> Inexact[Tensor, 'batch height width']:
     """Returns canvases of `shape` onto which the patches were added.
 
     The exact adjoint of `take_patches`, differentiable to any order.
@@ -68,11 +68,11 @@ def put_patches(
 
 
 def add_patches(
-    canvas: Complex[Tensor, 'batch height width'],
-    patches: Complex[Tensor, 'patch window_height window_width'],
+    canvas: Inexact[Tensor, 'batch height width'],
+    patches: Inexact[Tensor, 'patch window_height window_width'],
     rows: Int[Tensor, ' patch'],
     corners: Int[Tensor, 'patch 2'],
-) -> Complex[Tensor, 'batch height width']:
+) -> Inexact[Tensor, 'batch height width']:
     """Returns the canvases with the patches added.
 
     Without gradients this happens in place and pattern by pattern, so that the sum does not

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Bool, Complex, Float, Int
@@ -18,6 +18,7 @@ from .propagation import intensity, squared_modulus
 __all__ = ['Chunk', 'Counts', 'GroupBatch', 'Measurement']
 
 
+@runtime_checkable
 class Counts(Protocol):
     """Measured counts by index: a tensor in memory, or a scan that is read as needed."""
 

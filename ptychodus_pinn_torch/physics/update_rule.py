@@ -43,13 +43,14 @@ def object_update(
 
 
 def divide_by_coverage(
-    numerator: Complex[Tensor, '*group y x'], coverage: Float[Tensor, '*group y x'], alpha: float
+    numerator: Complex[Tensor, '*group y x'], coverage: Float[Tensor, '*#group y x'], alpha: float
 ) -> Complex[Tensor, '*group y x']:
     """Returns the update per unit of coverage, regularised.
 
     Args:
         numerator: Sum of the updates of all patterns.
-        coverage: Power of the probes, or of the patches when the probe is updated.
+        coverage: Power of the probes, or of the patches when the probe is updated; the same for
+            all groups where its first axis is one.
         alpha: 1 divides by the peak of the coverage (ePIE), 0 by the coverage itself.
     """
     peak = coverage.amax(dim=(-2, -1), keepdim=True)

@@ -53,7 +53,10 @@ class AdamRefiner:
         batches: Iterable[Tensor],
         after_batch: Callable[[int], None] | None = None,
     ) -> float:
-        """Takes one step per batch and returns the mean relative amplitude error met."""
+        """Takes one step per batch and returns the mean relative amplitude error met.
+
+        `batches` are the numbers (J,) of the patterns of each step, on the host.
+        """
         done, errors = 0, []
         for indices in batches:
             chunk = replace(

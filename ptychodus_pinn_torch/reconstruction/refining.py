@@ -106,7 +106,7 @@ class Refinement:
 
         Args:
             name: Of the start.
-            canvas: Where it starts.
+            canvas: (1, Y, X) object where it starts.
             rerun: Given when the probe is updated from a network start: runs the network on a
                 measurement. A wrong probe spoils the network's image, so the probe is first
                 improved from a flat start, and what then explains the counts best goes on.

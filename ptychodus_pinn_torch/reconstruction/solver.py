@@ -87,7 +87,7 @@ def rpie_epoch(
     Args:
         state: Changed in place.
         measurement: The patterns; its own probe and shifts are not looked at.
-        batches: Indices of the patterns of each update, in order, on the host.
+        batches: Indices (J,) of the patterns of each update, in order, on the host.
         settings: Step sizes, and what is updated.
         after_batch: Called with the number of patterns done; may raise to stop.
     """
@@ -116,7 +116,10 @@ def rpie_epoch(
 def relative_error(
     state: SolverState, measurement: Measurement, indices: Tensor | None = None
 ) -> float:
-    """Returns `sum (sqrt I - sqrt D)**2 / sum D` over good pixels of some patterns, or of all."""
+    """Returns `sum (sqrt I - sqrt D)**2 / sum D` over good pixels of some patterns, or of all.
+
+    `indices` are (J,), on the host.
+    """
     misfit = torch.zeros(2, device=measurement.device)
     for chunk in state.seen(replace(measurement, after_chunk=None)).chunks(indices):
         expected = predict(state.canvas, chunk)

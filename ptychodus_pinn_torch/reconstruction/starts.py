@@ -51,7 +51,10 @@ def object_start(measured: MeasuredScan) -> Complex[Tensor, '1 y x']:
 def choose_start(
     starts: dict[str, Tensor], measured: MeasuredScan, config: Config, log: RunLog
 ) -> str:
-    """Returns the start that explains the counts best, saying so when it is not the wanted one."""
+    """Returns the start that explains the counts best, saying so when it is not the wanted one.
+
+    `starts` are objects (1, Y, X) by name.
+    """
     preferred = config.reconstruction.start
     if preferred == 'flat' or preferred not in starts or not config.reconstruction.guard:
         return preferred if preferred in starts else 'flat'

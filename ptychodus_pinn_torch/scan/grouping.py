@@ -42,7 +42,7 @@ def choose_held_out(
 
     One pattern is drawn from each of as many compact cells as there are patterns to hold out;
     all others at its position go with it, since a repeated frame would tell what it holds. Fewer
-    than 8 patterns are never held out from.
+    than 8 patterns are never held out from. `positions_px` is (N, 2), the result (J,).
     """
     number = int(round(fraction * len(positions_px)))
     if number < 1 or len(positions_px) < 8:

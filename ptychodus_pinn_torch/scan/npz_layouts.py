@@ -34,8 +34,9 @@ _METADATA_KEYS = {
 class RawScan:
     """What a file holds, in the package's conventions but not yet checked.
 
-    Positions, object and mask may be missing; see `Scan` for the meaning of the attributes.
-    `source` is the file with the patterns, where it is not the path that was asked for.
+    Positions (N, 2), object (Y, X) and mask (H, W) may be missing; patterns are (N, H, W), the
+    probe is (P, H, W); see `Scan` for the meaning of the attributes. `source` is the file with
+    the patterns, where it is not the path that was asked for.
     """
 
     patterns: NDArray[Any]
@@ -96,7 +97,7 @@ class NpzReader:
             raise self._damaged(name, error) from error
 
     def patterns(self, name: str) -> NDArray[Any]:
-        """Returns the array as a read-only memory map, in the dtype of the file."""
+        """Returns the array (N, H, W) as a read-only memory map, in the dtype of the file."""
         try:
             mapped = map_npz_member(self.path, name)
             return stage_npz_member(self.path, name) if mapped is None else mapped

@@ -159,6 +159,7 @@ def write_product(
 ) -> Path:
     """Returns the path of the Ptychodus product that now holds an image of the scan.
 
+    `object_` is (Y, X), `positions_px` (N, 2) of (y, x) and `probe` (P, H, W), as in a `Scan`.
     Pixel size, centre and metadata are those of the scan; where it does not know them, nominal
     values are written and said.
     """

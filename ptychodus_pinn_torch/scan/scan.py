@@ -103,7 +103,7 @@ def split_positions(
 
 
 def calibrate_probe(scan: Scan) -> tuple[NDArray[numpy.complex64], float]:
-    """Returns the probe in counts, brightest mode first, and the factor that was applied.
+    """Returns the probe (P, H, W) in counts, brightest mode first, and the factor that was applied.
 
     `sum |P|**2` of a calibrated probe is the number of photons of a frame without object. A probe
     counts as calibrated when the brightest frame holds a part of that within `CALIBRATED_RATIO`;

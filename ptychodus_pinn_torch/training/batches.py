@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import numpy
 import torch
@@ -24,6 +24,7 @@ __all__ = ['Batches', 'RandomBatches', 'ScanBatches', 'make_batch']
 CANVAS_STEP_PX = 8
 
 
+@runtime_checkable
 class Batches(Protocol):
     """Where the batches of a training run come from; the same for every engine."""
 
