@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -32,5 +33,8 @@ def make_logger(kind: str, folder: Path) -> Logger | None:
     if kind == 'tensorboard':
         return loggers.TensorBoardLogger(folder, name='tensorboard', version='')
     if kind == 'mlflow':
-        return loggers.MLFlowLogger('ptychodus-pinn', tracking_uri=f'sqlite:///{folder}/mlflow.db')
+        # mlflow-skinny has no database, and MLflow 3 takes files only when it is told so
+        os.environ.setdefault('MLFLOW_ALLOW_FILE_STORE', 'true')
+        where = (folder / 'mlflow').resolve().as_uri()
+        return loggers.MLFlowLogger('ptychodus-pinn', tracking_uri=where)
     return None
