@@ -65,8 +65,7 @@ class TensorFlowBackend:
         check_backend(archive, self.name)
         refuse_without_effect(config, command='reconstruct', backend=self.name)
         set_threads(config.execution.num_threads)
-        from .keras_network import KerasCnn
-        from .stacked_network import StackedNetwork
+        from .keras_network import KerasCnn, StackedNetwork
 
         network = KerasCnn(archive.config.network)
         network.load(archive.network_weights(), str(archive.path or 'the archive'))

@@ -21,9 +21,8 @@ from ..training.judging import judge
 from ..training.loggers import make_logger
 from ..training.schedules import PHYSICS_RATE, PlateauRule, rate_factor
 from .keras_model import KerasPinn, make_signature, to_arrays
-from .keras_network import KerasCnn
+from .keras_network import KerasCnn, StackedNetwork
 from .loading import load_keras
-from .stacked_network import StackedNetwork
 
 __all__ = ['fit', 'make_optimizer', 'role_of']
 
@@ -31,7 +30,7 @@ keras = load_keras()
 
 CHECKPOINT = 'last.safetensors'
 BETA_2, EPSILON = 0.99, 1e-8
-KEPT = ('step', 'history', 'metrics', 'best_error', 'best_epoch', 'losses')
+KEPT = ('step', 'epoch', 'batch', 'history', 'metrics', 'best_error', 'best_epoch', 'losses')
 Arrays = dict[str, NDArray[Any]]
 
 
@@ -115,8 +114,7 @@ class RunCallback(keras.callbacks.Callback):  # type: ignore[misc, name-defined]
         self.step = self.batch // accumulate
         if self.run.log.is_due():
             self.run.log.end_step(self.step, self.epoch, self.losses[-1])
-        is_over = self.step >= self.run.config.training.max_steps
-        if is_over or self.run.log.is_stopping:
+        if self.step >= self.run.config.training.max_steps or self.run.log.is_stopping:
             self.model.stop_training = True
 
     def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
@@ -144,9 +142,8 @@ class RunCallback(keras.callbacks.Callback):  # type: ignore[misc, name-defined]
             self.losses, self.epoch = [], self.epoch + 1
             self.write_checkpoint()
         waited = self.epoch - 1 - self.best_epoch
-        if training.early_stopping and is_judged and waited >= training.early_stopping:
-            self.model.stop_training = True
-        if log.is_stopping:
+        is_exhausted = 0 < training.early_stopping <= waited
+        if log.is_stopping or (is_judged and is_exhausted):
             self.model.stop_training = True
 
     def _judge(self) -> None:
@@ -189,7 +186,7 @@ class RunCallback(keras.callbacks.Callback):  # type: ignore[misc, name-defined]
         arrays |= {f'best/{name}': array for name, array in (self.best or {}).items()}
         for index, variable in enumerate(self.model.optimizer.variables):
             arrays[f'optimizer/{index}'] = numpy.asarray(variable.numpy())
-        kept = {name: getattr(self, name) for name in (*KEPT, 'epoch', 'batch')}
+        kept = {name: getattr(self, name) for name in KEPT}
         kept['plateau'] = self.plateau.state()
         text = {'state': json.dumps(kept)}
         arrays = {name: numpy.ascontiguousarray(array) for name, array in arrays.items()}
@@ -222,7 +219,7 @@ class RunCallback(keras.callbacks.Callback):  # type: ignore[misc, name-defined]
             array = groups['optimizer'][str(index)]  # scalars are stored as arrays of one
             variable.assign(array.reshape(variable.shape))
         self.best = groups.get('best')
-        for name in (*KEPT, 'epoch', 'batch'):
+        for name in KEPT:
             setattr(self, name, kept[name])
         self.run.log.history = self.history
         self.plateau.load(kept['plateau'])

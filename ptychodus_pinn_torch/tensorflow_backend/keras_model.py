@@ -14,15 +14,9 @@ from ..config import Config
 from ..models.archive import NETWORK_PREFIX
 from ..networks.patchwise import find_stacks, first_places
 from ..physics.measurement import GroupBatch
-from . import tensorflow_losses as losses
+from . import tensorflow_physics as physics
 from .keras_network import KerasCnn
 from .loading import load_keras
-from .tensorflow_physics import (
-    expected_counts,
-    merge_patches,
-    shift_probe,
-    squared_modulus,
-)
 
 __all__ = ['KerasPinn', 'make_signature', 'to_arrays']
 
@@ -143,7 +137,7 @@ class KerasPinn(keras.Model):  # type: ignore[misc, name-defined]
         training = self.config.training
         with tf.GradientTape() as tape:
             probe = self.probe(data['scan'])
-            canvas, coverage = merge_patches(self.cnn.map_stacks, data, probe)
+            canvas, coverage = physics.merge_patches(self.cnn.map_stacks, data, probe)
             loss = self._data_loss(data, canvas, coverage, probe)
             total = loss + self._regularisation(canvas, coverage)
         values = list(self.values.values())
@@ -156,27 +150,27 @@ class KerasPinn(keras.Model):  # type: ignore[misc, name-defined]
 
     def _data_loss(self, data: Mapping[str, Any], canvas: Any, coverage: Any, probe: Any) -> Any:
         def of_object() -> Any:
-            return losses.object_loss(canvas, data['object'], coverage)
+            return physics.object_loss(canvas, data['object'], coverage)
 
         def of_counts() -> Any:
-            shifted = shift_probe(probe, data['shifts'])
-            expected = expected_counts(canvas, data['rows'], data['corners'], shifted)
+            shifted = physics.shift_probe(probe, data['shifts'])
+            expected = physics.expected_counts(canvas, data['rows'], data['corners'], shifted)
             expected = expected * self.scale(data['scan'])
             is_poisson = self.config.loss.kind == 'poisson'
-            compare = losses.poisson_loss if is_poisson else losses.amplitude_loss
+            compare = physics.poisson_loss if is_poisson else physics.amplitude_loss
             return compare(expected, data['counts'], data['good_pixels'])
 
         return tf.cond(tf.size(data['object']) > 0, of_object, of_counts)
 
     def _regularisation(self, canvas: Any, coverage: Any) -> Any:
         settings = self.config.loss
-        total, weight = tf.constant(0.0), losses.coverage_weight(coverage)
+        total, weight = tf.constant(0.0), physics.coverage_weight(coverage)
         if settings.tv_amplitude:
-            amplitude = tf.sqrt(squared_modulus(canvas) + 1e-8)
-            total += settings.tv_amplitude * losses.total_variation(amplitude, weight)
+            amplitude = tf.sqrt(physics.squared_modulus(canvas) + 1e-8)
+            total += settings.tv_amplitude * physics.total_variation(amplitude, weight)
         if settings.tv_phase:
             phase = tf.atan2(tf.math.imag(canvas), tf.math.real(canvas))
-            total += settings.tv_phase * losses.total_variation(phase, weight)
+            total += settings.tv_phase * physics.total_variation(phase, weight)
         if settings.probe_reference and 'change' in self.values:
             squares = tf.reduce_sum(tf.square(self.values['change']), axis=(1, 2, 3, 4))
             total += settings.probe_reference * tf.reduce_mean(squares / (2.0 * self.pixels))

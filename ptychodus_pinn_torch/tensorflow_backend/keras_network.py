@@ -8,19 +8,24 @@ from typing import Any
 
 import numpy
 import tensorflow as tf
+import torch
 from jaxtyping import Complex, Float
 from numpy.typing import NDArray
+from torch import Tensor
 
 from ..networks.cnn import DEFAULT_PATTERN_SIZE, MAX_WIDENING, ONE, num_levels, stem_factor
+from ..networks.patchwise import Level, stitch
 from ..networks.registry import check_weights
+from ..physics.canvas import Canvas
+from ..physics.measurement import Measurement
 from .keras_attention import make_gates
 from .loading import load_keras
 
-__all__ = ['KerasCnn']
+__all__ = ['KerasCnn', 'StackedNetwork']
 
 keras = load_keras()
 
-Level = Callable[[tf.Tensor], tf.Tensor]
+Layer = Callable[[tf.Tensor], tf.Tensor]
 
 
 class KerasCnn:
@@ -63,18 +68,18 @@ class KerasCnn:
     def _build_body(self, config: Any, num_inputs: int, size: int) -> int:
         levels = num_levels(size)
         widths = [config.first_width * min(2**level, MAX_WIDENING) for level in range(levels + 1)]
-        self.encoder: list[Level] = []
+        self.encoder: list[Layer] = []
         for before, width in zip([num_inputs, *widths], widths):
             name = f'body.encoder.{len(self.encoder)}'
             self.encoder.append(self._level(name, before, width, config))
-        self.decoder: list[Level] = []
+        self.decoder: list[Layer] = []
         for below, width in zip(widths[:0:-1], widths[-2::-1]):
             name = f'body.decoder.{len(self.decoder)}'
             merged = below + (width if config.has_skips else 0)
             self.decoder.append(self._level(name, merged, width, config))
         return widths[0]
 
-    def _level(self, name: str, num_inputs: int, width: int, config: Any) -> Level:
+    def _level(self, name: str, num_inputs: int, width: int, config: Any) -> Layer:
         first = self._conv(f'{name}.0.conv1', num_inputs, width, 'relu')
         second = self._conv(f'{name}.0.conv2', width, width, 'relu')
         gate = make_gates(config.attention, width, f'{name}.1', self.layers)
@@ -163,6 +168,36 @@ class KerasCnn:
             x = tf.repeat(tf.repeat(x, 2, axis=1), 2, axis=2)
             x = level(tf.concat([x, skip], axis=-1) if self.has_skips else x)
         return x
+
+
+class StackedNetwork:
+    """Patches by TensorFlow, everything else by the code that all engines share."""
+
+    training = False
+    needs_level = False
+    num_passes = 1
+    is_precise = False
+
+    def __init__(self, cnn: KerasCnn, device: str = '/CPU:0') -> None:
+        self.cnn, self.device = cnn, device
+        self.num_channels, self.pattern_size = cnn.num_channels, cnn.pattern_size
+
+    def reconstruct(self, measurement: Measurement) -> Canvas:
+        """Returns the canvases of a measurement, read by chunks."""
+        return stitch(self, measurement)
+
+    def map_stacks(
+        self,
+        counts: Float[Tensor, 'stack channel height width'],
+        photons: Float[Tensor, 'stack channel'],
+        level: Level | None,
+    ) -> Complex[Tensor, 'stack channel height width']:
+        """Returns one patch per pattern (see `networks.patchwise.PatchwiseNetwork`)."""
+        with tf.device(self.device):
+            patches = self.cnn.run(
+                tf.constant(counts.cpu().numpy()), tf.constant(photons.cpu().numpy())
+            )
+        return torch.from_numpy(patches.numpy()).to(counts.device)
 
 
 def to_archive(array: NDArray[Any]) -> NDArray[Any]:

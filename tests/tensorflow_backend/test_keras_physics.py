@@ -13,7 +13,6 @@ from ptychodus_pinn_torch.simulation.reference_model import predict_counts
 
 tf = require_tensorflow()
 
-from ptychodus_pinn_torch.tensorflow_backend import tensorflow_losses as losses
 from ptychodus_pinn_torch.tensorflow_backend import tensorflow_physics as physics
 
 
@@ -80,7 +79,7 @@ def test_losses_of_counts_agree_with_the_pytorch_engine(rng, name):
     good = rng.random((8, 8)) > 0.2
     counts = (rng.poisson(expected) * good).astype(numpy.float32)
     given = (expected, counts)
-    ours = getattr(losses, name)(*map(tf.constant, given), tf.constant(good, tf.float32))
+    ours = getattr(physics, name)(*map(tf.constant, given), tf.constant(good, tf.float32))
     theirs = getattr(torch_losses, name)(*map(torch.from_numpy, given), torch.from_numpy(good))
     assert float(ours) == pytest.approx(float(theirs), rel=1e-5)
 
@@ -89,10 +88,10 @@ def test_losses_of_objects_agree_with_the_pytorch_engine(rng):
     image, truth = complex_noise(rng, 2, 9, 11), complex_noise(rng, 2, 9, 11)
     coverage = rng.random((2, 9, 11)).astype(numpy.float32)
     arrays = (image, truth, coverage)
-    ours = losses.object_loss(*map(tf.constant, arrays))
+    ours = physics.object_loss(*map(tf.constant, arrays))
     theirs = torch_losses.object_loss(*map(torch.from_numpy, arrays))
     assert float(ours) == pytest.approx(float(theirs), rel=1e-5)
-    ours = losses.total_variation(tf.constant(image.real), tf.constant(coverage))
+    ours = physics.total_variation(tf.constant(image.real), tf.constant(coverage))
     theirs = torch_losses.total_variation(
         torch.from_numpy(image.real.copy()), torch.from_numpy(coverage)
     )
