@@ -90,7 +90,7 @@ def merge(network: PatchwiseNetwork, measurement: Measurement) -> Canvas:
     chunk = measurement.chunk(torch.arange(measurement.num_patterns))
     level = find_level(measurement) if network.needs_level else None
     stacks = find_stacks(measurement.rows, measurement.corners, network.num_channels)
-    counts, photons = _inputs(chunk)
+    counts, photons = _inputs(chunk, measurement.visible_part())
     there, first = _hand_over(stacks, counts.device)
     patches = network.map_stacks(counts[there], photons[there], level)
     patches = patches.flatten(0, 1)[first]
@@ -99,7 +99,7 @@ def merge(network: PatchwiseNetwork, measurement: Measurement) -> Canvas:
         patches, weights, chunk.rows, chunk.corners, measurement.canvas_shape
     )
     if network.needs_level:
-        canvas = _match_counts(canvas, coverage, measurement.totals)
+        canvas = _match_counts(canvas, coverage, measurement)
     scale = mean[:, None, None]
     return Canvas(canvas * scale, coverage / scale.square())
 
@@ -136,7 +136,7 @@ def stitch(network: PatchwiseNetwork, measurement: Measurement) -> Canvas:
         numerator[row] = stack.put((1, *measurement.canvas_shape[1:]))[0]
     canvas = blend(numerator.to(seen.device), seen)
     if network.needs_level:
-        canvas = _match_counts(canvas, coverage, measurement.totals)
+        canvas = _match_counts(canvas, coverage, measurement)
     scale = mean[:, None, None]
     return Canvas(canvas * scale, coverage / scale.square())
 
@@ -151,14 +151,16 @@ def _patches_of(
 ) -> Iterator[tuple[Chunk, Tensor]]:
     """Yields every chunk with the patches of its patterns."""
     level = find_level(measurement) if network.needs_level else None
+    visible = measurement.visible_part()
     if network.num_channels == 1:
         for chunk in measurement.chunks():
-            counts, photons = _inputs(chunk)
+            counts, photons = _inputs(chunk, visible)
             stacks = torch.arange(len(counts))[:, None]
             yield chunk, _map_chunks(network, counts, photons, stacks, level)
         return
     counts, photons = (
-        torch.cat(parts) for parts in zip(*(_inputs(chunk) for chunk in measurement.chunks()))
+        torch.cat(parts)
+        for parts in zip(*(_inputs(chunk, visible) for chunk in measurement.chunks()))
     )
     stacks = find_stacks(measurement.rows, measurement.corners, network.num_channels)
     patches = _map_chunks(network, counts, photons, stacks, level)
@@ -190,22 +192,25 @@ def _hand_over(
     return stacks.to(device, non_blocking=True), first.to(device, non_blocking=True)
 
 
-def _inputs(chunk: Chunk) -> tuple[Tensor, Tensor]:
-    """Returns counts in centred order, bad pixels zero, and the photons of each probe."""
-    return center_frequencies(chunk.good_counts()), intensity(chunk.probe).sum(dim=(-2, -1))
+def _inputs(chunk: Chunk, visible_part: Float[Tensor, '*group']) -> tuple[Tensor, Tensor]:
+    """Returns counts in centred order, bad pixels zero, and the photons that good pixels see."""
+    part = visible_part if visible_part.ndim == 0 else visible_part[chunk.rows]
+    photons = intensity(chunk.probe).sum(dim=(-2, -1)) * part
+    return center_frequencies(chunk.good_counts()), photons
 
 
 def _match_counts(
     canvas: Complex[Tensor, 'group y x'],
     coverage: Float[Tensor, 'group y x'],
-    counts: Float[Tensor, ' group'],
+    measurement: Measurement,
 ) -> Complex[Tensor, 'group y x']:
     """Returns the canvases, each times the factor that lets the measured counts through.
 
-    The propagation is unitary, so the sum over all detectors is that of `coverage * |O|**2`.
+    The propagation is unitary, so the sum over all detectors is that of `coverage * |O|**2`, of
+    which good pixels see about the part that they see of the probe.
     """
-    expected = (coverage * squared_modulus(canvas)).sum(dim=(-2, -1))
-    gain = torch.sqrt(counts.clamp(min=1e-12) / expected.clamp(min=1e-12))
+    expected = (coverage * squared_modulus(canvas)).sum(dim=(-2, -1)) * measurement.visible_part()
+    gain = torch.sqrt(measurement.totals.clamp(min=1e-12) / expected.clamp(min=1e-12))
     return canvas * gain[:, None, None]
 
 

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from .canvas import add_patches, check_windows
 from .probe import probe_spectrum, shift_spectrum
-from .propagation import intensity, squared_modulus
+from .propagation import intensity, squared_modulus, to_detector
 
 __all__ = ['Chunk', 'Counts', 'GroupBatch', 'Measurement']
 
@@ -183,10 +183,22 @@ class Measurement:
         good = counts if self.good_pixels is None else counts * self.good_pixels
         return total.index_add_(0, self._hand_over(self.rows), good.sum(dim=(-2, -1)))
 
+    def visible_part(self) -> Float[Tensor, '*group']:
+        """Returns the part of the probe's light that meets good pixels when there is no object.
+
+        Where the whole detector is good: one. A beamstop hides the rest, which no brightness may
+        be compared with.
+        """
+        power = squared_modulus(self.probe).sum(dim=(-3, -2, -1))
+        if self.good_pixels is None:
+            return torch.ones_like(power)
+        seen = (intensity(to_detector(self.probe)) * self.good_pixels).sum(dim=(-2, -1))
+        return seen / power.clamp(min=1e-20)
+
     def sent(self) -> Float[Tensor, ' group']:
-        """Returns the counts that the probe would send to each canvas' detectors without object."""
+        """Returns the counts that the probe would send onto good pixels without object."""
         number = self._hand_over(torch.bincount(self.rows, minlength=self.canvas_shape[0]))
-        return number * squared_modulus(self.probe).sum(dim=(-3, -2, -1))
+        return number * squared_modulus(self.probe).sum(dim=(-3, -2, -1)) * self.visible_part()
 
     def level(self) -> Float[Tensor, ' group']:
         """Returns the mean amplitude of each object: the root of measured over sent counts."""

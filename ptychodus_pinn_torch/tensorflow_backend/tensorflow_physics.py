@@ -132,15 +132,14 @@ def expected_counts(
 
 
 def mean_level(
-    data: Mapping[str, Any], probe: Complex[tf.Tensor, 'mode height width']
+    data: Mapping[str, Any], visible: Float[tf.Tensor, '']
 ) -> Float[tf.Tensor, ' group']:
     """Returns the root of measured over sent counts of each group (see `Measurement.level`)."""
     groups = data['canvas_shape'][0]
     sums = tf.reduce_sum(data['counts'] * data['good_pixels'], axis=(-2, -1))
     total = tf.math.unsorted_segment_sum(sums, data['rows'], groups)
     number = tf.math.unsorted_segment_sum(tf.ones_like(sums), data['rows'], groups)
-    power = tf.reduce_sum(squared_modulus(probe))
-    return tf.sqrt(tf.maximum(total, 1.0) / tf.maximum(number * power, 1e-20))
+    return tf.sqrt(tf.maximum(total, 1.0) / tf.maximum(number * visible, 1e-20))
 
 
 def merge_patches(
@@ -157,10 +156,12 @@ def merge_patches(
         data: A batch (see `keras_model.make_signature`).
         probe: Of the scan.
     """
-    scale = mean_level(data, probe)
+    visible = tf.reduce_sum(intensity(to_detector(probe)) * data['good_pixels'])
+    scale = mean_level(data, visible)
     own_scale = tf.gather(scale, data['rows'])[:, None, None]
     weights = intensity(shift_probe(probe, data['shifts'])) * tf.square(own_scale)
     photons = tf.reduce_sum(weights, axis=(-2, -1))
+    photons *= visible / tf.reduce_sum(squared_modulus(probe))
     centred = tf.signal.fftshift(data['counts'] * data['good_pixels'], axes=(-2, -1))
     patches = map_stacks(tf.gather(centred, data['stacks']), tf.gather(photons, data['stacks']))
     size = (int(probe.shape[-2]), int(probe.shape[-1]))
