@@ -7,7 +7,7 @@ import logging
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING
 
 from ptychodus.api.reconstruct import (
     ReconstructInput,
@@ -34,31 +34,18 @@ YIELD_PERIOD_S = 0.5
 LOG_PERIOD_S = 5.0
 
 
-class HostTask(Protocol):
-    """The task of Ptychodus in which a reconstructor runs."""
+class HostTask:
+    """The task of Ptychodus in which a reconstructor runs; here, where none is connected."""
 
     def is_stopping(self) -> bool:
         """Returns whether the user pressed Stop or is closing Ptychodus."""
+        return False
 
     def update_progress(self, progress: int, progress_goal: int) -> None:
         """Moves the progress bar."""
 
     def refresh(self) -> None:
         """Has the buttons look again at what can be done; only from the window's own thread."""
-
-
-class DetachedTask:
-    """Stands in where nobody has connected a task: never stops, shows nothing."""
-
-    def is_stopping(self) -> bool:
-        """Returns False."""
-        return False
-
-    def update_progress(self, progress: int, progress_goal: int) -> None:
-        """Does nothing."""
-
-    def refresh(self) -> None:
-        """Does nothing."""
 
 
 class PINNTorchReconstructor(TrainableReconstructor):
@@ -79,7 +66,7 @@ class PINNTorchReconstructor(TrainableReconstructor):
         self._progress_goal = 1
         self._logged_s = 0.0
         self.model = ModelFile()
-        self.task: HostTask = DetachedTask()
+        self.task = HostTask()
         self.engine = ''
         self.remaining_s: float | None = None
 

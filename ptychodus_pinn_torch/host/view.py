@@ -17,7 +17,6 @@ from PyQt5.QtCore import QTimer
 from PyQt5.QtWidgets import (
     QCheckBox,
     QComboBox,
-    QFormLayout,
     QGroupBox,
     QHBoxLayout,
     QLabel,
@@ -31,7 +30,6 @@ from PyQt5.QtWidgets import (
 from ..backend import BACKEND_VARIABLE, available_backends
 from ..config import Option
 from ..progress import format_duration
-from .option_texts import make_label, make_title, make_tool_tip
 from .reconstructor import PINNTorchReconstructor
 from .results import TrainingCurve
 from .settings import PINNTorchSettings, iter_host_options
@@ -44,6 +42,29 @@ __all__ = ['PINNTorchViewControllerFactory', 'compose_processing_controller']
 logger = logging.getLogger(__name__)
 
 REFRESH_MS = 1000
+
+
+def make_title(option: Option) -> str:
+    """Returns the title of an option's group."""
+    return 'Computing' if option.section == 'execution' else option.section.title()
+
+
+def make_label(option: Option) -> str:
+    """Returns an option's name as a person reads it, with its unit."""
+    is_said = option.name.endswith(option.unit) and option.unit.endswith('s')
+    name = option.name if is_said else option.name.removesuffix(f'_{option.unit}')
+    unit = f' [{option.unit}]' if option.unit and not is_said else ''
+    return f'{name[0].upper()}{name[1:].replace("_", " ")}{unit}:'
+
+
+def make_tool_tip(option: Option) -> str:
+    """Returns the description of an option with its bounds and its default."""
+    bounds = ''
+    if option.minimum is not None and option.maximum is not None:
+        bounds = f' From {option.minimum:g} to {option.maximum:g}.'
+    elif option.minimum is not None:
+        bounds = f' At least {option.minimum:g}.'
+    return f'<p>{option.description}{bounds} Default: {option.default}.</p>'
 
 
 def select_text(combo_box: QComboBox, text: str) -> None:
@@ -61,7 +82,7 @@ class OptionViewController(ParameterViewController, Observer):
         self._option = option
         self._parameter = parameter
         self._widget = self._make_widget()
-        self._show()
+        self._update(parameter)
         parameter.add_observer(self)
 
     def get_widget(self) -> QWidget:
@@ -82,7 +103,7 @@ class OptionViewController(ParameterViewController, Observer):
         line_edit.editingFinished.connect(lambda: self._parameter.set_value(line_edit.text()))
         return line_edit
 
-    def _show(self) -> None:
+    def _update(self, observable: Observable) -> None:
         text = self._parameter.get_value()
         if isinstance(self._widget, QCheckBox):
             self._widget.setChecked(text.strip().lower() in {'1', 'true', 't', 'yes', 'y', 'on'})
@@ -93,10 +114,6 @@ class OptionViewController(ParameterViewController, Observer):
         fault = PINNTorchSettings.find_fault(self._option.path, text)
         self._widget.setStyleSheet('color: #c00000;' if fault else '')
         self._widget.setToolTip(f'<p>{fault}</p>' if fault else make_tool_tip(self._option))
-
-    def _update(self, observable: Observable) -> None:
-        if observable is self._parameter:
-            self._show()
 
 
 class ModelViewController(ParameterViewController):
@@ -159,42 +176,15 @@ class BackendViewController(ParameterViewController, Observer):
             note.setWordWrap(True)
             layout.addWidget(note)
         self._combo_box.setEnabled(not override)
-        self._show()
+        self._update(parameter)
         parameter.add_observer(self)
 
     def get_widget(self) -> QWidget:
         """Returns the widget."""
         return self._widget
 
-    def _show(self) -> None:
-        select_text(self._combo_box, self._parameter.get_value().strip().lower())
-
     def _update(self, observable: Observable) -> None:
-        if observable is self._parameter:
-            self._show()
-
-
-class AdvancedViewController(ParameterViewController):
-    """The options that few people change, group by group, folded away."""
-
-    def __init__(self, view_controllers: Iterable[tuple[Option, OptionViewController]]) -> None:
-        self._view_controllers = []
-        self._widget = CheckableGroupBox('Advanced', collapse_when_unchecked=True)
-        self._widget.setChecked(False)
-        layout = QVBoxLayout()
-        forms: dict[str, QFormLayout] = {}
-        for option, view_controller in view_controllers:
-            if option.section not in forms:
-                box = QGroupBox(make_title(option))
-                forms[option.section] = QFormLayout(box)
-                layout.addWidget(box)
-            forms[option.section].addRow(make_label(option), view_controller.get_widget())
-            self._view_controllers.append(view_controller)
-        self._widget.set_contents_layout(layout)
-
-    def get_widget(self) -> QWidget:
-        """Returns the widget."""
-        return self._widget
+        select_text(self._combo_box, self._parameter.get_value().strip().lower())
 
 
 class PINNTorchViewControllerFactory(ReconstructorViewControllerFactory):
@@ -217,20 +207,31 @@ class PINNTorchViewControllerFactory(ReconstructorViewControllerFactory):
             for item in self._library.reconstructors
             if item.name.casefold() == reconstructor_name.casefold()
         )
-        builder = ParameterViewBuilder()
-        builder.add_view_controller_to_top(ModelViewController(reconstructor))
-        builder.add_view_controller(BackendViewController(settings.backend), 'Backend:')
-        advanced = []
+        basic, advanced = ParameterViewBuilder(), ParameterViewBuilder()
+        basic.add_view_controller_to_top(ModelViewController(reconstructor))
+        basic.add_view_controller(BackendViewController(settings.backend), 'Backend:')
         for option in iter_host_options():
-            controller = OptionViewController(option, settings.get_parameter(option.path))
-            if option.is_basic:
-                builder.add_view_controller(
-                    controller, make_label(option), group=make_title(option)
-                )
-            else:
-                advanced.append((option, controller))
-        builder.add_view_controller_to_bottom(AdvancedViewController(advanced))
-        return builder.build_widget()
+            (basic if option.is_basic else advanced).add_view_controller(
+                OptionViewController(option, settings.get_parameter(option.path)),
+                make_label(option),
+                group=make_title(option),
+            )
+        widget = basic.build_widget(add_stretch=False)
+        layout = widget.layout()
+        layout.addWidget(fold_away(advanced.build_widget(add_stretch=False)))
+        layout.addStretch()
+        return widget
+
+
+def fold_away(widget: QWidget) -> CheckableGroupBox:
+    """Returns a closed box with the options that few people change."""
+    box = CheckableGroupBox('Advanced', collapse_when_unchecked=True)
+    box.setChecked(False)
+    widget.layout().setContentsMargins(0, 0, 0, 0)
+    layout = QVBoxLayout()
+    layout.addWidget(widget)
+    box.set_contents_layout(layout)
+    return box
 
 
 def compose_processing_controller(base: type) -> type:
@@ -272,10 +273,9 @@ def compose_processing_controller(base: type) -> type:
 
         def _update(self, observable: Any) -> None:
             super()._update(observable)
-            monitor = self._attached_monitor
-            if observable is not monitor:
+            if observable is not self._attached_monitor:
                 return
-            is_processing = monitor.is_processing
+            is_processing = observable.is_processing
             if not is_processing:
                 self._sync_model_to_view()
             reconstructor = self._algorithm_parameter.get_current_reconstructor()
