@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from ptychodus.api.product import Product
 from ptychodus.api.reconstruct import (
     ReconstructInput,
     ReconstructOutput,
@@ -53,6 +54,7 @@ class PINNTorchReconstructor(TrainableReconstructor):
 
     Attributes:
         task: Where to ask for Stop and to show progress.
+        training_curve: The losses of the latest training.
         engine: 'module:attribute' of an engine to use in place of the registered backend.
         remaining_s: Estimated seconds to go, None when idle or not known.
     """
@@ -61,7 +63,7 @@ class PINNTorchReconstructor(TrainableReconstructor):
         super().__init__()
         self._mode = mode
         self._settings = settings
-        self._curve = TrainingCurve()
+        self.training_curve = TrainingCurve()
         self._curve_in_use = TrainingCurve()
         self._progress_goal = 1
         self._logged_s = 0.0
@@ -74,11 +76,6 @@ class PINNTorchReconstructor(TrainableReconstructor):
     def name(self) -> str:
         """The name after the underscore of the algorithm's key."""
         return self._mode.title()
-
-    @property
-    def training_curve(self) -> TrainingCurve:
-        """The losses of the latest training."""
-        return self._curve
 
     def get_progress_goal(self) -> int:
         """Returns a goal above 0, without which Ptychodus shows neither progress nor Stop."""
@@ -103,15 +100,12 @@ class PINNTorchReconstructor(TrainableReconstructor):
             ValueError: not a model of ours.
             FileNotFoundError: no such file.
         """
-        facts = self.model.use(file_path)
-        self._curve_in_use = TrainingCurve()
-        for epoch, loss, held_out in facts.history:
-            self._curve_in_use = self._curve_in_use.append(epoch, loss, held_out)
+        self._curve_in_use = self.model.use(file_path).curve
         logger.info('In use from now on: %s', self.model.describe())
 
     def use_shipped_model(self) -> None:
         """Uses the shipped model from now on."""
-        self.model.use_shipped()
+        self.model.path = None
         self._curve_in_use = TrainingCurve()
         self.task.refresh()
 
@@ -154,7 +148,7 @@ class PINNTorchReconstructor(TrainableReconstructor):
                 backend, config, folder, inputs, validation,
                 output_path / MODEL_NAME, self.engine,
             )  # fmt: skip
-            self._curve = TrainingCurve()
+            self.training_curve = TrainingCurve()
             with Worker(payload) as worker:
                 yield from self._follow_training(worker)
 
@@ -169,7 +163,7 @@ class PINNTorchReconstructor(TrainableReconstructor):
         from .payload import ReconstructPayload, working_folder, write_scan_files
         from .runner import Worker
 
-        output: ReconstructOutput | None = None
+        product: Product | None = None
         with self._activity('Reconstruction'), working_folder() as folder:
             config, backend = self._read_settings('reconstruct')
             payload = ReconstructPayload(
@@ -182,9 +176,8 @@ class PINNTorchReconstructor(TrainableReconstructor):
             if refinement is not None:
                 losses = join_losses(self._curve_in_use, refinement)
                 product = make_product(parameters.product, folder, losses, config.reconstruction)
-                output = ReconstructOutput(product, progress=1)
-        if output is not None:
-            yield output
+        if product is not None:
+            yield ReconstructOutput(product, progress=1)
 
     def _read_settings(self, command: str) -> tuple[Config, str]:
         """Returns options and engine as they are now; later changes are for the next action."""
@@ -212,8 +205,8 @@ class PINNTorchReconstructor(TrainableReconstructor):
         try:
             for message in worker.messages():
                 if message is not None and message['tag'] == 'report':
-                    step = self._receive_report(EpochReport(**message['report']))
-                elif message is not None:
+                    step = self._receive_report(message)
+                elif message is not None and message['tag'] == 'trained':
                     self._accept_model(message)
                 if self.task.is_stopping():
                     self._stop_training(worker)
@@ -235,20 +228,23 @@ class PINNTorchReconstructor(TrainableReconstructor):
         logger.info('Training was stopped before it had a model.')
 
     def _accept_model(self, message: Message) -> None:
-        if message['tag'] == 'trained':
-            self.model.use(Path(message['path']))
-            self._curve_in_use = self._curve
-            logger.info('The model is in %s, and in use.', message['path'])
+        self.model.use(Path(message['path']))
+        self._curve_in_use = self.training_curve
+        logger.info('The model is in %s, and in use.', message['path'])
 
     def _make_train_output(self, step: int) -> TrainOutput:
-        return TrainOutput(self._curve.training, self._curve.validation, progress=step)
+        curve = self.training_curve
+        return TrainOutput(curve.training, curve.validation, progress=step)
 
-    def _receive_report(self, report: EpochReport) -> int:
+    def _receive_report(self, message: Message) -> int:
         """Returns the step to show."""
+        report = EpochReport(**message['report'])
         self._progress_goal = max(report.total, 1)
         self.remaining_s = report.remaining_s
         if report.is_epoch_end and report.phase == 'train':
-            self._curve = self._curve.append(report.epoch, report.loss, report.held_out)
+            self.training_curve = self.training_curve.append(
+                report.epoch, report.loss, report.held_out
+            )
         is_due = time.monotonic() - self._logged_s >= LOG_PERIOD_S
         if is_due or report.message or report.is_epoch_end:
             self._logged_s = time.monotonic()
@@ -262,13 +258,11 @@ class PINNTorchReconstructor(TrainableReconstructor):
             if self.task.is_stopping():
                 logger.info('Reconstruction was stopped; the product keeps its object.')
                 return None
-            if message is None:
-                continue
-            if message['tag'] == 'report':
-                step = self._receive_report(EpochReport(**message['report']))
+            if message is not None and message['tag'] == 'report':
+                step = self._receive_report(message)
                 self.task.update_progress(step, self._progress_goal)
-            elif message['tag'] == 'reconstructed':
-                refinement = [(int(epoch), float(value)) for epoch, value in message['losses']]
+            elif message is not None and message['tag'] == 'reconstructed':
+                refinement = message['losses']
                 _log_reconstruction(message)
         return refinement
 

@@ -126,7 +126,8 @@ class ModelViewController(ParameterViewController):
         self._label.setSizePolicy(QSizePolicy.Policy.Expanding, QSizePolicy.Policy.Preferred)
         self._button = QPushButton('Use Shipped Model')
         self._button.setToolTip('Infer with the model that comes with PINN-Torch.')
-        self._button.clicked.connect(self._use_shipped)
+        self._button.clicked.connect(reconstructor.use_shipped_model)
+        self._button.clicked.connect(self._show)
         self._widget = QGroupBox('Model')
         layout = QVBoxLayout(self._widget)
         layout.addWidget(self._label)
@@ -144,16 +145,11 @@ class ModelViewController(ParameterViewController):
         """Returns the widget."""
         return self._widget
 
-    def _use_shipped(self) -> None:
-        self._reconstructor.use_shipped_model()
-        self._show()
-
     def _show(self) -> None:
-        text = self._reconstructor.model.describe()
-        if text != self._label.text():
-            self._label.setText(text)
-            self._label.setToolTip(str(self._reconstructor.model.path or ''))
-        self._button.setVisible(self._reconstructor.model.path is not None)
+        model = self._reconstructor.model
+        self._label.setText(model.describe())
+        self._label.setToolTip(str(model.path or ''))
+        self._button.setVisible(model.path is not None)
 
 
 class BackendViewController(ParameterViewController, Observer):
