@@ -58,13 +58,9 @@ class _BriefHelp(argparse.HelpFormatter):
 class _HelpAll(argparse.Action):
     """Prints the help with every option in it, and ends the program."""
 
-    def __init__(self, *, texts: dict[argparse.Action, str], **keywords: Any) -> None:
-        super().__init__(nargs=0, default=argparse.SUPPRESS, **keywords)
-        self.texts = texts
-
     def __call__(self, parser: argparse.ArgumentParser, *_: Any) -> None:
         """Prints and exits."""
-        for action, text in self.texts.items():
+        for action, text in self.const.items():
             action.help = text
         parser.formatter_class = argparse.HelpFormatter
         parser.print_help()
@@ -84,8 +80,9 @@ def add_config_options(
     parser.formatter_class = _BriefHelp
     hidden: dict[argparse.Action, str] = {}
     parser.add_argument(
-        '--help-all', action=_HelpAll, texts=hidden, help='show all options and exit'
-    )
+        '--help-all', action=_HelpAll, nargs=0, const=hidden, default=argparse.SUPPRESS,
+        help='show all options and exit',
+    )  # fmt: skip
     parser.add_argument('--config', type=Path, metavar='FILE', help='JSON or YAML configuration')
     parser.add_argument(
         '--preset', choices=('quick', 'default', 'best'), help='configuration to start from'

@@ -68,15 +68,14 @@ def run(arguments: argparse.Namespace) -> int:
     for name in FILES:
         check_output(folder / name, arguments, suffixes=('',))
     started = time.monotonic()
-    progress = ProgressLine(is_quiet=arguments.quiet)
     scans = {name: _simulate(arguments.seed, number) for number, name in enumerate(SCANS)}
     for name, scan in scans.items():
         write_scan_npz(folder / f'{name}_scan.npz', scan)
     model = folder / 'trained.h5.zip'
     options = {**TRAINING, 'training.max_steps': arguments.steps, 'training.seed': arguments.seed}
     sys.stdout.write(f'training on one simulated scan, {arguments.steps} steps, no labels\n')
-    api.train(scans[SCANS[0]], model, options=options, report=progress)
-    progress.close()
+    with ProgressLine(is_quiet=arguments.quiet) as progress:
+        api.train(scans[SCANS[0]], model, options=options, report=progress)
     table: list[dict[str, Any]] = []
     pictures = []
     for name, scan in scans.items():
@@ -87,7 +86,8 @@ def run(arguments: argparse.Namespace) -> int:
     seconds = time.monotonic() - started
     peak_mb = _peak_memory_mb()
     summary = {'rows': table, 'seconds': seconds, 'peak_memory_MB': peak_mb}
-    _write_json(folder / 'metrics.json', summary)
+    text = json.dumps(summary, indent=2)
+    write_atomically(folder / 'metrics.json', lambda path: path.write_text(text, encoding='utf-8'))
     sys.stdout.write(_format_table(table))
     sys.stdout.write(
         f'{picture}: the picture; all files are in {folder}; {format_duration(seconds)}'
@@ -95,13 +95,6 @@ def run(arguments: argparse.Namespace) -> int:
         + '\n'
     )
     return 0
-
-
-def _write_json(path: Path, content: dict[str, Any]) -> None:
-    def write(temporary: Path) -> None:
-        temporary.write_text(json.dumps(content, indent=2), encoding='utf-8')
-
-    write_atomically(path, write)
 
 
 def _peak_memory_mb() -> float | None:
@@ -139,18 +132,15 @@ def _compare(
         (f'flat start {refined}', None, 'flat', REFINE_EPOCHS),
     ]
     for title, archive, start, epochs in cases:
-        options: dict[str, Any] = {
-            'reconstruction.start': start,
-            'reconstruction.refine_epochs': epochs,
-        }
+        options = {'reconstruction.start': start, 'reconstruction.refine_epochs': epochs}
         if start == 'network':
             options['reconstruction.guard'] = False  # the network as it is
         result = api.reconstruct(scan, archive, options=options)
         metrics = compare_objects(result.object_, scan.truth, weights=area)
         panels.append(Panel(title, result.object_, metrics))
         about = {'scan': name.replace('_', ' '), 'method': title}
-        numbers = metrics.to_dict(with_curve=False)
-        rows.append({**about, **numbers, 'seconds': sum(result.seconds.values())})
+        seconds = sum(result.seconds.values())
+        rows.append({**about, **metrics.to_dict(with_curve=False), 'seconds': seconds})
         if title == f'shipped model {refined}':
             write_image(folder / f'{name}_image.npz', scan, result)
             write_image(folder / f'{name}_product.h5', scan, result)

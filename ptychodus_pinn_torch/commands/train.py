@@ -52,23 +52,20 @@ def run(arguments: argparse.Namespace) -> int:
     validation = [read_scan_from(arguments, path) for path in arguments.validation]
     if not arguments.no_check:
         _examine(scans, config, is_quiet=arguments.quiet)
-    progress = ProgressLine(is_quiet=arguments.quiet)
     request = TrainRequest(
         tuple(scans), config, arguments.output, tuple(validation), arguments.resume, backend
     )
     from ..training.run import train
 
     try:
-        path = train(request, progress)
+        with ProgressLine(is_quiet=arguments.quiet) as progress:
+            path = train(request, progress)
     except KeyboardInterrupt:
-        progress.close()
         if arguments.output.is_file():
             sys.stderr.write(
                 f'{arguments.output}: holds the best model so far; go on with --resume\n'
             )
         raise
-    finally:
-        progress.close()
     if not arguments.quiet:
         from ..models.opening import describe_model
 

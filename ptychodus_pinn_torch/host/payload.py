@@ -112,7 +112,7 @@ def decode_payload(line: bytes) -> tuple[int, TrainPayload | ReconstructPayload]
     from pydantic import TypeAdapter
 
     level, tree = json.loads(line)
-    kind = ReconstructPayload if 'scan' in tree else TrainPayload
+    kind: Any = ReconstructPayload if 'scan' in tree else TrainPayload
     return int(level), TypeAdapter(kind).validate_python(tree)
 
 

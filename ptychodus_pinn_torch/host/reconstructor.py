@@ -204,9 +204,9 @@ class PINNTorchReconstructor(TrainableReconstructor):
         step, yielded_s = 0, 0.0
         try:
             for message in worker.messages():
-                if message is not None and message['tag'] == 'report':
+                if message['tag'] == 'report':
                     step = self._receive_report(message)
-                elif message is not None and message['tag'] == 'trained':
+                elif message['tag'] == 'trained':
                     self._accept_model(message)
                 if self.task.is_stopping():
                     self._stop_training(worker)
@@ -258,10 +258,10 @@ class PINNTorchReconstructor(TrainableReconstructor):
             if self.task.is_stopping():
                 logger.info('Reconstruction was stopped; the product keeps its object.')
                 return None
-            if message is not None and message['tag'] == 'report':
+            if message['tag'] == 'report':
                 step = self._receive_report(message)
                 self.task.update_progress(step, self._progress_goal)
-            elif message is not None and message['tag'] == 'reconstructed':
+            elif message['tag'] == 'reconstructed':
                 refinement = message['losses']
                 _log_reconstruction(message)
         return refinement

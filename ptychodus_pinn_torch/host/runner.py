@@ -32,6 +32,7 @@ LAST_WORDS_S = 1.0
 
 Message = dict[str, Any]
 _END: Message = {'tag': 'end'}
+_TICK: Message = {'tag': 'tick'}
 
 _BOOTSTRAP = """
 import json, os, sys
@@ -94,8 +95,8 @@ class Worker:
             assert self._process.stdin is not None
             self._process.stdin.close()
 
-    def messages(self) -> Iterator[Message | None]:
-        """Yields the messages of the worker, and None at every tick without one, until it ends.
+    def messages(self) -> Iterator[Message]:
+        """Yields the messages of the worker, and a tick now and then without one, until it ends.
 
         Raises:
             WorkerError: the worker raised, was killed, crashed, or fell silent.
@@ -104,26 +105,21 @@ class Worker:
         has_result = False
         while (message := self._next_message()) is not _END:
             now_s = time.monotonic()
-            if message is None:
+            if message is _TICK:
                 if has_result and now_s - heard_s > EXIT_GRACE_S:
                     return
                 if now_s - heard_s > SILENCE_LIMIT_S:
                     raise WorkerError(_SILENCE)
-                yield None
-                continue
-            if not (has_result and message['tag'] == 'beat'):
+            elif not (has_result and message['tag'] == 'beat'):
                 heard_s = now_s
-            if message['tag'] in {'log', 'beat', 'error'}:
-                self._handle(message)
-                yield None
-                continue
             has_result |= message['tag'] in {'trained', 'reconstructed', 'stopped'}
+            self._handle(message)
             yield message
         if not has_result:
             raise WorkerError(self._explain_end())
 
-    def _next_message(self) -> Message | None:
-        """Returns the next message, None at a tick without one, or the end.
+    def _next_message(self) -> Message:
+        """Returns the next message, a tick without one, or the end.
 
         A process that is dead ends it even where a grandchild still holds its pipe open.
         """
@@ -131,7 +127,7 @@ class Worker:
         try:
             return self._messages.get(timeout=TICK_S)
         except queue.Empty:
-            return _END if is_dead else None
+            return _END if is_dead else _TICK
 
     def stop(self, grace_s: float = STOP_GRACE_S) -> list[Message]:
         """Asks the worker to stop; returns what it still says within the grace period."""
@@ -145,13 +141,14 @@ class Worker:
                 break
             if message is _END:
                 break
-            if message['tag'] == 'log':
+            if message['tag'] != 'error':
                 self._handle(message)
-            elif message['tag'] not in {'beat', 'error'}:
-                late.append(message)
+            late.append(message)
         return late
 
-    def _handle(self, message: Message) -> None:
+    @staticmethod
+    def _handle(message: Message) -> None:
+        """Logs what the worker logs, and raises what it raises."""
         if message['tag'] == 'log':
             logging.getLogger(message['name']).log(message['level'], '%s', message['message'])
         elif message['tag'] == 'error':

@@ -183,6 +183,23 @@ class BackendViewController(ParameterViewController, Observer):
         select_text(self._combo_box, self._parameter.get_value().strip().lower())
 
 
+class AdvancedViewController(ParameterViewController):
+    """The options that few people change, group by group, folded away."""
+
+    def __init__(self, builder: ParameterViewBuilder) -> None:
+        inner = builder.build_widget(add_stretch=False)
+        inner.layout().setContentsMargins(0, 0, 0, 0)  # type: ignore[union-attr]
+        layout = QVBoxLayout()
+        layout.addWidget(inner)
+        self._widget = CheckableGroupBox('Advanced', collapse_when_unchecked=True)
+        self._widget.setChecked(False)
+        self._widget.set_contents_layout(layout)
+
+    def get_widget(self) -> QWidget:
+        """Returns the widget."""
+        return self._widget
+
+
 class PINNTorchViewControllerFactory(ReconstructorViewControllerFactory):
     """Makes the settings view of each of the two reconstructors from the declared options."""
 
@@ -212,22 +229,8 @@ class PINNTorchViewControllerFactory(ReconstructorViewControllerFactory):
                 make_label(option),
                 group=make_title(option),
             )
-        widget = basic.build_widget(add_stretch=False)
-        layout = widget.layout()
-        layout.addWidget(fold_away(advanced.build_widget(add_stretch=False)))
-        layout.addStretch()
-        return widget
-
-
-def fold_away(widget: QWidget) -> CheckableGroupBox:
-    """Returns a closed box with the options that few people change."""
-    box = CheckableGroupBox('Advanced', collapse_when_unchecked=True)
-    box.setChecked(False)
-    widget.layout().setContentsMargins(0, 0, 0, 0)
-    layout = QVBoxLayout()
-    layout.addWidget(widget)
-    box.set_contents_layout(layout)
-    return box
+        basic.add_view_controller_to_bottom(AdvancedViewController(advanced))
+        return basic.build_widget()
 
 
 def compose_processing_controller(base: type) -> type:

@@ -12,7 +12,7 @@ from typing import Any
 import numpy
 from numpy.typing import NDArray
 
-from ..backend import TrainRequest, resolve_backend
+from ..backend import TrainRequest, ignore_report, resolve_backend
 from ..config import Config, override_config
 from ..models.opening import open_model
 from ..scan.files import read_scan
@@ -188,7 +188,7 @@ class Trainer:
 
         output, backend = self.dataloader.output_dir / name, resolve_backend()
         request = TrainRequest(self.dataloader.scans, config, output, backend=backend)
-        self.model.path = train(request, lambda report: None)
+        self.model.path = train(request, ignore_report)
         self.model.config = open_model(self.model.path).config
         return self.model.path
 

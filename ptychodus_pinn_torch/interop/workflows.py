@@ -17,7 +17,7 @@ from typing import Any
 import numpy
 from numpy.typing import NDArray
 
-from ..backend import ReconstructRequest, TrainRequest, resolve_backend
+from ..backend import ReconstructRequest, TrainRequest, ignore_report, resolve_backend
 from ..config import Config, override_config
 from ..models.archive import Archive
 from ..models.opening import open_model
@@ -63,7 +63,7 @@ class TrainedModel:
         from ..reconstruction import procedure
 
         request = ReconstructRequest(as_scan(data), self.config, self.path, resolve_backend())
-        result = procedure.reconstruct(request, lambda report: None)
+        result = procedure.reconstruct(request, ignore_report)
         image: NDArray[numpy.complex64] = result.object_
         return image
 
@@ -146,7 +146,7 @@ def train_cdi_model_torch(
 
     output = folder / BUNDLE_NAME
     request = TrainRequest((scan,), settings, output, validation, backend=backend)
-    path = train(request, lambda report: None)
+    path = train(request, ignore_report)
     archive = open_model(path)
     history = _history_of(archive)
     model = TrainedModel(path, _for_images(settings), history)
