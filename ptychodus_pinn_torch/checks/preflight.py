@@ -5,17 +5,17 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import partial
-from typing import Literal
+from typing import Any, Literal
 
 import numpy
 from numpy.typing import NDArray
+from scipy import ndimage
 from scipy.spatial import KDTree
 
 from ..config import Config
 from ..physics.probe import support_box
 from ..scan.pattern_store import block_slices
 from ..scan.scan import Scan, calibrate_probe, split_positions
-from .detector_pixels import find_suspicious_pixels
 from .orientation import compare_orientations
 
 __all__ = ['Finding', 'Level', 'examine_scan', 'probe_diameter_px', 'probe_support_px']
@@ -26,6 +26,11 @@ _MIN_OVERLAP = 0.5
 _MAX_BORDER_POWER = 0.10
 _ORIENTATION_GAIN = 1.25
 _MIN_COUNTS = 200.0
+_MAX_PATTERNS = 256
+_NEIGHBOURHOOD_PX = 5
+_MIN_NEIGHBOUR_COUNTS = 50.0
+_HOT_FACTOR = 20.0
+_BEAM_RADIUS = 1.0 / 16.0
 _PATTERNS_PER_SECOND_64 = 700.0
 _TRAINING_PATTERNS_PER_SECOND_64 = 300.0
 
@@ -221,24 +226,50 @@ def _examine_overlap(scan: Scan) -> Iterator[Finding]:
 
 
 def _examine_pixels(scan: Scan) -> Iterator[Finding]:
-    masked = int(numpy.count_nonzero(~scan.good_pixels))
-    found = find_suspicious_pixels(scan)
-    for what, pixels in (('dead', found.dead), ('hot', found.hot)):
+    """Yields what hints at pixels that the mask should name but does not."""
+    good = scan.good_pixels
+    sample = numpy.asarray(scan.patterns[:: max(1, scan.num_patterns // _MAX_PATTERNS)])
+    is_well = True
+    for what, is_suspicious in zip(('dead', 'hot'), _find_dead_and_hot_pixels(sample, good)):
+        pixels = numpy.argwhere(is_suspicious)
         if len(pixels):
             y, x = pixels[0]
+            is_well = False
             yield _warning(
                 'pixels',
                 f'{len(pixels)} detector pixels look {what} but are not in the mask, the first at '
                 f'(y {y}, x {x}): mark them as bad.',
             )
-    if found.num_saturated:
+    num_saturated = 0
+    if sample.dtype.kind in 'iu':
+        limit = numpy.iinfo(sample.dtype).max
+        num_saturated = int(numpy.count_nonzero(sample[:, good] == limit))
+    if num_saturated:
         yield _warning(
             'pixels',
-            f'{found.num_saturated} counts are at the limit of {scan.patterns.dtype}: the '
-            'detector saturated; mask those pixels or attenuate the beam.',
+            f'{num_saturated} counts are at the limit of {sample.dtype}: the detector saturated; '
+            'mask those pixels or attenuate the beam.',
         )
-    if not len(found.dead) and not len(found.hot) and not found.num_saturated:
+    elif is_well:
+        masked = int(numpy.count_nonzero(~good))
         yield _ok('pixels', f'No dead or hot pixels; the mask leaves out {masked} pixels.')
+
+
+def _find_dead_and_hot_pixels(
+    sample: NDArray[Any], good: NDArray[numpy.bool_]
+) -> tuple[NDArray[numpy.bool_], NDArray[numpy.bool_]]:
+    """Returns (H, W) of what never counted, and of what is far above, unlike its neighbours."""
+    total = filled = sample.sum(axis=0, dtype=numpy.float64) * good
+    if not good.all():  # bad pixels count nothing and would drag a median down
+        _, nearest = ndimage.distance_transform_edt(~good, return_indices=True)
+        filled = total[tuple(nearest)]
+    around = ndimage.median_filter(filled, _NEIGHBOURHOOD_PX, mode='nearest')
+    dead = good & (total == 0.0) & (around > _MIN_NEIGHBOUR_COUNTS)
+    y, x = numpy.indices(total.shape)
+    middle = ndimage.center_of_mass(total) if total.any() else (0.0, 0.0)
+    is_beam = numpy.hypot(y - middle[0], x - middle[1]) < _BEAM_RADIUS * len(total) + 1.0
+    floor = _HOT_FACTOR * (around + 1.0) + 10.0 * numpy.sqrt(around + 1.0)
+    return dead, good & ~is_beam & (total > floor) & (total > 2.0 * len(sample))
 
 
 def _examine_orientation(scan: Scan) -> Iterator[Finding]:

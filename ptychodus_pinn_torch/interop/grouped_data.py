@@ -17,7 +17,7 @@ from ..scan.scan_checks import build_scan
 
 __all__ = ['MemmapDatasetBridge', 'PtychoDataContainerTorch', 'RawDataTorch']
 
-_REQUIRED = ('xcoords', 'ycoords', 'diff3d', 'probeGuess')
+REQUIRED = ('xcoords', 'ycoords', 'diff3d', 'probeGuess')
 
 
 class RawDataTorch:
@@ -242,7 +242,7 @@ class MemmapDatasetBridge:
     def __init__(self, npz_path: Path | str, config: Any = None, memmap_dir: Any = None) -> None:
         reader = NpzReader(Path(npz_path))
         names = {'diff3d': reader.first(('diff3d', 'diffraction')) or 'diff3d'}
-        missing = [key for key in _REQUIRED if names.get(key, key) not in reader]
+        missing = [key for key in REQUIRED if names.get(key, key) not in reader]
         if missing:
             raise KeyError(
                 f'{npz_path} lacks {", ".join(missing)}; it holds {", ".join(reader.keys)}.'
