@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from ptychodus.api.observer import Observable, Observer
@@ -42,6 +43,7 @@ __all__ = ['PINNTorchViewControllerFactory', 'compose_processing_controller']
 logger = logging.getLogger(__name__)
 
 REFRESH_MS = 1000
+_TRUE = {'1', 'true', 't', 'yes', 'y', 'on'}
 
 
 def make_title(option: Option) -> str:
@@ -81,7 +83,7 @@ class OptionViewController(ParameterViewController, Observer):
         super().__init__()
         self._option = option
         self._parameter = parameter
-        self._widget = self._make_widget()
+        self._widget, self._show_text = self._make_widget()
         self._update(parameter)
         parameter.add_observer(self)
 
@@ -89,28 +91,24 @@ class OptionViewController(ParameterViewController, Observer):
         """Returns the widget."""
         return self._widget
 
-    def _make_widget(self) -> QWidget:
+    def _make_widget(self) -> tuple[QWidget, Callable[[str], None]]:
+        """Returns the widget, and what shows a text in it."""
         if self._option.kind is bool:
             check_box = QCheckBox()
             check_box.clicked.connect(lambda on: self._parameter.set_value(str(bool(on))))
-            return check_box
+            return check_box, lambda text: check_box.setChecked(text.strip().lower() in _TRUE)
         if self._option.choices:
             combo_box = QComboBox()
             combo_box.addItems(self._option.choices)
             combo_box.textActivated.connect(self._parameter.set_value)
-            return combo_box
+            return combo_box, partial(select_text, combo_box)
         line_edit = QLineEdit()
         line_edit.editingFinished.connect(lambda: self._parameter.set_value(line_edit.text()))
-        return line_edit
+        return line_edit, line_edit.setText
 
     def _update(self, observable: Observable) -> None:
         text = self._parameter.get_value()
-        if isinstance(self._widget, QCheckBox):
-            self._widget.setChecked(text.strip().lower() in {'1', 'true', 't', 'yes', 'y', 'on'})
-        elif isinstance(self._widget, QComboBox):
-            select_text(self._widget, text)
-        elif isinstance(self._widget, QLineEdit):
-            self._widget.setText(text)
+        self._show_text(text)
         fault = PINNTorchSettings.find_fault(self._option.path, text)
         self._widget.setStyleSheet('color: #c00000;' if fault else '')
         self._widget.setToolTip(f'<p>{fault}</p>' if fault else make_tool_tip(self._option))
@@ -311,24 +309,19 @@ def select_some_algorithm(algorithm_parameter: Any) -> None:
     With an algorithm in the settings that is not installed, Ptychodus shows the first one, but
     the active one does nothing at all.
     """
-    if not isinstance(algorithm_parameter.get_current_reconstructor(), NullReconstructor):
-        return
     for key in list(algorithm_parameter.available_reconstructors()):
-        algorithm_parameter.set_value(key)
-        reconstructor = algorithm_parameter.get_current_reconstructor()
-        if not isinstance(reconstructor, NullReconstructor):
+        if not isinstance(algorithm_parameter.get_current_reconstructor(), NullReconstructor):
             return
+        algorithm_parameter.set_value(key)
 
 
 def make_factories(libraries: Iterable[Any], file_dialog_factory: Any) -> list[Any]:
     """Returns the view factories of the libraries that offer one; a broken one is left out."""
     factories = []
     for library in libraries:
-        create = getattr(library, 'create_view_controller_factory', None)
-        if create is None:
-            continue
         try:
-            factories.append(create(file_dialog_factory))
+            if hasattr(library, 'create_view_controller_factory'):
+                factories.append(library.create_view_controller_factory(file_dialog_factory))
         except Exception as error:  # noqa: BLE001 - one library must not harm the window
             logger.error('%s has no settings view: %s', library.name, error)
     return factories

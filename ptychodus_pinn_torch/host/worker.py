@@ -15,6 +15,7 @@ import tempfile
 import threading
 import time
 import traceback
+from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
 from typing import IO, Any
@@ -73,25 +74,25 @@ class ChannelHandler(logging.Handler):
         self._channel.send('log', level=record.levelno, name=name, message=message)
 
 
-def _die_with_parent(folder: Path) -> None:
+def _listen(control: IO[bytes], is_stopping: threading.Event, folder: Path) -> None:
+    """Waits for the word to stop, and dies with the parent, whose end closes the pipe."""
+    for line in control:
+        if line == STOP_WORD:
+            is_stopping.set()
     shutil.rmtree(folder, ignore_errors=True)
     if hasattr(os, 'killpg') and os.getpgid(0) == os.getpid():
         os.killpg(os.getpid(), signal.SIGKILL)
     os._exit(1)
 
 
-def _listen(control: IO[bytes], is_stopping: threading.Event, folder: Path) -> None:
-    """Waits for the word to stop, and for the end of the parent, which closes the pipe."""
-    for line in control:
-        if line == STOP_WORD:
-            is_stopping.set()
-    _die_with_parent(folder)
-
-
 def _beat(channel: Channel) -> None:
     while True:
         channel.send('beat')
         time.sleep(HEARTBEAT_S)
+
+
+def _start_thread(target: Callable[..., None], *arguments: Any) -> None:
+    threading.Thread(target=target, args=arguments, daemon=True).start()
 
 
 class Reporter:
@@ -172,12 +173,10 @@ def main(control: IO[bytes]) -> int:
     """Returns the exit status of a run whose payload is read from `control`."""
     channel = Channel(_separate_output())
     faulthandler.enable()
-    threading.Thread(target=_beat, args=(channel,), daemon=True).start()
+    _start_thread(_beat, channel)
     level, payload = decode_payload(control.readline())
     is_stopping = threading.Event()
-    threading.Thread(
-        target=_listen, args=(control, is_stopping, payload.folder), daemon=True
-    ).start()
+    _start_thread(_listen, control, is_stopping, payload.folder)
     tempfile.tempdir = str(payload.folder)  # the parent removes it, however this ends
     logging.basicConfig(
         level=logging.WARNING, format='%(message)s', handlers=[ChannelHandler(channel)]

@@ -177,14 +177,12 @@ def _loss(given: Mapping[str, Any], warnings: list[str]) -> dict[str, Any]:
         if mode != 'mae':
             ALL_FIELDS['torch_loss_mode'].to_ours('mae', warnings)
         return {'loss.kind': 'amplitude'}
-    if 'torch_loss_mode' not in given and 'nll_weight' not in given:
-        return {}
     if mode not in _LOSSES:
-        warnings.append(
-            f'torch_loss_mode = {mode!r} is left out: known here are {", ".join(_LOSSES)}.'
-        )
-        return {}
-    return {'loss.kind': _LOSSES[mode]}
+        known = ', '.join(_LOSSES)
+        warnings.append(f'torch_loss_mode = {mode!r} is left out: known here are {known}.')
+    elif 'torch_loss_mode' in given or 'nll_weight' in given:
+        return {'loss.kind': _LOSSES[mode]}
+    return {}
 
 
 def _steps(given: Mapping[str, Any]) -> dict[str, Any]:
