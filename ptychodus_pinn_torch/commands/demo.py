@@ -68,9 +68,15 @@ def run(arguments: argparse.Namespace) -> int:
     for name in FILES:
         check_output(folder / name, arguments, suffixes=('',))
     started = time.monotonic()
-    scans = {name: _simulate(arguments.seed, number) for number, name in enumerate(SCANS)}
-    for name, scan in scans.items():
-        write_scan_npz(folder / f'{name}_scan.npz', scan)
+    scans: dict[str, Scan] = {}
+    for number, name in enumerate(SCANS):
+        scans[name] = api.simulate(
+            num_positions=NUM_POSITIONS,
+            object_kind='independent',
+            seed=arguments.seed,
+            object_seed=1000 * arguments.seed + number,
+        )
+        write_scan_npz(folder / f'{name}_scan.npz', scans[name])
     model = folder / 'trained.h5.zip'
     options = {**TRAINING, 'training.max_steps': arguments.steps, 'training.seed': arguments.seed}
     sys.stdout.write(f'training on one simulated scan, {arguments.steps} steps, no labels\n')
@@ -105,15 +111,6 @@ def _peak_memory_mb() -> float | None:
         return None
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak / 2**20 if sys.platform == 'darwin' else peak / 1024
-
-
-def _simulate(seed: int, number: int) -> Scan:
-    return api.simulate(
-        num_positions=NUM_POSITIONS,
-        object_kind='independent',
-        seed=seed,
-        object_seed=1000 * seed + number,
-    )
 
 
 def _compare(

@@ -15,6 +15,7 @@ from typing import IO, TYPE_CHECKING, Any
 
 import numpy
 from numpy.typing import NDArray
+from pydantic import TypeAdapter
 
 from ..config import Config
 
@@ -97,8 +98,6 @@ class ReconstructPayload:
 
 def encode_payload(level: int, payload: TrainPayload | ReconstructPayload) -> bytes:
     """Returns a line of JSON with the log level and the payload: nothing in it can execute."""
-    from pydantic import TypeAdapter
-
     tree = TypeAdapter(type(payload)).dump_python(payload, mode='json')
     return json.dumps([level, tree]).encode() + b'\n'
 
@@ -109,8 +108,6 @@ def decode_payload(line: bytes) -> tuple[int, TrainPayload | ReconstructPayload]
     Raises:
         ValueError: the line is something else.
     """
-    from pydantic import TypeAdapter
-
     level, tree = json.loads(line)
     kind: Any = ReconstructPayload if 'scan' in tree else TrainPayload
     return int(level), TypeAdapter(kind).validate_python(tree)
@@ -123,14 +120,12 @@ def working_folder() -> Iterator[Path]:
     A lock tells living from dead: the kernel drops it with the process, however that ended.
     """
     _remove_abandoned_folders(Path(tempfile.gettempdir()))
-    folder = Path(tempfile.mkdtemp(prefix=FOLDER_PREFIX))
-    lock = (folder / _LOCK_NAME).open('w')
-    try:
+    with (
+        tempfile.TemporaryDirectory(prefix=FOLDER_PREFIX, ignore_cleanup_errors=True) as name,
+        Path(name, _LOCK_NAME).open('w') as lock,
+    ):
         _try_lock(lock)
-        yield folder
-    finally:
-        lock.close()
-        shutil.rmtree(folder, ignore_errors=True)
+        yield Path(name)
 
 
 def _try_lock(file: IO[str]) -> bool:

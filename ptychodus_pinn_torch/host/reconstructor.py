@@ -140,14 +140,10 @@ class PINNTorchReconstructor(TrainableReconstructor):
             config, backend = self._read_settings('train')
             inputs, validation = find_training_scans(input_path)
             output_path.mkdir(parents=True, exist_ok=True)
-            logger.info(
-                'Training on %d scan(s) of %s with the %s backend.',
-                len(inputs), input_path, backend,
-            )  # fmt: skip
-            payload = TrainPayload(
-                backend, config, folder, inputs, validation,
-                output_path / MODEL_NAME, self.engine,
-            )  # fmt: skip
+            text = 'Training on %d scan(s) of %s with the %s backend.'
+            logger.info(text, len(inputs), input_path, backend)
+            output = output_path / MODEL_NAME
+            payload = TrainPayload(backend, config, folder, inputs, validation, output, self.engine)
             self.training_curve = TrainingCurve()
             with Worker(payload) as worker:
                 yield from self._follow_training(worker)
@@ -166,10 +162,8 @@ class PINNTorchReconstructor(TrainableReconstructor):
         product: Product | None = None
         with self._activity('Reconstruction'), working_folder() as folder:
             config, backend = self._read_settings('reconstruct')
-            payload = ReconstructPayload(
-                backend, config, folder, write_scan_files(parameters, folder),
-                self.model.require(), self.engine,
-            )  # fmt: skip
+            scan, model = write_scan_files(parameters, folder), self.model.require()
+            payload = ReconstructPayload(backend, config, folder, scan, model, self.engine)
             logger.info('Reconstructing with %s (%s backend).', self.model.title, backend)
             with Worker(payload) as worker:
                 refinement = self._follow_reconstruction(worker)
@@ -271,7 +265,5 @@ def _log_reconstruction(message: Message) -> None:
     for sentence in message['messages']:
         logger.info('%s', sentence)
     seconds = ', '.join(f'{name} {value:.1f} s' for name, value in message['seconds'].items())
-    logger.info(
-        'Reconstructed with %s, starting from the %s. %s',
-        message['backend'], message['start'], seconds,
-    )  # fmt: skip
+    text = 'Reconstructed with %s, starting from the %s. %s'
+    logger.info(text, message['backend'], message['start'], seconds)
