@@ -76,9 +76,7 @@ def option(
     """Returns a pydantic field that carries unit, visibility and scope next to bounds and text.
 
     Args:
-        default: Value where nothing is given.
         description: A sentence for help, tool tips and documentation.
-        unit: Of the value.
         basic: Whether it is shown to everybody, or to those who ask for all options.
         scope: Where it applies, as far as that differs from the rest of its section.
         **bounds: Of pydantic: `ge`, `gt`, `le`, `lt`.
@@ -503,22 +501,20 @@ class Option:
 def iter_options(network: str | None = None) -> Iterator[Option]:
     """Yields every option of the tree in the order of declaration.
 
-    Args:
-        network: A kind of network whose options are wanted alone; those of all of ours without it.
+    Of networks, those of all of ours, or those of one kind alone.
     """
     for name, item in Config.model_fields.items():
         kind = item.annotation
-        if name == 'network':
-            yield _make_option('network', 'kind', NetworkConfig)
-            for each in _NETWORKS if network is None else (network,):
-                section = network_config_type(each)
-                for key in section.model_fields:
-                    if key != 'kind':
-                        yield _make_option('network', key, section, Scope(networks=(each,)))
-        elif isinstance(kind, type) and issubclass(kind, Section):
-            yield from (_make_option(name, key, kind) for key in kind.model_fields)
-        else:
+        if not (isinstance(kind, type) and issubclass(kind, Section)):
             yield _make_option('', name, Config)
+            continue
+        yield from (_make_option(name, key, kind) for key in kind.model_fields)
+        if name == 'network':
+            for each in _NETWORKS if network is None else (network,):
+                own, only = network_config_type(each), Scope(networks=(each,))
+                yield from (
+                    _make_option(name, key, own, only) for key in own.model_fields if key != 'kind'
+                )
 
 
 def _make_option(section: str, name: str, model: type[Section], limits: Scope = Scope()) -> Option:
@@ -545,14 +541,10 @@ def _make_option(section: str, name: str, model: type[Section], limits: Scope = 
 def find_without_effect(
     config: Config, *, command: str, backend: str, given: Iterable[str] | None = None
 ) -> dict[str, str]:
-    """Returns which options were set and would do nothing in this run, and why.
+    """Returns which options were set and would do nothing in this run, by path, and why.
 
-    Args:
-        config: The configuration of the run.
-        command: `train`, `pretrain` or `reconstruct`.
-        backend: The engine that will do it.
-        given: Paths of the options that were asked for; by default those of the command that
-            differ from their defaults, so that one file can serve several commands.
+    `given` are the paths of those that were asked for; by default those of the command that differ
+    from their defaults, so that one file can serve several commands.
     """
     known = {item.path: item for item in iter_options(config.network.kind)}
     if given is None:

@@ -57,9 +57,7 @@ _error = partial(Finding, 'error')
 def examine_scan(scan: Scan, config: Config | None = None) -> list[Finding]:
     """Returns what was found, in the order in which a reader would ask.
 
-    Args:
-        scan: As read; nothing is changed.
-        config: For the estimates of memory and time; the defaults are taken without it.
+    The configuration is for the estimates of memory and time; without it, the defaults are taken.
     """
     findings = [*_examine_counts(scan), *_examine_positions(scan)]
     is_usable = all(finding.level != 'error' for finding in findings)

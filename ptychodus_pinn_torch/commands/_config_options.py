@@ -72,10 +72,7 @@ def add_config_options(
 ) -> None:
     """Adds `--config`, `--preset`, `--help-all` and a flag for every option of a command.
 
-    Args:
-        parser: Of the command.
-        command: One of `CONFIGURED`.
-        words: Of the command line; a network of others that they name brings flags of its own.
+    A network of others that the words of the command line name brings flags of its own.
     """
     parser.formatter_class = _BriefHelp
     hidden: dict[argparse.Action, str] = {}
@@ -94,13 +91,11 @@ def add_config_options(
         if item.section not in groups:
             groups[item.section] = parser.add_argument_group(f'{item.section or "general"} options')
         names = [_SHORT[item.path], item.flag] if item.path in _SHORT else [item.flag]
-        keywords = _describe(item)
         action = groups[item.section].add_argument(
-            *names, dest=_PREFIX + item.path, default=None, **keywords
+            *names, dest=_PREFIX + item.path, default=None, **_describe(item)
         )
         if not (item.is_basic or item.path in _SHORT):
-            hidden[action] = keywords['help']
-            action.help = argparse.SUPPRESS
+            hidden[action], action.help = str(action.help), argparse.SUPPRESS
 
 
 def _find_foreign_network(words: Sequence[str]) -> str | None:
@@ -145,11 +140,12 @@ def config_from(arguments: argparse.Namespace, *, backend: str) -> Config:
         ConfigError: an unknown option, a value out of bounds, or an option that would do nothing
             in this run; wherever it came from.
     """
-    if arguments.config is not None and arguments.preset is not None:
-        raise UsageError('--preset beside --config: give one of the two.')
-    config = preset(arguments.preset or 'default')
-    if arguments.config is not None:
+    if arguments.config is None:
+        config = preset(arguments.preset or 'default')
+    elif arguments.preset is None:
         config = load_config(arguments.config)
+    else:
+        raise UsageError('--preset beside --config: give one of the two.')
     given = {
         name.removeprefix(_PREFIX): value
         for name, value in vars(arguments).items()

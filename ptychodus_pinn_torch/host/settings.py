@@ -127,9 +127,7 @@ def check_effects(config: Config, *, command: str, backend: str) -> None:
 def find_ini_faults(ini_file: Path, reconstructors: tuple[str, ...]) -> list[str]:
     """Returns a sentence for everything in an INI file that PINN-Torch could not use.
 
-    Args:
-        ini_file: A settings file of Ptychodus.
-        reconstructors: The keys that Ptychodus lists.
+    `reconstructors` are the keys that Ptychodus lists.
     """
     parser = configparser.ConfigParser(interpolation=None)
     try:

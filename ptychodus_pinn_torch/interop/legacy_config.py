@@ -66,11 +66,7 @@ def _as_mapping(source: Any) -> dict[str, Any]:
 
 
 def dataclass_to_legacy_dict(source: Any) -> dict[str, Any]:
-    """Returns the flat dictionary of a configuration: the model's fields beside the others.
-
-    Args:
-        source: A configuration dataclass of PtychoPINN, or a mapping of its fields.
-    """
+    """Returns the flat dictionary of a configuration class of PtychoPINN, or of its fields."""
     fields = _as_mapping(source)
     flat = {**_as_mapping(fields.pop('model', None)), **fields}
     return {
