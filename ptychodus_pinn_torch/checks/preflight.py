@@ -54,11 +54,8 @@ _ok, _warning = partial(Finding, 'ok'), partial(Finding, 'warning')
 _error = partial(Finding, 'error')
 
 
-def examine_scan(scan: Scan, config: Config | None = None) -> list[Finding]:
-    """Returns what was found, in the order in which a reader would ask.
-
-    The configuration is for the estimates of memory and time; without it, the defaults are taken.
-    """
+def examine_scan(scan: Scan) -> list[Finding]:
+    """Returns what was found, in the order in which a reader would ask."""
     findings = [*_examine_counts(scan), *_examine_positions(scan)]
     is_usable = all(finding.level != 'error' for finding in findings)
     findings += _examine_probe(scan)
@@ -67,8 +64,7 @@ def examine_scan(scan: Scan, config: Config | None = None) -> list[Finding]:
     findings += _examine_pixels(scan)
     if is_usable:
         findings += _examine_orientation(scan)
-    findings.append(_estimate_cost(scan, config or Config()))
-    return findings
+    return [*findings, _estimate_cost(scan)]
 
 
 def _probe_power(scan: Scan) -> NDArray[numpy.float64]:
@@ -81,15 +77,15 @@ def probe_support_px(scan: Scan) -> int:
     return rows.stop - rows.start
 
 
-def probe_diameter_px(scan: Scan, fraction: float = 0.9) -> float:
-    """Returns the diameter of the circle about the probe's centroid with that part of the power."""
+def probe_diameter_px(scan: Scan) -> float:
+    """Returns the diameter of the circle about the probe's centroid with 90 % of the power."""
     power = _probe_power(scan)
     y, x = numpy.indices(power.shape)
     middle_y, middle_x = (power * y).sum() / power.sum(), (power * x).sum() / power.sum()
     radius = numpy.hypot(y - middle_y, x - middle_x).ravel()
     order = numpy.argsort(radius)
     inside = numpy.cumsum(power.ravel()[order]) / power.sum()
-    return 2.0 * float(radius[order][numpy.searchsorted(inside, fraction)])
+    return 2.0 * float(radius[order][numpy.searchsorted(inside, 0.9)])
 
 
 def _examine_counts(scan: Scan) -> Iterator[Finding]:
@@ -290,7 +286,9 @@ def _examine_orientation(scan: Scan) -> Iterator[Finding]:
         )
 
 
-def _estimate_cost(scan: Scan, config: Config) -> Finding:
+def _estimate_cost(scan: Scan) -> Finding:
+    """Returns what to expect of memory and time, with the default options."""
+    config = Config()
     size = scan.pattern_shape[0]
     # FFTs of all modes; measured at 64 pixels and one mode on one core.
     effort = (size / 64.0) ** 2 * (1.0 + 0.4 * (scan.num_modes - 1))

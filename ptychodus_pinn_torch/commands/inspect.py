@@ -35,14 +35,15 @@ def run(arguments: argparse.Namespace) -> int:
     if arguments.draw:
         inputs = (path, arguments.product)
         check_output(arguments.draw, arguments, suffixes=('.png',), inputs=inputs)
-    if _is_archive(path):
+    names = _names(path)
+    if names and not any(name.endswith('.npy') for name in names):
         if arguments.draw:
             raise UsageError(f'{path} is a model: there is nothing to draw.')
         from ..models.opening import describe_model
 
         sys.stdout.write(describe_model(path).rstrip() + '\n')
         return 0
-    if _is_image(path):
+    if _is_image(path, names):
         image = read_image(path)
         sys.stdout.write(describe_image(image))
         if arguments.draw:
@@ -56,29 +57,23 @@ def run(arguments: argparse.Namespace) -> int:
 
 
 def _names(path: Path) -> set[str]:
+    """Returns the names in a zip; none where the file is something else."""
     if not path.is_file() or not zipfile.is_zipfile(path):
         return set()
     with zipfile.ZipFile(path) as archive:
         return set(archive.namelist())
 
 
-def _is_archive(path: Path) -> bool:
-    names = _names(path)
-    return bool(names) and not any(name.endswith('.npy') for name in names)
-
-
-def _is_image(path: Path) -> bool:
+def _is_image(path: Path, names: set[str]) -> bool:
     """Returns whether the file holds an image but no patterns, nor lies beside its patterns."""
-    names = {name.removesuffix('.npy') for name in _names(path)}
     if names:
-        return 'object' in names and not names & {'diffraction', 'diff3d'}
+        return 'object.npy' in names and not names & {'diffraction.npy', 'diff3d.npy'}
     if not path.is_file() or path.with_name('diffraction.h5').exists():
         return False
-    with path.open('rb') as file:
-        if not file.read(8).startswith(b'\x89HDF'):
-            return False
     import h5py
 
+    if not h5py.is_hdf5(path):
+        return False
     with h5py.File(path, 'r') as product:
         return 'object' in product and 'patterns' not in product
 

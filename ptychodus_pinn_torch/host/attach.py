@@ -62,7 +62,7 @@ def attach() -> bool:
     for name, compose in ((_CORE, _compose_core), (_CONTROLLER, _compose_controller)):
         if name in sys.modules:
             _replace_seam(sys.modules[name], compose)
-        elif not any(isinstance(f, OneShotFinder) and f.name == name for f in sys.meta_path):
+        else:
             sys.meta_path.insert(0, OneShotFinder(name, compose))
     return True
 
@@ -100,14 +100,14 @@ class OneShotFinder(MetaPathFinder):
     """Replaces the class of a module right after its first import, and then goes away."""
 
     def __init__(self, name: str, compose: Callable[[ModuleType], type]) -> None:
-        self.name = name
+        self._name = name
         self._compose = compose
 
     def find_spec(
         self, fullname: str, path: Sequence[str] | None, target: ModuleType | None = None
     ) -> ModuleSpec | None:
         """Returns the spec that the import system would find, with a longer `exec_module`."""
-        if fullname != self.name:
+        if fullname != self._name:
             return None
         sys.meta_path.remove(self)
         spec = PathFinder.find_spec(fullname, path, target)

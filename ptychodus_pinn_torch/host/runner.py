@@ -129,10 +129,10 @@ class Worker:
         except queue.Empty:
             return _END if is_dead else _TICK
 
-    def stop(self, grace_s: float = STOP_GRACE_S) -> list[Message]:
+    def stop(self) -> list[Message]:
         """Asks the worker to stop; returns what it still says within the grace period."""
         self._tell(b'stop\n')
-        end_s = time.monotonic() + grace_s
+        end_s = time.monotonic() + STOP_GRACE_S
         late: list[Message] = []
         while (left_s := end_s - time.monotonic()) > 0:
             try:

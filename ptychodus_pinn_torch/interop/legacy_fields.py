@@ -120,6 +120,8 @@ MODEL_FIELDS: tuple[Field, ...] = (
 )
 
 _SAMPLING: tuple[Field, ...] = (
+    Field('n_groups', None, 'training.max_steps'),
+    Field('subsample_seed', None, 'training.seed', convert=int),
     Field('neighbor_count', 4, 'grouping.neighbor_pool'),
     *_left_out(_ALL, n_images=None, n_subsample=None),
     *_left_out('groups are drawn anew in every epoch instead', enable_oversampling=False),
@@ -132,8 +134,6 @@ TRAINING_FIELDS: tuple[Field, ...] = (
     *_SAMPLING,
     Field('batch_size', 16, 'training.batch_size', convert=int),
     Field('nepochs', 50, 'training.max_steps'),
-    Field('n_groups', None, 'training.max_steps'),
-    Field('subsample_seed', None, 'training.seed', convert=int),
     Field('mae_weight', 0.0, 'loss.kind'),
     Field('nll_weight', 1.0, 'loss.kind'),
     Field('torch_loss_mode', 'poisson', 'loss.kind', changes={'mae': _BY_ROOTS}),
@@ -158,8 +158,6 @@ TRAINING_FIELDS: tuple[Field, ...] = (
 
 INFERENCE_FIELDS: tuple[Field, ...] = (
     *_SAMPLING,
-    Field('n_groups', None, 'training.max_steps'),
-    Field('subsample_seed', None, 'training.seed', convert=int),
     *_left_out(_GIVEN, model_path=None, output_dir='inference_outputs'),
     *_left_out(_FIXED, debug=False),
 )
