@@ -82,8 +82,7 @@ def run(arguments: argparse.Namespace) -> int:
     sys.stdout.write(f'training on one simulated scan, {arguments.steps} steps, no labels\n')
     with ProgressLine(is_quiet=arguments.quiet) as progress:
         api.train(scans[SCANS[0]], model, options=options, report=progress)
-    table: list[dict[str, Any]] = []
-    pictures = []
+    table, pictures = [], []
     for name, scan in scans.items():
         panels, rows = _compare(name, scan, model, folder)
         table += rows

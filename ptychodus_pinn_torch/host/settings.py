@@ -135,7 +135,13 @@ def find_ini_faults(ini_file: Path, reconstructors: tuple[str, ...]) -> list[str
             return [f'{ini_file} cannot be read: give the path of an INI file.']
     except (configparser.Error, UnicodeDecodeError) as error:
         return [f'{ini_file} is not an INI file: {str(error).splitlines()[0]}.']
-    faults = _find_algorithm_faults(parser, reconstructors)
+    faults = []
+    algorithm = parser.get('Processing', 'Algorithm', fallback='').strip().casefold()
+    if algorithm and algorithm not in reconstructors:
+        faults.append(
+            f'[Processing] Algorithm = {algorithm} is not in Ptychodus, which would do nothing and '
+            f'report success: choose one of {", ".join(reconstructors)}.'
+        )
     groups: dict[str, dict[str, Option]] = {}
     for option in iter_host_options():
         groups.setdefault(group_name(option.section), {})[option.name.lower()] = option
@@ -159,18 +165,6 @@ def _find_option_faults(
             yield f'[{group.name}] {key} is no option: there are {known}.'
         elif fault := PINNTorchSettings.find_fault(options[key].path, text):
             yield f'[{group.name}] {fault}'
-
-
-def _find_algorithm_faults(
-    parser: configparser.ConfigParser, reconstructors: tuple[str, ...]
-) -> list[str]:
-    algorithm = parser.get('Processing', 'Algorithm', fallback='').strip().casefold()
-    if not algorithm or algorithm in reconstructors:
-        return []
-    return [
-        f'[Processing] Algorithm = {algorithm} is not in Ptychodus, which would do nothing and '
-        f'report success: choose one of {", ".join(reconstructors)}.'
-    ]
 
 
 def _find_backend_faults(group: configparser.SectionProxy) -> Iterator[str]:

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ..config import Config, ConfigError, override_config
+from ..config import Config, ConfigError, iter_options, override_config
 from .legacy_fields import ALL_FIELDS, MODEL_FIELDS, TRAINING_FIELDS, Field
 
 __all__ = [
@@ -203,13 +203,13 @@ def _attention(given: Mapping[str, Any]) -> dict[str, Any]:
 
 def _fields_of(config: Config, fields: Iterable[Field]) -> dict[str, Any]:
     """Returns the fields whose option stands alone, for our configuration; others by default."""
-    tree, found = config.model_dump(), {}
-    for field in fields:
-        section, _, name = (field.option or '').rpartition('.')
-        branch = tree.get(section, {}) if section else tree
-        is_known = field.convert is not None and name in branch
-        found[field.name] = field.to_theirs(branch[name]) if is_known else field.default
-    return found
+    ours = {option.path: option for option in iter_options(config.network.kind)}
+    return {
+        field.name: field.to_theirs(ours[field.option].value_in(config))
+        if field.convert is not None and field.option in ours
+        else field.default
+        for field in fields
+    }
 
 
 def legacy_from_config(config: Config) -> dict[str, Any]:
