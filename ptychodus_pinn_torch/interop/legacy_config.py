@@ -122,7 +122,7 @@ def config_from_legacy(
     }
     fields |= dataclass_to_legacy_dict(execution)
     given = {name: value for name, value in fields.items() if value is not None}
-    warnings = [text for name, value in given.items() if (text := _remark(name, value))]
+    warnings: list[str] = []
     try:
         options = _translate(given, warnings)
     except (TypeError, ValueError, ZeroDivisionError) as error:
@@ -133,22 +133,14 @@ def config_from_legacy(
     return LegacyConfig(config, tuple(warnings))
 
 
-def _remark(name: str, value: Any) -> str | None:
-    """Returns what to say of a field that has no counterpart, if anything."""
-    if name not in ALL_FIELDS:
-        return f'{name} is no field of PtychoPINN that is known here: it is left out.'
-    field = ALL_FIELDS[name]
-    if field.option is not None or value == field.default:
-        return None
-    return f'{name} = {value!r} is left out: {field.remark}.'
-
-
 def _translate(given: Mapping[str, Any], warnings: list[str]) -> dict[str, Any]:
     """Returns our options for the fields that were given."""
     options: dict[str, Any] = {'network.kind': 'cnn'}
     for name, value in given.items():
         if name in ALL_FIELDS:
             options |= ALL_FIELDS[name].to_ours(value, warnings)
+        else:
+            warnings.append(f'{name} is no field of PtychoPINN that is known here: it is left out.')
     return options | _groups(given) | _loss(given, warnings) | _steps(given) | _attention(given)
 
 

@@ -41,6 +41,8 @@ class Field(NamedTuple):
         key = str(value).partition(':')[0]  # of cuda:0
         if key in self.changes:
             warnings.append(f'{self.name} = {value!r} {self.changes[key]}.')
+        if self.option is None and value != self.default:
+            warnings.append(f'{self.name} = {value!r} is left out: {self.remark}.')
         if self.option is None or self.convert is None:
             return {}
         if callable(self.convert):

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy
@@ -38,18 +39,9 @@ __all__ = [
 ]
 
 
-class Fields:
-    """Named values of the data, the network, the run, the inference or the simulation.
-
-    What is not given is not set. Images depend on no field of the inference; the fields of the
-    simulation are those of `SimulationSpec`.
-    """
-
-    def __init__(self, **values: Any) -> None:
-        self.__dict__.update(values)
-
-
-DataConfig = ModelConfig = TrainingConfig = InferenceConfig = DatagenConfig = Fields
+DataConfig = ModelConfig = TrainingConfig = InferenceConfig = DatagenConfig = SimpleNamespace
+"""What is not given is not set. Images depend on no field of the inference; the fields of the
+simulation are those of `SimulationSpec`."""
 
 
 class ConfigManager:
