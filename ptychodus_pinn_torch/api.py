@@ -7,11 +7,11 @@ from pathlib import Path
 from typing import Any
 
 from .backend import (
-    EpochReport,
     Reconstruction,
     ReconstructRequest,
     Report,
     TrainRequest,
+    ignore_report,
     resolve_backend,
 )
 from .config import Config, override_config, refuse_without_effect
@@ -20,18 +20,15 @@ from .scan.scan import Scan
 __all__ = ['reconstruct', 'simulate', 'train']
 
 
-def _ignore(report: EpochReport) -> None:
-    """Takes a report and does nothing."""
-
-
 def _configure(
-    config: Config | None, options: dict[str, Any] | None, *, command: str, backend: str
-) -> Config:
-    """Returns the configuration with options on top, none of which may be without effect."""
+    config: Config | None, options: dict[str, Any] | None, command: str, backend: str | None
+) -> tuple[Config, str]:
+    """Returns the configuration with options on top, none of them without effect; the engine."""
+    engine = resolve_backend(backend)
     given = options or {}
     settled = override_config(config or Config(), given, source='options')
-    refuse_without_effect(settled, command=command, backend=backend, given=given)
-    return settled
+    refuse_without_effect(settled, command=command, backend=engine, given=given)
+    return settled, engine
 
 
 def reconstruct(
@@ -41,7 +38,7 @@ def reconstruct(
     config: Config | None = None,
     options: dict[str, Any] | None = None,
     backend: str | None = None,
-    report: Report = _ignore,
+    report: Report = ignore_report,
 ) -> Reconstruction:
     """Returns the image of a scan on the grid of its object.
 
@@ -68,8 +65,7 @@ def reconstruct(
     from .reconstruction.procedure import reconstruct as run
 
     path = None if model is None else Path(model)
-    engine = resolve_backend(backend)
-    settings = _configure(config, options, command='reconstruct', backend=engine)
+    settings, engine = _configure(config, options, 'reconstruct', backend)
     return run(ReconstructRequest(scan, settings, path, engine), report)
 
 
@@ -81,7 +77,7 @@ def train(
     config: Config | None = None,
     options: dict[str, Any] | None = None,
     backend: str | None = None,
-    report: Report = _ignore,
+    report: Report = ignore_report,
 ) -> Path:
     """Returns the path of the model archive that training has written.
 
@@ -109,16 +105,9 @@ def train(
     """
     from .training.run import train as run
 
-    engine = resolve_backend(backend)
-    settings = _configure(config, options, command='train', backend=engine)
+    settings, engine = _configure(config, options, 'train', backend)
     several = (scans,) if isinstance(scans, Scan) else tuple(scans)
-    request = TrainRequest(
-        several,
-        settings,
-        Path(output),
-        tuple(validation),
-        backend=engine,
-    )
+    request = TrainRequest(several, settings, Path(output), tuple(validation), backend=engine)
     return run(request, report)
 
 

@@ -26,6 +26,7 @@ __all__ = [
     'TrainRequest',
     'available_backends',
     'get_backend',
+    'ignore_report',
     'is_backend_available',
     'resolve_backend',
 ]
@@ -69,6 +70,10 @@ class EpochReport:
 
 Report = Callable[[EpochReport], None]
 """Receives reports; raising `KeyboardInterrupt` from it stops the work and keeps the best."""
+
+
+def ignore_report(report: EpochReport) -> None:
+    """Takes a report and does nothing."""
 
 
 @dataclass(frozen=True)
@@ -180,11 +185,8 @@ def resolve_backend(argument: str | None = None, setting: str | None = None) -> 
         ('the settings', setting),
     )
     choices = available_backends()
-    name, source = DEFAULT_BACKEND, 'the default'
-    for where, value in candidates:
-        if value is not None and value.strip():
-            name, source = value.strip().lower(), where
-            break
+    given = ((value.strip().lower(), where) for where, value in candidates if value)
+    name, source = next((item for item in given if item[0]), (DEFAULT_BACKEND, 'the default'))
     if name not in choices:
         raise ValueError(
             f'backend {name!r}, from {source}, is unknown: choose one of {", ".join(choices)}.'
@@ -206,6 +208,5 @@ def get_backend(name: str) -> Backend:
     """
     for item in entry_points(group=BACKEND_GROUP):
         if item.name == name:
-            backend: Backend = item.load()()
-            return backend
+            return item.load()()  # type: ignore[no-any-return]
     raise ValueError(f'backend {name!r} is unknown: choose one of {available_backends()}.')

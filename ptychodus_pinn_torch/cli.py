@@ -36,13 +36,9 @@ _COMMANDS = {
 """Every subcommand with its summary; the module of that name has `configure` and `run`."""
 
 
-def _find_command(arguments: Sequence[str]) -> str | None:
-    return next((word for word in arguments if not word.startswith('-')), None)
-
-
 def build_parser(words: Sequence[str]) -> argparse.ArgumentParser:
     """Returns the parser for the words; only the command that they name is imported."""
-    command = _find_command(words)
+    command = next((word for word in words if not word.startswith('-')), None)
     parser = argparse.ArgumentParser(
         prog='ptychodus-pinn', description='Physics-informed neural networks for ptychography.'
     )

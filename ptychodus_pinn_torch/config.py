@@ -9,19 +9,12 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from importlib.metadata import entry_points
 from pathlib import Path
 from typing import Any, ClassVar, Literal, get_args, get_origin
 
-from pydantic import (
-    BaseModel,
-    ConfigDict,
-    Field,
-    SerializeAsAny,
-    ValidationError,
-    field_validator,
-)
+from pydantic import BaseModel, ConfigDict, Field, SerializeAsAny, ValidationError, field_validator
 
 __all__ = [
     'Config',
@@ -30,6 +23,7 @@ __all__ = [
     'Option',
     'Scope',
     'Section',
+    'find_without_effect',
     'iter_options',
     'load_config',
     'option',
@@ -82,14 +76,12 @@ def option(
     """Returns a pydantic field that carries unit, visibility and scope next to bounds and text.
 
     Args:
-        default: Value where nothing is given.
         description: A sentence for help, tool tips and documentation.
-        unit: Of the value.
         basic: Whether it is shown to everybody, or to those who ask for all options.
         scope: Where it applies, as far as that differs from the rest of its section.
         **bounds: Of pydantic: `ge`, `gt`, `le`, `lt`.
     """
-    extra: Any = {'unit': unit, 'basic': basic, 'scope': scope or Scope()}
+    extra: Any = {'unit': unit, 'basic': basic, 'scope': scope or Scope(), 'bounds': bounds}
     return Field(default=default, description=description, json_schema_extra=extra, **bounds)
 
 
@@ -151,12 +143,15 @@ class NetworkConfig(Section):
     @property
     def size_px(self) -> int:
         """The pattern size that the network is built for; 0 for any."""
-        return 0
+        return int(self._layout().get('pattern_size', 0))
 
     @property
     def stack_size(self) -> int:
         """C, the patterns that go through the network together; 0 for any number."""
-        return 0
+        return int(self._layout().get('num_channels', 0))
+
+    def _layout(self) -> Mapping[str, Any]:
+        return vars(self)
 
 
 class UnrolledConfig(NetworkConfig):
@@ -202,16 +197,6 @@ class CnnConfig(NetworkConfig):
         le=4,
     )
 
-    @property
-    def size_px(self) -> int:
-        """The pattern size that the network is built for; 0 for that of the scan."""
-        return self.pattern_size
-
-    @property
-    def stack_size(self) -> int:
-        """C, the patterns that go through the network together."""
-        return self.num_channels
-
 
 class PtychoPinnConfig(NetworkConfig):
     """A network of the published PtychoPINN codes, with weights that were trained there."""
@@ -221,21 +206,11 @@ class PtychoPinnConfig(NetworkConfig):
     kind: Literal['ptychopinn'] = option('ptychopinn', 'A converted model of PtychoPINN.')
     layout: str = option('', 'Layout of a network of PtychoPINN, as its conversion writes it.')
 
-    @property
-    def size_px(self) -> int:
-        """The pattern size that the network was built for."""
-        return int(self._parsed().get('pattern_size', 0))
-
-    @property
-    def stack_size(self) -> int:
-        """C, the patterns that go through the network together."""
-        return int(self._parsed().get('num_channels', 1))
-
-    def _parsed(self) -> dict[str, Any]:
+    def _layout(self) -> Mapping[str, Any]:
         try:
-            return dict(json.loads(self.layout or '{}'))
+            return {'num_channels': 1, **json.loads(self.layout or '{}')}
         except (ValueError, TypeError):
-            return {}  # the network says what is wrong with it
+            return {'num_channels': 1}  # the network says what is wrong with it
 
 
 _NETWORKS: dict[str, type[NetworkConfig]] = {
@@ -261,8 +236,7 @@ def network_config_type(kind: str) -> type[NetworkConfig]:
         return _NETWORKS[kind]
     for item in entry_points(group=NETWORK_GROUP):
         if item.name == kind:
-            found: type[NetworkConfig] = item.load().config_type
-            return found
+            return item.load().config_type  # type: ignore[no-any-return]
     raise ValueError(
         f'network.kind = {kind!r} is unknown: choose one of {", ".join(network_kinds())}.'
     )
@@ -502,7 +476,7 @@ class Option:
     unit: str
     description: str
     is_basic: bool
-    scope: Scope = field(default_factory=Scope)
+    scope: Scope
 
     @property
     def path(self) -> str:
@@ -524,72 +498,53 @@ class Option:
         return getattr(section, self.name, self.default)
 
 
-def _bound(metadata: list[Any], *names: str) -> float | None:
-    for item in metadata:
-        for name in names:
-            if getattr(item, name, None) is not None:
-                return float(getattr(item, name))
-    return None
-
-
 def iter_options(network: str | None = None) -> Iterator[Option]:
     """Yields every option of the tree in the order of declaration.
 
-    Args:
-        network: A kind of network whose options are wanted alone; those of all of ours without it.
+    Of networks, those of all of ours, or those of one kind alone.
     """
     for name, item in Config.model_fields.items():
         kind = item.annotation
-        if name == 'network':
-            yield _make_option('network', 'kind', NetworkConfig)
-            for each in _NETWORKS if network is None else (network,):
-                section = network_config_type(each)
-                for key in section.model_fields:
-                    if key != 'kind':
-                        yield _make_option('network', key, section, Scope(networks=(each,)))
-        elif isinstance(kind, type) and issubclass(kind, Section):
-            yield from (_make_option(name, key, kind) for key in kind.model_fields)
-        else:
+        if not (isinstance(kind, type) and issubclass(kind, Section)):
             yield _make_option('', name, Config)
+            continue
+        yield from (_make_option(name, key, kind) for key in kind.model_fields)
+        if name == 'network':
+            for each in _NETWORKS if network is None else (network,):
+                own, only = network_config_type(each), Scope(networks=(each,))
+                yield from (
+                    _make_option(name, key, own, only) for key in own.model_fields if key != 'kind'
+                )
 
 
-def _make_option(
-    section: str, name: str, model: type[Section], limits: Scope | None = None
-) -> Option:
+def _make_option(section: str, name: str, model: type[Section], limits: Scope = Scope()) -> Option:
     declared = model.model_fields[name]
-    annotation, extra = declared.annotation, declared.json_schema_extra
-    assert isinstance(extra, dict)
+    annotation = declared.annotation
+    extra: Any = declared.json_schema_extra
+    bounds = extra['bounds']
     is_choice = get_origin(annotation) is Literal
-    own: Any = extra['scope']
     return Option(
         section=section,
         name=name,
         kind=str if is_choice else annotation,  # type: ignore[arg-type]
         default=declared.default,
         choices=tuple(get_args(annotation)) if is_choice else (),
-        minimum=_bound(declared.metadata, 'ge', 'gt'),
-        maximum=_bound(declared.metadata, 'le', 'lt'),
-        unit=str(extra['unit']),
+        minimum=bounds.get('ge', bounds.get('gt')),
+        maximum=bounds.get('le', bounds.get('lt')),
+        unit=extra['unit'],
         description=declared.description or '',
-        is_basic=bool(extra['basic']),
-        scope=model.scope.narrowed(limits or Scope()).narrowed(own),
+        is_basic=extra['basic'],
+        scope=model.scope.narrowed(limits).narrowed(extra['scope']),
     )
 
 
-def refuse_without_effect(
+def find_without_effect(
     config: Config, *, command: str, backend: str, given: Iterable[str] | None = None
-) -> None:
-    """Refuses options that were set and would do nothing in this run.
+) -> dict[str, str]:
+    """Returns which options were set and would do nothing in this run, by path, and why.
 
-    Args:
-        config: The configuration of the run.
-        command: `train`, `pretrain` or `reconstruct`.
-        backend: The engine that will do it.
-        given: Paths of the options that were asked for; by default those of the command that
-            differ from their defaults, so that one file can serve several commands.
-
-    Raises:
-        ConfigError: names each of them, and why.
+    `given` are the paths of those that were asked for; by default those of the command that differ
+    from their defaults, so that one file can serve several commands.
     """
     known = {item.path: item for item in iter_options(config.network.kind)}
     if given is None:
@@ -598,31 +553,38 @@ def refuse_without_effect(
             for path, item in known.items()
             if item.applies_to(command) and item.value_in(config) != item.default
         ]
-    found = [(path, _find_reason(known[path], config, command, backend)) for path in given]
-    faults = [f'{path} has no effect {reason}' for path, reason in found if reason]
-    if faults:
-        raise ConfigError(f'{"; ".join(faults)}: leave it out.')
-
-
-def _find_reason(item: Option, config: Config, command: str, backend: str) -> str:
-    """Returns why an option does nothing in a run; empty when it does something."""
-    scope = item.scope
-    limits = (
-        (scope.commands, command, 'on the command {}'),
-        (scope.backends, backend, 'with the {} backend'),
-        (scope.networks, config.network.kind, 'on the {} network'),
-        (scope.modes, config.mode if command == TRAIN else '', 'in {} mode'),
-    )
-    for allowed, actual, reason in limits:
-        if allowed and actual and actual not in allowed:
-            return reason.format(actual)
-    if scope.needs is not None:
-        path, values = scope.needs
-        other = next(option for option in iter_options(config.network.kind) if option.path == path)
-        if other.value_in(config) not in values:
+    found: dict[str, str] = {}
+    for path in given:
+        scope = known[path].scope
+        limits = [
+            (scope.commands, command, f'on the command {command}'),
+            (scope.backends, backend, f'with the {backend} backend'),
+            (scope.networks, config.network.kind, f'on the {config.network.kind} network'),
+        ]
+        if command == TRAIN:
+            limits.append((scope.modes, config.mode, f'in {config.mode} mode'))
+        if scope.needs is not None:
+            other, values = scope.needs
             wanted = ' or '.join(str(value).lower() for value in values)
-            return f'unless {path} is {wanted}'
-    return ''
+            limits.append((values, known[other].value_in(config), f'unless {other} is {wanted}'))
+        reasons = (text for allowed, actual, text in limits if allowed and actual not in allowed)
+        if reason := next(reasons, ''):
+            found[path] = reason
+    return found
+
+
+def refuse_without_effect(
+    config: Config, *, command: str, backend: str, given: Iterable[str] | None = None
+) -> None:
+    """Refuses what `find_without_effect` finds.
+
+    Raises:
+        ConfigError: names each of them, and why.
+    """
+    found = find_without_effect(config, command=command, backend=backend, given=given)
+    if found:
+        faults = '; '.join(f'{path} has no effect {reason}' for path, reason in found.items())
+        raise ConfigError(f'{faults}: leave it out.')
 
 
 def _explain(error: ValidationError, source: str, kind: str) -> ConfigError:
@@ -631,13 +593,13 @@ def _explain(error: ValidationError, source: str, kind: str) -> ConfigError:
     parts = []
     for item in error.errors():
         path = '.'.join(str(part) for part in item['loc'])
+        is_unknown = item['type'] == 'extra_forbidden'
         if item['type'] == 'value_error' and path == 'network':
             parts.append(str(item['ctx']['error']).rstrip('.'))
-            continue
-        if item['type'] == 'extra_forbidden' and elsewhere.get(path):
+        elif is_unknown and elsewhere.get(path):
             owner = elsewhere[path][0]
             parts.append(f'{path} is an option of network.kind = {owner}, not of {kind}')
-        elif item['type'] == 'extra_forbidden':
+        elif is_unknown:
             section = path.rpartition('.')[0]
             near = [name for name in known if name.rpartition('.')[0] == section]
             parts.append(f'{path} is no option (there are: {", ".join(near)})')

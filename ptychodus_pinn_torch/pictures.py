@@ -32,12 +32,9 @@ class Panel:
 
 
 def _figure(width: float, height: float) -> Any:
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(width, height), layout='constrained')
-    FigureCanvasAgg(figure)
-    return figure
+    return Figure(figsize=(width, height), layout='constrained')
 
 
 def _save(figure: Any, path: Path) -> Path:
@@ -56,9 +53,9 @@ def draw_scan(path: Path, scan: Scan) -> Path:
     figure = _figure(13.8, 8.2)
     figure.suptitle(scan.name)
     axes = figure.subplots(2, 3).ravel()
-    for place, counts, title in ((0, mean, 'mean pattern'), (1, single, f'pattern {middle}')):
+    for place, counts, title in zip(axes, (mean, single), ('mean pattern', f'pattern {middle}')):
         counts = numpy.where(scan.good_pixels, counts, numpy.nan)
-        _show(axes[place], numpy.log10(counts + 0.1), f'{title}, log10 of counts', 'viridis')
+        _show(place, numpy.log10(counts + 0.1), f'{title}, log10 of counts', 'viridis')
     y_px, x_px = scan.positions_px.T
     axes[2].plot(x_px, y_px, '-', color='0.8', linewidth=0.5)
     axes[2].scatter(x_px, y_px, c=numpy.arange(len(x_px)), s=3)
@@ -106,10 +103,7 @@ def _flatten(object_: NDArray[Any], weight: NDArray[Any]) -> NDArray[Any]:
         ahead = numpy.roll(flat, -1, axis)
         both = weight * numpy.roll(weight, -1, axis)
         slope = numpy.angle((both * ahead * flat.conj()).sum())
-        shape = [1, 1]
-        shape[axis] = -1
-        ramp = numpy.exp(-1j * slope * numpy.arange(flat.shape[axis])).reshape(shape)
-        flat = flat * ramp
+        flat = flat * numpy.exp(-1j * slope * numpy.indices(flat.shape)[axis])
     return flat * numpy.exp(-1j * numpy.angle((weight * flat).sum()))
 
 
@@ -178,13 +172,10 @@ def draw_comparison(
     _draw_history(left, history)
     for title, panels, _ in rows:
         for panel in panels:
-            if panel.metrics is not None and panel.metrics.frc_frequency:
-                right.plot(
-                    panel.metrics.frc_frequency,
-                    panel.metrics.frc_correlation,
-                    label=f'{title}: {panel.title}',
-                    lw=1,
-                )
+            found = panel.metrics
+            if found is not None and found.frc_frequency:
+                label = f'{title}: {panel.title}'
+                right.plot(found.frc_frequency, found.frc_correlation, label=label, lw=1)
     right.axhline(0.5, color='gray', ls=':')
     right.set(xlabel='frequency / Nyquist', title='Fourier ring correlation', ylim=(-0.1, 1.05))
     right.legend(fontsize=6, ncols=2)
@@ -196,41 +187,32 @@ def _draw_row(
 ) -> None:
     part.suptitle(title)
     axes = part.subplots(2, columns, squeeze=False)
-    window = _window(coverage)
-    truth = _flatten(panels[0].object_, coverage)[window]
-    ranges = (_limits(numpy.abs(truth)), _limits(numpy.angle(truth)))
-    for column in range(columns):
-        for row in range(2):
-            axes[row, column].set(xticks=[], yticks=[])
-            if column >= len(panels):
-                axes[row, column].set_axis_off()
-                continue
-            panel = panels[column]
-            flat = _flatten(panel.object_, coverage)[window]
-            values = numpy.abs(flat) if row == 0 else numpy.angle(flat)
-            axes[row, column].imshow(
-                values,
-                cmap='gray' if row == 0 else 'viridis',
-                vmin=ranges[row][0],
-                vmax=ranges[row][1],
-            )
-            if row == 0:
-                score = '' if panel.metrics is None else f'\nNRMSE {panel.metrics.nrmse:.3f}'
-                axes[row, column].set_title(panel.title + score, fontsize=9)
-    axes[0, 0].set_ylabel('amplitude')
-    axes[1, 0].set_ylabel('phase')
+    for spare in axes[:, len(panels) :].ravel():
+        spare.set_axis_off()
+    flat = [_flatten(panel.object_, coverage)[_window(coverage)] for panel in panels]
+    kinds: Any = (('amplitude', numpy.abs, 'gray'), ('phase', numpy.angle, 'viridis'))
+    for row, (label, values_of, colours) in zip(axes, kinds):
+        low, high = _limits(values_of(flat[0]))
+        for place, object_ in zip(row, flat):
+            place.imshow(values_of(object_), cmap=colours, vmin=low, vmax=high)
+            place.set(xticks=[], yticks=[])
+        row[0].set_ylabel(label)
+    for place, panel in zip(axes[0], panels):
+        score = '' if panel.metrics is None else f'\nNRMSE {panel.metrics.nrmse:.3f}'
+        place.set_title(panel.title + score, fontsize=9)
 
 
 def _draw_history(axes: Any, history: Sequence[Mapping[str, float | None]]) -> None:
-    for key, label in (('loss', 'training loss'), ('floor', 'photon floor')):
+    twin = axes.twinx()
+    for place, key, style, label in (
+        (axes, 'loss', '-', 'training loss'),
+        (axes, 'floor', '-', 'photon floor'),
+        (twin, 'held_out', 'C3--', 'held-out error'),
+    ):
         points = [(row['step'], row[key]) for row in history if row.get(key) is not None]
         if points:
-            axes.plot(*zip(*points), label=label)
-    axes.set(xlabel='step', title='training from scratch, without labels', yscale='log')
-    twin = axes.twinx()
-    points = [(row['step'], row['held_out']) for row in history if row.get('held_out') is not None]
-    if points:
-        twin.plot(*zip(*points), 'C3--', label='held-out error')
-        twin.set_yscale('log')
+            place.plot(*zip(*points), style, label=label)
+            place.set_yscale('log')
+    axes.set(xlabel='step', title='training from scratch, without labels')
     axes.legend(loc='upper right', fontsize=7)
     twin.legend(loc='center right', fontsize=7)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 import time
+from typing import Self
 
 from .backend import EpochReport
 
@@ -61,6 +62,12 @@ class ProgressLine:
         sys.stderr.write(f'\r\033[K{text}' if self.is_terminal else f'{text}\n')
         sys.stderr.flush()
         self._has_line = self.is_terminal
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
 
     def close(self) -> None:
         """Ends the line."""

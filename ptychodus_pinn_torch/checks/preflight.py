@@ -4,17 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Literal
+from functools import partial
+from typing import Any, Literal
 
 import numpy
 from numpy.typing import NDArray
+from scipy import ndimage
 from scipy.spatial import KDTree
 
 from ..config import Config
 from ..physics.probe import support_box
 from ..scan.pattern_store import block_slices
 from ..scan.scan import Scan, calibrate_probe, split_positions
-from .detector_pixels import find_suspicious_pixels
 from .orientation import compare_orientations
 
 __all__ = ['Finding', 'Level', 'examine_scan', 'probe_diameter_px', 'probe_support_px']
@@ -25,6 +26,11 @@ _MIN_OVERLAP = 0.5
 _MAX_BORDER_POWER = 0.10
 _ORIENTATION_GAIN = 1.25
 _MIN_COUNTS = 200.0
+_MAX_PATTERNS = 256
+_NEIGHBOURHOOD_PX = 5
+_MIN_NEIGHBOUR_COUNTS = 50.0
+_HOT_FACTOR = 20.0
+_BEAM_RADIUS = 1.0 / 16.0
 _PATTERNS_PER_SECOND_64 = 700.0
 _TRAINING_PATTERNS_PER_SECOND_64 = 300.0
 
@@ -44,16 +50,13 @@ class Finding:
     message: str
 
 
-def examine_scan(scan: Scan, config: Config | None = None) -> list[Finding]:
-    """Returns what was found, in the order in which a reader would ask.
+_ok, _warning = partial(Finding, 'ok'), partial(Finding, 'warning')
+_error = partial(Finding, 'error')
 
-    Args:
-        scan: As read; nothing is changed.
-        config: For the estimates of memory and time; the defaults are taken without it.
-    """
-    config = Config() if config is None else config
-    findings = list(_examine_counts(scan))
-    findings += _examine_positions(scan)
+
+def examine_scan(scan: Scan) -> list[Finding]:
+    """Returns what was found, in the order in which a reader would ask."""
+    findings = [*_examine_counts(scan), *_examine_positions(scan)]
     is_usable = all(finding.level != 'error' for finding in findings)
     findings += _examine_probe(scan)
     if is_usable:
@@ -61,21 +64,11 @@ def examine_scan(scan: Scan, config: Config | None = None) -> list[Finding]:
     findings += _examine_pixels(scan)
     if is_usable:
         findings += _examine_orientation(scan)
-    findings += _estimate_cost(scan, config)
-    return findings
-
-
-def _box_power(power: NDArray[numpy.float64], size: int) -> float:
-    start = (power.shape[0] - size) // 2
-    window = slice(start, start + size)
-    return float(power[window, window].sum() / power.sum())
+    return [*findings, _estimate_cost(scan)]
 
 
 def _probe_power(scan: Scan) -> NDArray[numpy.float64]:
-    power: NDArray[numpy.float64] = numpy.sum(
-        numpy.abs(scan.probe.astype(numpy.complex128)) ** 2, axis=0
-    )
-    return power
+    return (numpy.abs(scan.probe.astype(numpy.complex128)) ** 2).sum(axis=0)
 
 
 def probe_support_px(scan: Scan) -> int:
@@ -84,21 +77,21 @@ def probe_support_px(scan: Scan) -> int:
     return rows.stop - rows.start
 
 
-def probe_diameter_px(scan: Scan, fraction: float = 0.9) -> float:
-    """Returns the diameter of the circle about the probe's centroid with that part of the power."""
+def probe_diameter_px(scan: Scan) -> float:
+    """Returns the diameter of the circle about the probe's centroid with 90 % of the power."""
     power = _probe_power(scan)
     y, x = numpy.indices(power.shape)
     middle_y, middle_x = (power * y).sum() / power.sum(), (power * x).sum() / power.sum()
     radius = numpy.hypot(y - middle_y, x - middle_x).ravel()
     order = numpy.argsort(radius)
     inside = numpy.cumsum(power.ravel()[order]) / power.sum()
-    return 2.0 * float(radius[order][numpy.searchsorted(inside, fraction)])
+    return 2.0 * float(radius[order][numpy.searchsorted(inside, 0.9)])
 
 
 def _examine_counts(scan: Scan) -> Iterator[Finding]:
     power = float(_probe_power(scan).sum())
     if not 0.0 < power < numpy.inf or not numpy.isfinite(scan.probe).all():
-        yield Finding('error', 'probe', 'The probe is zero or not finite: give another probe.')
+        yield _error('probe', 'The probe is zero or not finite: give another probe.')
         return
     broken, empty = 0, 0
     for rows in block_slices(scan.num_patterns, scan.patterns[0].nbytes):
@@ -107,37 +100,30 @@ def _examine_counts(scan: Scan) -> Iterator[Finding]:
             broken += int(numpy.count_nonzero(~numpy.isfinite(good).all(axis=1)))
         empty += int(numpy.count_nonzero(~(good > 0).any(axis=1)))
     if broken:
-        yield Finding(
-            'error', 'counts', f'{broken} patterns hold values that are not finite: mask them.'
-        )
+        yield _error('counts', f'{broken} patterns hold values that are not finite: mask them.')
         return
     mean, brightest = scan.mean_counts(), scan.max_counts()
     if empty:
-        yield Finding(
-            'warning',
-            'counts',
-            f'{empty} of {scan.num_patterns} patterns are empty: leave them out.',
+        yield _warning(
+            'counts', f'{empty} of {scan.num_patterns} patterns are empty: leave them out.'
         )
     if mean < _MIN_COUNTS:
-        yield Finding(
-            'warning',
+        yield _warning(
             'counts',
             f'The patterns hold {mean:.3g} counts on average, which is very little: if they were '
             'normalised, export counts; if they are amplitudes, say --diffraction-kind amplitude.',
         )
     else:
-        yield Finding('ok', 'counts', f'The patterns hold {mean:.4g} counts on average.')
-    _, factor = calibrate_probe(scan)
+        yield _ok('counts', f'The patterns hold {mean:.4g} counts on average.')
+    factor = calibrate_probe(scan)[1]
     if factor == 1.0:
-        yield Finding(
-            'ok',
+        yield _ok(
             'calibration',
             f'The brightest pattern holds {100 * brightest / power:.0f} % of the {power:.4g} '
             'photons of the probe.',
         )
     else:
-        yield Finding(
-            'warning',
+        yield _warning(
             'calibration',
             f'The probe holds {power:.4g} photons but the brightest pattern {brightest:.4g} '
             f'counts: the probe will be multiplied by {factor:.4g}; calibrate it to be certain.',
@@ -146,14 +132,13 @@ def _examine_counts(scan: Scan) -> Iterator[Finding]:
 
 def _examine_positions(scan: Scan) -> Iterator[Finding]:
     if not numpy.isfinite(scan.positions_px).all():
-        yield Finding('error', 'positions', 'Some positions are not finite: leave them out.')
+        yield _error('positions', 'Some positions are not finite: leave them out.')
         return
     corners, _ = split_positions(scan.positions_px, scan.pattern_shape)
     limit = numpy.asarray(scan.object_.shape) - numpy.asarray(scan.pattern_shape)
     outside = int(((corners < 0) | (corners > limit)).any(axis=1).sum())
     if outside:
-        yield Finding(
-            'error',
+        yield _error(
             'positions',
             f'{outside} of {scan.num_patterns} positions lie outside the object of '
             f'{scan.object_.shape[0]} x {scan.object_.shape[1]} pixels: enlarge the object or '
@@ -161,8 +146,7 @@ def _examine_positions(scan: Scan) -> Iterator[Finding]:
         )
         return
     span = numpy.ptp(scan.positions_px, axis=0)
-    yield Finding(
-        'ok',
+    yield _ok(
         'positions',
         f'{scan.num_patterns} positions span {span[0]:.0f} x {span[1]:.0f} pixels, inside the '
         f'object of {scan.object_.shape[0]} x {scan.object_.shape[1]}.',
@@ -170,14 +154,13 @@ def _examine_positions(scan: Scan) -> Iterator[Finding]:
     unique = len(numpy.unique(numpy.round(scan.positions_px, 3), axis=0))
     repeated = scan.num_patterns - unique
     if repeated > 0.1 * scan.num_patterns:
-        yield Finding(
-            'warning',
+        yield _warning(
             'duplicates',
             f'{repeated} of {scan.num_patterns} positions are repeated: check that the positions '
             'changed during the scan.',
         )
     elif repeated:
-        yield Finding('ok', 'duplicates', f'{repeated} positions are repeated, which does no harm.')
+        yield _ok('duplicates', f'{repeated} positions are repeated, which does no harm.')
 
 
 def _examine_probe(scan: Scan) -> Iterator[Finding]:
@@ -185,21 +168,20 @@ def _examine_probe(scan: Scan) -> Iterator[Finding]:
     size = power.shape[0]
     if not 0.0 < power.sum() < numpy.inf:
         return
-    side = probe_support_px(scan)
-    border = 1.0 - _box_power(power, size - 2 * max(2, size // 16))
+    rim = max(2, size // 16)
+    border = 1.0 - float(power[rim:-rim, rim:-rim].sum() / power.sum())
     if border > _MAX_BORDER_POWER:
-        yield Finding(
-            'warning',
+        yield _warning(
             'probe',
-            f'{100 * border:.1f} % of the probe lies within {max(2, size // 16)} pixels of the '
-            f'border of its {size} pixel window and wraps around: use patterns with more pixels.',
+            f'{100 * border:.1f} % of the probe lies within {rim} pixels of the border of its '
+            f'{size} pixel window and wraps around: use patterns with more pixels.',
         )
     else:
-        yield Finding(
-            'ok',
+        yield _ok(
             'probe',
-            f'99.9 % of the probe lies within {side} of {size} pixels; {scan.num_modes} '
-            f'mode{"s" if scan.num_modes > 1 else ""}, {100 * border:.1f} % at the border.',
+            f'99.9 % of the probe lies within {probe_support_px(scan)} of {size} pixels; '
+            f'{scan.num_modes} mode{"s" if scan.num_modes > 1 else ""}, '
+            f'{100 * border:.1f} % at the border.',
         )
 
 
@@ -207,8 +189,7 @@ def _examine_overlap(scan: Scan) -> Iterator[Finding]:
     diameter = probe_diameter_px(scan)
     positions = numpy.unique(numpy.round(scan.positions_px, 3), axis=0)
     if len(positions) < 2:
-        yield Finding(
-            'warning',
+        yield _warning(
             'overlap',
             'There is only one position: without overlap the image rests on the probe alone; scan '
             'more positions.',
@@ -223,17 +204,15 @@ def _examine_overlap(scan: Scan) -> Iterator[Finding]:
         f'within {diameter:.1f}: '
     )
     if overlap < _MIN_OVERLAP:
-        yield Finding(
-            'warning',
+        yield _warning(
             'overlap',
             f'{what}an overlap of {100 * max(overlap, 0.0):.0f} %; scan in steps below '
             f'{(1.0 - _MIN_OVERLAP) * diameter:.1f} pixels.',
         )
     else:
-        yield Finding('ok', 'overlap', f'{what}an overlap of {100 * overlap:.0f} %.')
+        yield _ok('overlap', f'{what}an overlap of {100 * overlap:.0f} %.')
     if alone:
-        yield Finding(
-            'warning',
+        yield _warning(
             'coverage',
             f'{alone} positions have no neighbour within the probe and leave holes in the image: '
             'leave them out or scan between them.',
@@ -241,28 +220,50 @@ def _examine_overlap(scan: Scan) -> Iterator[Finding]:
 
 
 def _examine_pixels(scan: Scan) -> Iterator[Finding]:
-    masked = int(numpy.count_nonzero(~scan.good_pixels))
-    found = find_suspicious_pixels(scan)
-    for what, pixels in (('dead', found.dead), ('hot', found.hot)):
+    """Yields what hints at pixels that the mask should name but does not."""
+    good = scan.good_pixels
+    sample = numpy.asarray(scan.patterns[:: max(1, scan.num_patterns // _MAX_PATTERNS)])
+    is_well = True
+    for what, is_suspicious in zip(('dead', 'hot'), _find_dead_and_hot_pixels(sample, good)):
+        pixels = numpy.argwhere(is_suspicious)
         if len(pixels):
             y, x = pixels[0]
-            yield Finding(
-                'warning',
+            is_well = False
+            yield _warning(
                 'pixels',
                 f'{len(pixels)} detector pixels look {what} but are not in the mask, the first at '
                 f'(y {y}, x {x}): mark them as bad.',
             )
-    if found.num_saturated:
-        yield Finding(
-            'warning',
+    num_saturated = 0
+    if sample.dtype.kind in 'iu':
+        limit = numpy.iinfo(sample.dtype).max
+        num_saturated = int(numpy.count_nonzero(sample[:, good] == limit))
+    if num_saturated:
+        yield _warning(
             'pixels',
-            f'{found.num_saturated} counts are at the limit of {scan.patterns.dtype}: the '
-            'detector saturated; mask those pixels or attenuate the beam.',
+            f'{num_saturated} counts are at the limit of {sample.dtype}: the detector saturated; '
+            'mask those pixels or attenuate the beam.',
         )
-    if not len(found.dead) and not len(found.hot) and not found.num_saturated:
-        yield Finding(
-            'ok', 'pixels', f'No dead or hot pixels; the mask leaves out {masked} pixels.'
-        )
+    elif is_well:
+        masked = int(numpy.count_nonzero(~good))
+        yield _ok('pixels', f'No dead or hot pixels; the mask leaves out {masked} pixels.')
+
+
+def _find_dead_and_hot_pixels(
+    sample: NDArray[Any], good: NDArray[numpy.bool_]
+) -> tuple[NDArray[numpy.bool_], NDArray[numpy.bool_]]:
+    """Returns (H, W) of what never counted, and of what is far above, unlike its neighbours."""
+    total = filled = sample.sum(axis=0, dtype=numpy.float64) * good
+    if not good.all():  # bad pixels count nothing and would drag a median down
+        _, nearest = ndimage.distance_transform_edt(~good, return_indices=True)
+        filled = total[tuple(nearest)]
+    around = ndimage.median_filter(filled, _NEIGHBOURHOOD_PX, mode='nearest')
+    dead = good & (total == 0.0) & (around > _MIN_NEIGHBOUR_COUNTS)
+    y, x = numpy.indices(total.shape)
+    middle = ndimage.center_of_mass(total) if total.any() else (0.0, 0.0)
+    is_beam = numpy.hypot(y - middle[0], x - middle[1]) < _BEAM_RADIUS * len(total) + 1.0
+    floor = _HOT_FACTOR * (around + 1.0) + 10.0 * numpy.sqrt(around + 1.0)
+    return dead, good & ~is_beam & (total > floor) & (total > 2.0 * len(sample))
 
 
 def _examine_orientation(scan: Scan) -> Iterator[Finding]:
@@ -271,23 +272,23 @@ def _examine_orientation(scan: Scan) -> Iterator[Finding]:
     result = compare_orientations(scan)
     given, best = result.errors['as given'], result.errors[result.best]
     if result.gain > _ORIENTATION_GAIN:
-        yield Finding(
-            'warning',
+        yield _warning(
             'orientation',
             f'With {result.best} the positions explain the counts {result.gain:.1f} times better '
             f'(error {best:.4f} against {given:.4f}): check the axes of scan and detector.',
         )
     else:
         others = sorted(value for name, value in result.errors.items() if name != 'as given')
-        yield Finding(
-            'ok',
+        yield _ok(
             'orientation',
             f'The positions explain the counts best as given (error {given:.4f}, flipped or '
             f'exchanged at least {others[0]:.4f}).',
         )
 
 
-def _estimate_cost(scan: Scan, config: Config) -> Iterator[Finding]:
+def _estimate_cost(scan: Scan) -> Finding:
+    """Returns what to expect of memory and time, with the default options."""
+    config = Config()
     size = scan.pattern_shape[0]
     # FFTs of all modes; measured at 64 pixels and one mode on one core.
     effort = (size / 64.0) ** 2 * (1.0 + 0.4 * (scan.num_modes - 1))
@@ -295,8 +296,7 @@ def _estimate_cost(scan: Scan, config: Config) -> Iterator[Finding]:
     group = config.grouping.group_size or (36 if size < 96 else 16)
     training = config.training.max_steps * group * effort / _TRAINING_PATTERNS_PER_SECOND_64
     memory = scan.patterns.nbytes / 1e6 + config.reconstruction.memory_MB
-    yield Finding(
-        'ok',
+    return _ok(
         'cost',
         f'The patterns take {scan.patterns.nbytes / 1e6:.0f} MB; expect up to {memory:.0f} MB in '
         f'all, on one CPU core about {seconds:.0f} s for an image and {training / 60:.0f} min for '

@@ -58,13 +58,9 @@ class _BriefHelp(argparse.HelpFormatter):
 class _HelpAll(argparse.Action):
     """Prints the help with every option in it, and ends the program."""
 
-    def __init__(self, *, texts: dict[argparse.Action, str], **keywords: Any) -> None:
-        super().__init__(nargs=0, default=argparse.SUPPRESS, **keywords)
-        self.texts = texts
-
     def __call__(self, parser: argparse.ArgumentParser, *_: Any) -> None:
         """Prints and exits."""
-        for action, text in self.texts.items():
+        for action, text in self.const.items():
             action.help = text
         parser.formatter_class = argparse.HelpFormatter
         parser.print_help()
@@ -76,16 +72,14 @@ def add_config_options(
 ) -> None:
     """Adds `--config`, `--preset`, `--help-all` and a flag for every option of a command.
 
-    Args:
-        parser: Of the command.
-        command: One of `CONFIGURED`.
-        words: Of the command line; a network of others that they name brings flags of its own.
+    A network of others that the words of the command line name brings flags of its own.
     """
     parser.formatter_class = _BriefHelp
     hidden: dict[argparse.Action, str] = {}
     parser.add_argument(
-        '--help-all', action=_HelpAll, texts=hidden, help='show all options and exit'
-    )
+        '--help-all', action=_HelpAll, nargs=0, const=hidden, default=argparse.SUPPRESS,
+        help='show all options and exit',
+    )  # fmt: skip
     parser.add_argument('--config', type=Path, metavar='FILE', help='JSON or YAML configuration')
     parser.add_argument(
         '--preset', choices=('quick', 'default', 'best'), help='configuration to start from'
@@ -97,13 +91,11 @@ def add_config_options(
         if item.section not in groups:
             groups[item.section] = parser.add_argument_group(f'{item.section or "general"} options')
         names = [_SHORT[item.path], item.flag] if item.path in _SHORT else [item.flag]
-        keywords = _describe(item)
         action = groups[item.section].add_argument(
-            *names, dest=_PREFIX + item.path, default=None, **keywords
+            *names, dest=_PREFIX + item.path, default=None, **_describe(item)
         )
         if not (item.is_basic or item.path in _SHORT):
-            hidden[action] = keywords['help']
-            action.help = argparse.SUPPRESS
+            hidden[action], action.help = str(action.help), argparse.SUPPRESS
 
 
 def _find_foreign_network(words: Sequence[str]) -> str | None:
@@ -148,11 +140,12 @@ def config_from(arguments: argparse.Namespace, *, backend: str) -> Config:
         ConfigError: an unknown option, a value out of bounds, or an option that would do nothing
             in this run; wherever it came from.
     """
-    if arguments.config is not None and arguments.preset is not None:
-        raise UsageError('--preset beside --config: give one of the two.')
-    config = preset(arguments.preset or 'default')
-    if arguments.config is not None:
+    if arguments.config is None:
+        config = preset(arguments.preset or 'default')
+    elif arguments.preset is None:
         config = load_config(arguments.config)
+    else:
+        raise UsageError('--preset beside --config: give one of the two.')
     given = {
         name.removeprefix(_PREFIX): value
         for name, value in vars(arguments).items()

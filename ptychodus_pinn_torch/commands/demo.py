@@ -68,17 +68,21 @@ def run(arguments: argparse.Namespace) -> int:
     for name in FILES:
         check_output(folder / name, arguments, suffixes=('',))
     started = time.monotonic()
-    progress = ProgressLine(is_quiet=arguments.quiet)
-    scans = {name: _simulate(arguments.seed, number) for number, name in enumerate(SCANS)}
-    for name, scan in scans.items():
-        write_scan_npz(folder / f'{name}_scan.npz', scan)
+    scans: dict[str, Scan] = {}
+    for number, name in enumerate(SCANS):
+        scans[name] = api.simulate(
+            num_positions=NUM_POSITIONS,
+            object_kind='independent',
+            seed=arguments.seed,
+            object_seed=1000 * arguments.seed + number,
+        )
+        write_scan_npz(folder / f'{name}_scan.npz', scans[name])
     model = folder / 'trained.h5.zip'
     options = {**TRAINING, 'training.max_steps': arguments.steps, 'training.seed': arguments.seed}
     sys.stdout.write(f'training on one simulated scan, {arguments.steps} steps, no labels\n')
-    api.train(scans[SCANS[0]], model, options=options, report=progress)
-    progress.close()
-    table: list[dict[str, Any]] = []
-    pictures = []
+    with ProgressLine(is_quiet=arguments.quiet) as progress:
+        api.train(scans[SCANS[0]], model, options=options, report=progress)
+    table, pictures = [], []
     for name, scan in scans.items():
         panels, rows = _compare(name, scan, model, folder)
         table += rows
@@ -87,7 +91,8 @@ def run(arguments: argparse.Namespace) -> int:
     seconds = time.monotonic() - started
     peak_mb = _peak_memory_mb()
     summary = {'rows': table, 'seconds': seconds, 'peak_memory_MB': peak_mb}
-    _write_json(folder / 'metrics.json', summary)
+    text = json.dumps(summary, indent=2)
+    write_atomically(folder / 'metrics.json', lambda path: path.write_text(text, encoding='utf-8'))
     sys.stdout.write(_format_table(table))
     sys.stdout.write(
         f'{picture}: the picture; all files are in {folder}; {format_duration(seconds)}'
@@ -95,13 +100,6 @@ def run(arguments: argparse.Namespace) -> int:
         + '\n'
     )
     return 0
-
-
-def _write_json(path: Path, content: dict[str, Any]) -> None:
-    def write(temporary: Path) -> None:
-        temporary.write_text(json.dumps(content, indent=2), encoding='utf-8')
-
-    write_atomically(path, write)
 
 
 def _peak_memory_mb() -> float | None:
@@ -112,15 +110,6 @@ def _peak_memory_mb() -> float | None:
         return None
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak / 2**20 if sys.platform == 'darwin' else peak / 1024
-
-
-def _simulate(seed: int, number: int) -> Scan:
-    return api.simulate(
-        num_positions=NUM_POSITIONS,
-        object_kind='independent',
-        seed=seed,
-        object_seed=1000 * seed + number,
-    )
 
 
 def _compare(
@@ -139,18 +128,15 @@ def _compare(
         (f'flat start {refined}', None, 'flat', REFINE_EPOCHS),
     ]
     for title, archive, start, epochs in cases:
-        options: dict[str, Any] = {
-            'reconstruction.start': start,
-            'reconstruction.refine_epochs': epochs,
-        }
+        options = {'reconstruction.start': start, 'reconstruction.refine_epochs': epochs}
         if start == 'network':
             options['reconstruction.guard'] = False  # the network as it is
         result = api.reconstruct(scan, archive, options=options)
         metrics = compare_objects(result.object_, scan.truth, weights=area)
         panels.append(Panel(title, result.object_, metrics))
         about = {'scan': name.replace('_', ' '), 'method': title}
-        numbers = metrics.to_dict(with_curve=False)
-        rows.append({**about, **numbers, 'seconds': sum(result.seconds.values())})
+        seconds = sum(result.seconds.values())
+        rows.append({**about, **metrics.to_dict(with_curve=False), 'seconds': seconds})
         if title == f'shipped model {refined}':
             write_image(folder / f'{name}_image.npz', scan, result)
             write_image(folder / f'{name}_product.h5', scan, result)

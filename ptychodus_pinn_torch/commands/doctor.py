@@ -105,14 +105,10 @@ def _version(name: str) -> str:
 
 def _examine_packages() -> list[Finding]:
     own = _version('ptychodus-pinn-torch')
-    where = Path(__file__).parents[1]
+    text = f'{own or "no version"}, {Path(__file__).parents[1]}'
     return [
         Finding('Python', f'{platform.python_version()}, {sys.executable}'),
-        Finding(
-            'PINN-Torch',
-            f'{own or "no version"}, {where}',
-            '' if own else 'pip install ptychodus-pinn-torch',
-        ),
+        Finding('PINN-Torch', text, '' if own else 'pip install ptychodus-pinn-torch'),
     ]
 
 
@@ -157,9 +153,9 @@ def _examine_libraries() -> Finding:
     from ..host.attach import LIBRARY_GROUP
 
     items = entry_points(group=LIBRARY_GROUP)
-    names = ', '.join(f'{item.name} ({item.value})' for item in items)
-    is_there = any('PtychoPINNTorchReconstructorLibrary' in item.value for item in items)
-    return Finding('Libraries', names or 'none is declared', '' if is_there else _REINSTALL)
+    names = ', '.join(f'{item.name} ({item.value})' for item in items) or 'none is declared'
+    is_there = 'PtychoPINNTorchReconstructorLibrary' in names
+    return Finding('Libraries', names, '' if is_there else _REINSTALL)
 
 
 def _examine_window() -> Finding:
@@ -177,18 +173,15 @@ def _examine_backends() -> list[Finding]:
         f'{name} {"installed" if is_backend_available(name) else "not installed"}'
         for name in available_backends()
     ]
-    findings = [Finding('Backends', ', '.join(installed))]
     override = os.environ.get(BACKEND_VARIABLE, '').strip()
+    source = f'by {BACKEND_VARIABLE}' if override else 'unless the settings say otherwise'
     try:
-        chosen = resolve_backend()
+        chosen = Finding('Backend', f'{resolve_backend()}, {source}')
     except ValueError as error:
-        findings.append(Finding('Backend', str(error), f'unset {BACKEND_VARIABLE}'))
+        chosen = Finding('Backend', str(error), f'unset {BACKEND_VARIABLE}')
     except RuntimeError as error:
-        findings.append(Finding('Backend', str(error), str(error).rpartition(': ')[2]))
-    else:
-        source = f'by {BACKEND_VARIABLE}' if override else 'unless the settings say otherwise'
-        findings.append(Finding('Backend', f'{chosen}, {source}'))
-    return findings
+        chosen = Finding('Backend', str(error), str(error).rpartition(': ')[2])
+    return [Finding('Backends', ', '.join(installed)), chosen]
 
 
 def _examine_devices() -> Finding:

@@ -87,11 +87,12 @@ def _compare(image: Image, reference: Image, scan: Any, threshold: float) -> dic
     from ..metrics.comparison import compare_objects
 
     _check_grid(image, str(reference.path), reference.object_)
-    weights = _find_weights(image, reference, scan, threshold)
-    metrics = compare_objects(
-        image.object_, reference.object_, weights=weights, pixel_size_m=reference.pixel_size_m
-    )
-    return metrics.to_dict()
+    return compare_objects(
+        image.object_,
+        reference.object_,
+        weights=_find_weights(image, reference, scan, threshold),
+        pixel_size_m=reference.pixel_size_m,
+    ).to_dict()
 
 
 def _check_grid(image: Image, what: str, object_: NDArray[Any]) -> None:
@@ -110,15 +111,10 @@ def _find_weights(
 
     if reference.weights is not None:
         return reference.weights
-    if scan is not None:
-        sources = [(scan.positions_px, scan.probe)]
-    else:
-        sources = [(item.positions_px, item.probe) for item in (image, reference)]
-    for positions_px, probe in sources:
-        if positions_px is not None and probe is not None:
-            modes = probe if probe.ndim == 3 else probe[None]
-            coverage = coverage_of(image.object_.shape, modes, positions_px)
-            return coverage > threshold
+    for source in (image, reference) if scan is None else (scan,):
+        if source.positions_px is not None and source.probe is not None:
+            modes = source.probe if source.probe.ndim == 3 else source.probe[None]
+            return coverage_of(image.object_.shape, modes, source.positions_px) > threshold
     return image.weights
 
 
@@ -128,17 +124,14 @@ def _judge_by_counts(image: Image, scan: Any, held_out: str | None) -> dict[str,
 
     _check_grid(image, f'the scan {scan.name}', scan.object_)
     indices = None if held_out is None else _read_indices(held_out, scan.num_patterns)
-    probe = calibrate_probe(scan)[0] if image.probe is None else image.probe
-    positions_px = image.positions_px
+    probe, positions_px = image.probe, image.positions_px
+    if probe is None or probe.shape[-2:] != scan.pattern_shape:
+        probe = calibrate_probe(scan)[0]
     if positions_px is not None and len(positions_px) != scan.num_patterns:
         positions_px = None
-    if probe.shape[-2:] != scan.pattern_shape:
-        probe = calibrate_probe(scan)[0]
     error = data_error(scan, image.object_, probe, indices, positions_px=positions_px)
-    return {
-        'data_error': error,
-        'num_patterns': scan.num_patterns if indices is None else len(indices),
-    }
+    number = scan.num_patterns if indices is None else len(indices)
+    return {'data_error': error, 'num_patterns': number}
 
 
 def _read_indices(path: str, num_patterns: int) -> NDArray[numpy.int64]:

@@ -35,14 +35,15 @@ def run(arguments: argparse.Namespace) -> int:
     if arguments.draw:
         inputs = (path, arguments.product)
         check_output(arguments.draw, arguments, suffixes=('.png',), inputs=inputs)
-    if _is_archive(path):
+    names = _names(path)
+    if names and not any(name.endswith('.npy') for name in names):
         if arguments.draw:
             raise UsageError(f'{path} is a model: there is nothing to draw.')
         from ..models.opening import describe_model
 
         sys.stdout.write(describe_model(path).rstrip() + '\n')
         return 0
-    if _is_image(path):
+    if _is_image(path, names):
         image = read_image(path)
         sys.stdout.write(describe_image(image))
         if arguments.draw:
@@ -56,97 +57,80 @@ def run(arguments: argparse.Namespace) -> int:
 
 
 def _names(path: Path) -> set[str]:
+    """Returns the names in a zip; none where the file is something else."""
     if not path.is_file() or not zipfile.is_zipfile(path):
         return set()
     with zipfile.ZipFile(path) as archive:
         return set(archive.namelist())
 
 
-def _is_archive(path: Path) -> bool:
-    names = _names(path)
-    return bool(names) and not any(name.endswith('.npy') for name in names)
-
-
-def _is_image(path: Path) -> bool:
+def _is_image(path: Path, names: set[str]) -> bool:
     """Returns whether the file holds an image but no patterns, nor lies beside its patterns."""
-    names = {name.removesuffix('.npy') for name in _names(path)}
     if names:
-        return 'object' in names and not names & {'diffraction', 'diff3d'}
+        return 'object.npy' in names and not names & {'diffraction.npy', 'diff3d.npy'}
     if not path.is_file() or path.with_name('diffraction.h5').exists():
         return False
-    with path.open('rb') as file:
-        if not file.read(8).startswith(b'\x89HDF'):
-            return False
     import h5py
 
+    if not h5py.is_hdf5(path):
+        return False
     with h5py.File(path, 'r') as product:
         return 'object' in product and 'patterns' not in product
-
-
-def _write(rows: list[tuple[str, str]]) -> str:
-    return ''.join(f'{name:<12} {text}\n' for name, text in rows)
 
 
 def describe_image(image: Image) -> str:
     """Returns what is in an image file, one line for each part."""
     amplitude, phase = numpy.abs(image.object_), numpy.angle(image.object_)
-    height, width = image.object_.shape
-    rows = [
-        ('image', str(image.path)),
-        ('object', f'{height} x {width} pixels{_in_metres(image.pixel_size_m, (height, width))}'),
-        ('amplitude', f'from {amplitude.min():.3f} to {amplitude.max():.3f}'),
-        ('phase', f'from {phase.min():.3f} to {phase.max():.3f} rad'),
-    ]
+    rows = {
+        'image': str(image.path),
+        'object': _describe_size(image),
+        'amplitude': f'from {amplitude.min():.3f} to {amplitude.max():.3f}',
+        'phase': f'from {phase.min():.3f} to {phase.max():.3f} rad',
+    }
     if image.positions_px is not None:
-        rows.append(('positions', str(len(image.positions_px))))
+        rows['positions'] = str(len(image.positions_px))
     if image.probe is not None:
-        rows.append(('probe', describe_shape(image.probe.shape)))
-    return _write(rows)
+        rows['probe'] = describe_shape(image.probe.shape)
+    return _format(rows)
 
 
-def _in_metres(pixel_m: tuple[float, float] | None, shape: tuple[int, ...]) -> str:
+def _format(rows: dict[str, str]) -> str:
+    return ''.join(f'{name:<12} {text}\n' for name, text in rows.items())
+
+
+def _describe_size(item: Scan | Image) -> str:
+    shape, pixel_m = item.object_.shape, item.pixel_size_m
+    text = f'{describe_shape(shape)} pixels'
     if pixel_m is None:
-        return ', pixel size not known'
-    size_um = [1e6 * length * pixel for length, pixel in zip(shape, pixel_m, strict=True)]
-    return f' of {1e9 * pixel_m[0]:.4g} nm, {size_um[0]:.3g} x {size_um[1]:.3g} µm'
+        return f'{text}, pixel size not known'
+    height_um, width_um = (1e6 * length * pixel for length, pixel in zip(shape, pixel_m))
+    return f'{text} of {1e9 * pixel_m[0]:.4g} nm, {height_um:.3g} x {width_um:.3g} µm'
 
 
 def describe_scan(scan: Scan) -> str:
     """Returns what is in a scan, one line for each part."""
     from ..checks.preflight import probe_diameter_px
 
-    size = scan.pattern_shape
     power = numpy.sum(numpy.abs(scan.probe.astype(numpy.complex128)) ** 2, axis=(1, 2))
+    parts = ' '.join(f'{part:.0%}' for part in power / power.sum())
     span = numpy.ptp(scan.positions_px, axis=0)
-    bad = int(numpy.count_nonzero(~scan.good_pixels))
+    num_bad = int(numpy.count_nonzero(~scan.good_pixels))
     where = 'read from disk as needed' if _is_mapped(scan.patterns) else 'in memory'
-    rows = [
-        ('scan', str(scan.source or scan.name)),
-        (
-            'patterns',
-            f'{scan.num_patterns} of {size[0]} x {size[1]} pixels, {scan.patterns.dtype}, '
-            f'{scan.patterns.nbytes / 1e6:.1f} MB, {where}',
-        ),
-        ('counts', f'{scan.mean_counts():.4g} per pattern on average'),
-        ('mask', f'{bad} bad pixels' if bad else 'no bad pixels'),
-        ('positions', f'over {span[0]:.0f} x {span[1]:.0f} object pixels'),
-        (
-            'probe',
-            f'{scan.num_modes} mode{"" if scan.num_modes == 1 else "s"} '
-            f'({" ".join(f"{part:.0%}" for part in power / power.sum())}), {power.sum():.4g} '
-            f'photons, 90 % of them within {probe_diameter_px(scan):.1f} pixels',
-        ),
-        (
-            'object',
-            f'{describe_shape(scan.object_.shape)} pixels'
-            f'{_in_metres(scan.pixel_size_m, scan.object_.shape)}, '
-            + ('from the file' if scan.has_object else 'flat'),
-        ),
-        ('truth', 'known: the scan is simulated' if scan.truth is not None else 'not known'),
-    ]
+    rows = {
+        'scan': str(scan.source or scan.name),
+        'patterns': f'{scan.num_patterns} of {describe_shape(scan.pattern_shape)} pixels, '
+        f'{scan.patterns.dtype}, {scan.patterns.nbytes / 1e6:.1f} MB, {where}',
+        'counts': f'{scan.mean_counts():.4g} per pattern on average',
+        'mask': f'{num_bad} bad pixels' if num_bad else 'no bad pixels',
+        'positions': f'over {span[0]:.0f} x {span[1]:.0f} object pixels',
+        'probe': f'{scan.num_modes} mode{"" if scan.num_modes == 1 else "s"} ({parts}), '
+        f'{power.sum():.4g} photons, 90 % of them within {probe_diameter_px(scan):.1f} pixels',
+        'object': f'{_describe_size(scan)}, {"from the file" if scan.has_object else "flat"}',
+        'truth': 'known: the scan is simulated' if scan.truth is not None else 'not known',
+    }
     if 'photon_energy_eV' in scan.metadata:
-        rows.append(('energy', f'{float(scan.metadata["photon_energy_eV"]) / 1e3:.4g} keV'))
-    return _write(rows)
+        rows['energy'] = f'{float(scan.metadata["photon_energy_eV"]) / 1e3:.4g} keV'
+    return _format(rows)
 
 
 def _is_mapped(array: Any) -> bool:

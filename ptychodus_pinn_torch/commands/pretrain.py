@@ -32,8 +32,7 @@ def run(arguments: argparse.Namespace) -> int:
     config = config_from(arguments, backend=backend)
     arguments.overwrite |= arguments.resume
     check_output(arguments.output, arguments, suffixes=(EXTENSION,))
-    progress = ProgressLine(is_quiet=arguments.quiet)
-    try:
+    with ProgressLine(is_quiet=arguments.quiet) as progress:
         path = pretrain(
             config,
             arguments.output,
@@ -42,8 +41,6 @@ def run(arguments: argparse.Namespace) -> int:
             canvas_size=arguments.canvas_size,
             is_resumed=arguments.resume,
         )
-    finally:
-        progress.close()
     if not arguments.quiet:
         sys.stdout.write(describe_model(path) + '\n')
     return 0

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import logging
 import sys
 import time
 from pathlib import Path
@@ -14,8 +13,6 @@ from ..scan.scan import Scan
 from ._config_options import backend_from, config_from
 from ._outputs import add_overwrite_option, check_output
 from ._scan_options import add_scan_options, read_scan_from
-
-logger = logging.getLogger(__name__)
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -43,29 +40,25 @@ def run(arguments: argparse.Namespace) -> int:
     backend = backend_from(arguments)
     config = config_from(arguments, backend=backend)
     output: Path = arguments.output
-    picture: Path | None = (
-        None if arguments.no_picture else arguments.picture or output.with_suffix('.png')
-    )
+    picture: Path = arguments.picture or output.with_suffix('.png')
     inputs = (arguments.scan, arguments.product, arguments.model)
     check_output(output, arguments, suffixes=('.npz', '.h5', '.hdf5'), inputs=inputs)
-    if picture is not None:
+    if not arguments.no_picture:
         check_output(picture, arguments, suffixes=('.png',), inputs=inputs)
     started = time.monotonic()
     scan = read_scan_from(arguments, arguments.scan)
     read_s = time.monotonic() - started
-    progress = ProgressLine(is_quiet=arguments.quiet)
+    request = ReconstructRequest(scan, config, arguments.model, backend)
     from ..reconstruction.procedure import reconstruct
 
-    try:
-        result = reconstruct(ReconstructRequest(scan, config, arguments.model, backend), progress)
-    finally:
-        progress.close()
+    with ProgressLine(is_quiet=arguments.quiet) as progress:
+        result = reconstruct(request, progress)
     started = time.monotonic()
     write_image(output, scan, result)
     write_s = time.monotonic() - started
     if not arguments.quiet:
         sys.stdout.write(_summary(scan, result, output, read_s, write_s))
-    if picture is not None:
+    if not arguments.no_picture:
         from ..pictures import draw_reconstruction
 
         draw_reconstruction(picture, scan, result)
@@ -92,7 +85,6 @@ def _summary(
     scan: Scan, result: Reconstruction, output: Path, read_s: float, write_s: float
 ) -> str:
     phases = {'read': read_s, **result.seconds, 'write': write_s}
-    total = sum(phases.values())
     times = ', '.join(f'{name} {seconds:.2f} s' for name, seconds in phases.items())
     lines = [
         f'{output}: {scan.num_patterns} patterns, started from the {result.start}, '
@@ -102,5 +94,5 @@ def _summary(
         lines.append(f'relative amplitude error {result.losses[-1][1]:.5f}')
     if result.held_out is not None:
         lines.append(f'on held-out patterns {result.held_out:.5f}')
-    lines.append(f'{times}; {scan.num_patterns / total:.0f} patterns/s')
+    lines.append(f'{times}; {scan.num_patterns / sum(phases.values()):.0f} patterns/s')
     return '\n'.join(lines) + '\n'

@@ -16,7 +16,7 @@ from ._outputs import add_overwrite_option, check_output
 __all__ = ['configure', 'run']
 
 
-_NUMBERS = (
+_FLAGS = (
     ('--pattern-size', 'pattern_size', 'PIXELS', 'detector pixels per side, even'),
     ('--num-positions', 'num_positions', 'COUNT', 'patterns'),
     ('--step', 'step_px', 'PIXELS', 'distance of neighbours in object pixels'),
@@ -28,8 +28,6 @@ _NUMBERS = (
     ('--seed', 'seed', 'NUMBER', 'seed of everything'),
     ('--pixel-size', 'pixel_size_m', 'METRES', 'object pixel'),
     ('--energy', 'photon_energy_eV', 'EV', 'photon energy'),
-)
-_CHOICES = (
     ('--object', 'object_kind', OBJECT_KINDS, 'kind of object'),
     ('--probe', 'probe_kind', PROBE_KINDS, 'kind of probe'),
     ('--path', 'path', PATH_KINDS, 'path of the scan'),
@@ -44,15 +42,14 @@ def configure(parser: argparse.ArgumentParser) -> None:
         'output', type=Path, metavar='OUT.npz', help='training NPZ to write, plus the truth'
     )
     add_overwrite_option(parser)
-    for flag, name, unit, text in _NUMBERS:
+    for flag, name, allowed, text in _FLAGS:
         default = getattr(spec, name)
-        text = f'{text} (default: {default:g})'
-        kind = type(default)
-        parser.add_argument(flag, dest=name, type=kind, default=default, metavar=unit, help=text)
-    for flag, name, choices, text in _CHOICES:
-        default = getattr(spec, name)
-        text = f'{text} (default: {default})'
-        parser.add_argument(flag, dest=name, choices=choices, default=default, help=text)
+        is_number = isinstance(allowed, str)
+        shown = f'{default:g}' if is_number else default
+        kind = {'type': type(default), 'metavar': allowed} if is_number else {'choices': allowed}
+        parser.add_argument(
+            flag, dest=name, default=default, help=f'{text} (default: {shown})', **kind
+        )
     parser.add_argument(
         '--object-seed', type=int, metavar='NUMBER', help='another object under the same probe'
     )

@@ -10,7 +10,8 @@ from pathlib import Path
 from ..backend import TrainRequest
 from ..models.archive import EXTENSION
 from ..progress import ProgressLine
-from . import UsageError
+from ..scan.scan import Scan
+from . import UsageError, describe_shape
 from ._config_options import backend_from, config_from
 from ._outputs import add_model_output, check_output
 from ._scan_options import add_scan_options, read_scan_from
@@ -51,24 +52,21 @@ def run(arguments: argparse.Namespace) -> int:
         scans = _with_labels(scans, arguments.labels)
     validation = [read_scan_from(arguments, path) for path in arguments.validation]
     if not arguments.no_check:
-        _examine(scans, config, is_quiet=arguments.quiet)
-    progress = ProgressLine(is_quiet=arguments.quiet)
+        _examine(scans, is_quiet=arguments.quiet)
     request = TrainRequest(
         tuple(scans), config, arguments.output, tuple(validation), arguments.resume, backend
     )
     from ..training.run import train
 
     try:
-        path = train(request, progress)
+        with ProgressLine(is_quiet=arguments.quiet) as progress:
+            path = train(request, progress)
     except KeyboardInterrupt:
-        progress.close()
         if arguments.output.is_file():
             sys.stderr.write(
                 f'{arguments.output}: holds the best model so far; go on with --resume\n'
             )
         raise
-    finally:
-        progress.close()
     if not arguments.quiet:
         from ..models.opening import describe_model
 
@@ -76,7 +74,7 @@ def run(arguments: argparse.Namespace) -> int:
     return 0
 
 
-def _with_labels(scans: list, paths: list[Path]) -> list:
+def _with_labels(scans: list[Scan], paths: list[Path]) -> list[Scan]:
     from ..scan.files import read_object
 
     if len(paths) != len(scans):
@@ -86,14 +84,14 @@ def _with_labels(scans: list, paths: list[Path]) -> list:
         label = read_object(path)
         if label.shape != scan.object_.shape:
             raise ValueError(
-                f'{path}: is {label.shape[0]} x {label.shape[1]} px, the object of {scan.name} '
-                f'{scan.object_.shape[0]} x {scan.object_.shape[1]} px: use the label on its grid.'
+                f'{path}: is {describe_shape(label.shape)} px, the object of {scan.name} '
+                f'{describe_shape(scan.object_.shape)} px: use the label on its grid.'
             )
         labelled.append(replace(scan, truth=label))
     return labelled
 
 
-def _examine(scans: list, config: object, *, is_quiet: bool) -> None:
+def _examine(scans: list[Scan], *, is_quiet: bool) -> None:
     from ..checks.preflight import examine_scan
 
     for scan in scans:

@@ -8,7 +8,7 @@ import sys
 from collections.abc import Callable, Iterable, Sequence
 from importlib.abc import MetaPathFinder
 from importlib.machinery import ModuleSpec, PathFinder
-from importlib.metadata import EntryPoint, entry_points, version
+from importlib.metadata import entry_points, version
 from types import ModuleType
 from typing import Any
 
@@ -59,15 +59,18 @@ def attach() -> bool:
     if fault:
         logger.error('PINN-Torch is not attached. %s', fault)
         return False
-    _when_imported(_CORE, _compose_core)
-    _when_imported(_CONTROLLER, _compose_controller)
+    for name, compose in ((_CORE, _compose_core), (_CONTROLLER, _compose_controller)):
+        if name in sys.modules:
+            _replace_seam(sys.modules[name], compose)
+        else:
+            sys.meta_path.insert(0, OneShotFinder(name, compose))
     return True
 
 
 def find_host_fault() -> str:
     """Returns why this Ptychodus cannot be used; empty when it can."""
     found = version('ptychodus')
-    if _parse_release(found) != SUPPORTED_RELEASE:
+    if tuple(int(part) for part in found.split('.')[:2] if part.isdigit()) != SUPPORTED_RELEASE:
         return (
             f'It works with Ptychodus {SUPPORTED_VERSIONS}, but {found} is installed: '
             f"pip install 'ptychodus{SUPPORTED_VERSIONS}'"
@@ -93,22 +96,18 @@ def find_seam_fault(module: ModuleType) -> str:
     return ''
 
 
-def _parse_release(text: str) -> tuple[int, ...]:
-    return tuple(int(part) for part in text.split('.')[:2] if part.isdigit())
-
-
 class OneShotFinder(MetaPathFinder):
-    """Acts on a module right after it was imported for the first time, and then goes away."""
+    """Replaces the class of a module right after its first import, and then goes away."""
 
-    def __init__(self, name: str, action: Callable[[ModuleType], None]) -> None:
-        self.name = name
-        self._action = action
+    def __init__(self, name: str, compose: Callable[[ModuleType], type]) -> None:
+        self._name = name
+        self._compose = compose
 
     def find_spec(
         self, fullname: str, path: Sequence[str] | None, target: ModuleType | None = None
     ) -> ModuleSpec | None:
         """Returns the spec that the import system would find, with a longer `exec_module`."""
-        if fullname != self.name:
+        if fullname != self._name:
             return None
         sys.meta_path.remove(self)
         spec = PathFinder.find_spec(fullname, path, target)
@@ -118,39 +117,29 @@ class OneShotFinder(MetaPathFinder):
 
         def execute_and_act(module: ModuleType) -> None:
             execute(module)
-            self._action(module)
+            _replace_seam(module, self._compose)
 
         spec.loader.exec_module = execute_and_act  # type: ignore[method-assign]
         return spec
 
 
-def _when_imported(name: str, compose: Callable[[ModuleType], type]) -> None:
-    def act(module: ModuleType) -> None:
-        try:
-            _compose(module, compose)
-        except Exception:
-            logger.exception('PINN-Torch could not be attached to %s.', name)
-
-    if name in sys.modules:
-        act(sys.modules[name])
-    elif not any(isinstance(item, OneShotFinder) and item.name == name for item in sys.meta_path):
-        sys.meta_path.insert(0, OneShotFinder(name, act))
-
-
-def _compose(module: ModuleType, compose: Callable[[ModuleType], type]) -> None:
+def _replace_seam(module: ModuleType, compose: Callable[[ModuleType], type]) -> None:
+    """Puts what is composed of a class of Ptychodus in its place, once."""
     seam_name, _ = _SEAMS[module.__name__]
-    if getattr(getattr(module, seam_name, None), _MARK, False):
+    if hasattr(getattr(module, seam_name, None), _MARK):
         return
-    fault = find_seam_fault(module)
-    if fault:
-        logger.error(
-            'PINN-Torch is not attached, this Ptychodus is not one of %s as published: %s',
-            SUPPORTED_VERSIONS, fault,
-        )  # fmt: skip
-        return
-    composed = compose(module)
-    setattr(composed, _MARK, True)
-    setattr(module, seam_name, composed)
+    try:
+        if fault := find_seam_fault(module):
+            logger.error(
+                'PINN-Torch is not attached, this Ptychodus is not one of %s as published: %s',
+                SUPPORTED_VERSIONS, fault,
+            )  # fmt: skip
+        else:
+            composed = compose(module)
+            setattr(composed, _MARK, True)
+            setattr(module, seam_name, composed)
+    except Exception:
+        logger.exception('PINN-Torch could not be attached to %s.', module.__name__)
 
 
 class ProcessingTask:
@@ -217,23 +206,25 @@ def load_libraries(
     names = {library.name.casefold() for library in present}
     libraries: list[Any] = []
     for item in entry_points(group=LIBRARY_GROUP):
+        fault = ''
         try:
             library = item.load()(settings_registry, is_developer_mode_enabled)
             name = library.name
             list(library)
         except (Exception, SystemExit) as error:
-            logger.error('%s is left out: %s: %s', _describe(item), type(error).__name__, error)
+            fault = f'{type(error).__name__}: {error}'
             logger.debug('Traceback of %s', item.name, exc_info=True)
-            continue
-        if '_' in name or name.casefold() in names:
-            reason = 'contains "_"' if '_' in name else 'is taken'
-            logger.error('%s is left out: its name %r %s.', _describe(item), name, reason)
-            continue
-        names.add(name.casefold())
-        libraries.append(library)
+        else:
+            if '_' in name:
+                fault = f'its name {name!r} contains "_".'
+            elif name.casefold() in names:
+                fault = f'its name {name!r} is taken.'
+        if fault:
+            origin = f' of {item.dist.name}' if item.dist is not None else ''
+            logger.error(
+                'The reconstructor library %s%s is left out: %s', item.value, origin, fault
+            )
+        else:
+            names.add(name.casefold())
+            libraries.append(library)
     return libraries
-
-
-def _describe(item: EntryPoint) -> str:
-    distribution = f' of {item.dist.name}' if item.dist is not None else ''
-    return f'The reconstructor library {item.value}{distribution}'

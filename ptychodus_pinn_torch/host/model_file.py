@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from ..models.archive import EXTENSION, Archive, shipped_model
+from .results import TrainingCurve
 
 __all__ = ['MODEL_EXTENSION', 'MODEL_NAME', 'ModelFacts', 'ModelFile', 'inspect_model']
 
@@ -21,11 +22,11 @@ class ModelFacts:
 
     Attributes:
         summary: In a few words, what the model is and for what it was made.
-        history: Epoch, training loss and held-out error, what is known.
+        curve: Of its training, as far as it is known.
     """
 
     summary: str
-    history: tuple[tuple[int, float | None, float | None], ...] = ()
+    curve: TrainingCurve = TrainingCurve()
 
 
 def inspect_model(path: Path) -> ModelFacts:
@@ -42,13 +43,10 @@ def inspect_model(path: Path) -> ModelFacts:
         return ModelFacts(
             f'a TensorFlow model of PtychoPINN for patterns of {size} px, converted when it is used'
         )
-    return ModelFacts(
-        summary=summarise(archive),
-        history=tuple(
-            (int(row['epoch'] or 0), row.get('loss'), row.get('held_out'))
-            for row in archive.history
-        ),
-    )
+    curve = TrainingCurve()
+    for row in archive.history:
+        curve = curve.append(int(row['epoch'] or 0), row.get('loss'), row.get('held_out'))
+    return ModelFacts(summarise(archive), curve)
 
 
 def summarise(archive: Archive) -> str:
@@ -78,21 +76,21 @@ def _join(value: Any) -> str:
 
 
 class ModelFile:
-    """Which archive is in use. None is the shipped one."""
+    """Which archive is in use.
+
+    Attributes:
+        path: The user's archive, or None for the shipped one.
+    """
 
     def __init__(self) -> None:
-        self._path: Path | None = None
-        self._description: tuple[Path, float, str] | None = None
-
-    @property
-    def path(self) -> Path | None:
-        """The user's archive, or None for the shipped one."""
-        return self._path
+        self.path: Path | None = None
+        self._described: tuple[Path, float] | None = None
+        self._description = ''
 
     @property
     def is_present(self) -> bool:
         """Whether the archive in use is there; the shipped one always counts as present."""
-        return self._path is None or self._path.is_file()
+        return self.path is None or self.path.is_file()
 
     def use(self, path: Path) -> ModelFacts:
         """Uses an archive from now on; returns what it tells about itself.
@@ -104,13 +102,8 @@ class ModelFile:
         if not path.is_file():
             raise FileNotFoundError(f'{path} does not exist: choose a *{MODEL_EXTENSION} file.')
         facts = inspect_model(path)
-        self._path = path.resolve()
-        self._description = None
+        self.path = path.resolve()
         return facts
-
-    def use_shipped(self) -> None:
-        """Uses the shipped model from now on."""
-        self._path = None
 
     def require(self) -> Path | None:
         """Returns the path to reconstruct with, None for the shipped model.
@@ -120,10 +113,10 @@ class ModelFile:
         """
         if not self.is_present:
             raise FileNotFoundError(
-                f'The model {self._path} is gone: load another one, train again, or press '
+                f'The model {self.path} is gone: load another one, train again, or press '
                 '"Use Shipped Model".'
             )
-        return self._path
+        return self.path
 
     def copy_to(self, path: Path) -> None:
         """Copies the model in use, whole or not at all.
@@ -139,34 +132,27 @@ class ModelFile:
                 'There is no model to save: none was trained or loaded, and the shipped model '
                 'is missing. Train or load one, or install ptychodus-pinn-torch again.'
             )
-        if path.exists() and path.samefile(source):
-            return
-
-        def write(temporary: Path) -> None:
-            shutil.copyfile(source, temporary)
-
-        write_atomically(path, write)
+        if not (path.exists() and path.samefile(source)):
+            write_atomically(path, lambda temporary: shutil.copyfile(source, temporary))
 
     @property
     def title(self) -> str:
         """What to call the model in use."""
-        return 'the shipped model' if self._path is None else f'the model {self._path}'
+        return 'the shipped model' if self.path is None else f'the model {self.path}'
 
     def describe(self) -> str:
         """Returns a sentence on which model is in use, and for what it was made."""
         if not self.is_present:
-            return f'{self._path} is gone: load another model, or use the shipped one.'
-        path = self._path or shipped_model()
+            return f'{self.path} is gone: load another model, or use the shipped one.'
+        path = self.path or shipped_model()
         if not path.is_file():
             return 'The shipped model is missing from this installation.'
-        changed = path.stat().st_mtime
-        if self._description is None or self._description[:2] != (path, changed):
-            self._description = (path, changed, self._compose(path))
-        return self._description[2]
-
-    def _compose(self, path: Path) -> str:
-        title = 'Shipped model' if self._path is None else f'{path.parent.name}/{path.name}'
-        try:
-            return f'{title}: {inspect_model(path).summary}.'
-        except (OSError, ValueError) as error:
-            return f'{title}: {error}'
+        present = (path, path.stat().st_mtime)
+        if self._described != present:
+            title = f'{path.parent.name}/{path.name}' if self.path else 'Shipped model'
+            try:
+                self._description = f'{title}: {inspect_model(path).summary}.'
+            except (OSError, ValueError) as error:
+                self._description = f'{title}: {error}'
+            self._described = present
+        return self._description

@@ -11,10 +11,11 @@ import tempfile
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, Any, cast
+from typing import IO, TYPE_CHECKING, Any
 
 import numpy
 from numpy.typing import NDArray
+from pydantic import TypeAdapter
 
 from ..config import Config
 
@@ -39,7 +40,7 @@ logger = logging.getLogger(__name__)
 
 FOLDER_PREFIX = 'ptychodus-pinn-'
 _LOCK_NAME = 'lock'
-_ARRAYS = ('positions_px', 'probe', 'object_', 'bad_pixels')
+_ARRAYS = 'scan.npz'
 
 
 @dataclass(frozen=True)
@@ -97,11 +98,8 @@ class ReconstructPayload:
 
 def encode_payload(level: int, payload: TrainPayload | ReconstructPayload) -> bytes:
     """Returns a line of JSON with the log level and the payload: nothing in it can execute."""
-    from pydantic import TypeAdapter
-
-    kind = type(payload)
-    tree = TypeAdapter(kind).dump_python(payload, mode='json')
-    return json.dumps([level, kind.__name__, tree]).encode() + b'\n'
+    tree = TypeAdapter(type(payload)).dump_python(payload, mode='json')
+    return json.dumps([level, tree]).encode() + b'\n'
 
 
 def decode_payload(line: bytes) -> tuple[int, TrainPayload | ReconstructPayload]:
@@ -110,15 +108,9 @@ def decode_payload(line: bytes) -> tuple[int, TrainPayload | ReconstructPayload]
     Raises:
         ValueError: the line is something else.
     """
-    from pydantic import TypeAdapter
-
-    level, name, tree = json.loads(line)
-    for kind in (TrainPayload, ReconstructPayload):
-        if kind.__name__ == name:
-            return int(level), cast(
-                TrainPayload | ReconstructPayload, TypeAdapter(kind).validate_python(tree)
-            )
-    raise ValueError(f'{name!r} is no payload.')
+    level, tree = json.loads(line)
+    kind: Any = ReconstructPayload if 'scan' in tree else TrainPayload
+    return int(level), TypeAdapter(kind).validate_python(tree)
 
 
 @contextlib.contextmanager
@@ -128,24 +120,20 @@ def working_folder() -> Iterator[Path]:
     A lock tells living from dead: the kernel drops it with the process, however that ended.
     """
     _remove_abandoned_folders(Path(tempfile.gettempdir()))
-    folder = Path(tempfile.mkdtemp(prefix=FOLDER_PREFIX))
-    lock = (folder / _LOCK_NAME).open('w')
-    try:
+    with (
+        tempfile.TemporaryDirectory(prefix=FOLDER_PREFIX, ignore_cleanup_errors=True) as name,
+        Path(name, _LOCK_NAME).open('w') as lock,
+    ):
         _try_lock(lock)
-        yield folder
-    finally:
-        lock.close()
-        shutil.rmtree(folder, ignore_errors=True)
+        yield Path(name)
 
 
 def _try_lock(file: IO[str]) -> bool:
     try:
         import fcntl
-    except ImportError:  # Windows refuses to remove the open file, which does as well
-        return False
-    try:
+
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError:
+    except (ImportError, OSError):  # Windows refuses to remove the open file, which does as well
         return False
     return True
 
@@ -169,9 +157,8 @@ def _find_file_of(patterns: NDArray[Any]) -> PatternFile | None:
     top: Any = patterns
     while isinstance(top.base, numpy.ndarray):
         top = top.base
-    if not isinstance(top, numpy.memmap) or not isinstance(top.base, mmap.mmap):
-        return None
-    if top.filename is None or top.mode == 'c':
+    is_mapped = isinstance(top, numpy.memmap) and isinstance(top.base, mmap.mmap)
+    if not is_mapped or top.filename is None or top.mode == 'c':
         return None
     distance = patterns.__array_interface__['data'][0] - top.__array_interface__['data'][0]
     path = Path(str(top.filename))
@@ -196,26 +183,27 @@ def _write_patterns(patterns: NDArray[Any], folder: Path) -> PatternFile:
 
 def _check_input(parameters: ReconstructInput) -> None:
     product = parameters.product
-    name = product.metadata.name
     num_patterns, num_positions = len(parameters.diffraction_patterns), len(product.probe_positions)
+    probes, shape = product.probes, parameters.diffraction_patterns.shape[-2:]
+    fault = ''
     if num_patterns == 0:
-        raise ValueError(f'{name}: the scan has no diffraction patterns: load some.')
-    if num_patterns != num_positions:
-        raise ValueError(
-            f'{name}: there are {num_patterns} patterns but {num_positions} positions: bind the '
-            'product to the dataset that it was made for.'
+        fault = 'the scan has no diffraction patterns: load some.'
+    elif num_patterns != num_positions:
+        fault = (
+            f'there are {num_patterns} patterns but {num_positions} positions: bind the product '
+            'to the dataset that it was made for.'
         )
-    if product.object_.get_array().size == 0:
-        raise ValueError(f'{name}: the product has no object: initialize it in the Object panel.')
-    if product.probes.get_array().size == 0:
-        raise ValueError(f'{name}: the product has no probe: initialize it in the Probe panel.')
-    pattern_shape = tuple(parameters.diffraction_patterns.shape[-2:])
-    probe_shape = (product.probes.height_px, product.probes.width_px)
-    if pattern_shape != probe_shape:
-        raise ValueError(
-            f'{name}: the patterns are {pattern_shape[0]} x {pattern_shape[1]} pixels but the '
-            f'probe is {probe_shape[0]} x {probe_shape[1]}: initialize the probe again.'
+    elif product.object_.get_array().size == 0:
+        fault = 'the product has no object: initialize it in the Object panel.'
+    elif probes.get_array().size == 0:
+        fault = 'the product has no probe: initialize it in the Probe panel.'
+    elif tuple(shape) != (probes.height_px, probes.width_px):
+        fault = (
+            f'the patterns are {shape[0]} x {shape[1]} pixels but the probe is '
+            f'{probes.height_px} x {probes.width_px}: initialize the probe again.'
         )
+    if fault:
+        raise ValueError(f'{product.metadata.name}: {fault}')
 
 
 def write_scan_files(parameters: ReconstructInput, folder: Path) -> ScanFiles:
@@ -233,14 +221,13 @@ def write_scan_files(parameters: ReconstructInput, folder: Path) -> ScanFiles:
     _check_input(parameters)
     found = arrays_of_product(parameters.product)
     patterns = numpy.asanyarray(parameters.diffraction_patterns)
-    arrays: dict[str, NDArray[Any]] = {
-        'positions_px': found.positions_px,
-        'probe': found.probe.astype(numpy.complex64),
-        'object_': found.object_.astype(numpy.complex64),
-        'bad_pixels': find_bad_pixels(parameters),
-    }
-    for name, array in arrays.items():
-        numpy.save(folder / f'{name}.npy', array, allow_pickle=False)
+    numpy.savez(
+        folder / _ARRAYS,
+        positions_px=found.positions_px,
+        probe=found.probe.astype(numpy.complex64),
+        object_=found.object_.astype(numpy.complex64),
+        bad_pixels=find_bad_pixels(parameters),
+    )
     return ScanFiles(
         name=str(found.metadata['name'] or 'scan'),
         patterns=_find_file_of(patterns) or _write_patterns(patterns, folder),
@@ -267,14 +254,12 @@ def read_scan_files(files: ScanFiles) -> Scan:
     from ..scan.npz_layouts import RawScan
     from ..scan.scan_checks import build_scan
 
-    arrays = {
-        name: numpy.load(files.folder / f'{name}.npy', allow_pickle=False) for name in _ARRAYS
-    }
-    raw = RawScan(
-        patterns=files.patterns.open(),
-        pixel_size_m=files.pixel_size_m,
-        object_center_m=files.object_center_m,
-        metadata=dict(files.metadata),
-        **arrays,
-    )
+    with numpy.load(files.folder / _ARRAYS, allow_pickle=False) as arrays:
+        raw = RawScan(
+            patterns=files.patterns.open(),
+            pixel_size_m=files.pixel_size_m,
+            object_center_m=files.object_center_m,
+            metadata=dict(files.metadata),
+            **arrays,
+        )
     return replace(build_scan(Path(files.name), raw), source=None)

@@ -7,8 +7,9 @@ import logging
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING
 
+from ptychodus.api.product import Product
 from ptychodus.api.reconstruct import (
     ReconstructInput,
     ReconstructOutput,
@@ -34,11 +35,12 @@ YIELD_PERIOD_S = 0.5
 LOG_PERIOD_S = 5.0
 
 
-class HostTask(Protocol):
-    """The task of Ptychodus in which a reconstructor runs."""
+class HostTask:
+    """The task of Ptychodus in which a reconstructor runs; here, where none is connected."""
 
     def is_stopping(self) -> bool:
         """Returns whether the user pressed Stop or is closing Ptychodus."""
+        return False
 
     def update_progress(self, progress: int, progress_goal: int) -> None:
         """Moves the progress bar."""
@@ -47,25 +49,12 @@ class HostTask(Protocol):
         """Has the buttons look again at what can be done; only from the window's own thread."""
 
 
-class DetachedTask:
-    """Stands in where nobody has connected a task: never stops, shows nothing."""
-
-    def is_stopping(self) -> bool:
-        """Returns False."""
-        return False
-
-    def update_progress(self, progress: int, progress_goal: int) -> None:
-        """Does nothing."""
-
-    def refresh(self) -> None:
-        """Does nothing."""
-
-
 class PINNTorchReconstructor(TrainableReconstructor):
     """One of the two modes. Settings are read when the work begins, and only then.
 
     Attributes:
         task: Where to ask for Stop and to show progress.
+        training_curve: The losses of the latest training.
         engine: 'module:attribute' of an engine to use in place of the registered backend.
         remaining_s: Estimated seconds to go, None when idle or not known.
     """
@@ -74,12 +63,12 @@ class PINNTorchReconstructor(TrainableReconstructor):
         super().__init__()
         self._mode = mode
         self._settings = settings
-        self._curve = TrainingCurve()
+        self.training_curve = TrainingCurve()
         self._curve_in_use = TrainingCurve()
         self._progress_goal = 1
         self._logged_s = 0.0
         self.model = ModelFile()
-        self.task: HostTask = DetachedTask()
+        self.task = HostTask()
         self.engine = ''
         self.remaining_s: float | None = None
 
@@ -87,11 +76,6 @@ class PINNTorchReconstructor(TrainableReconstructor):
     def name(self) -> str:
         """The name after the underscore of the algorithm's key."""
         return self._mode.title()
-
-    @property
-    def training_curve(self) -> TrainingCurve:
-        """The losses of the latest training."""
-        return self._curve
 
     def get_progress_goal(self) -> int:
         """Returns a goal above 0, without which Ptychodus shows neither progress nor Stop."""
@@ -116,15 +100,12 @@ class PINNTorchReconstructor(TrainableReconstructor):
             ValueError: not a model of ours.
             FileNotFoundError: no such file.
         """
-        facts = self.model.use(file_path)
-        self._curve_in_use = TrainingCurve()
-        for epoch, loss, held_out in facts.history:
-            self._curve_in_use = self._curve_in_use.append(epoch, loss, held_out)
+        self._curve_in_use = self.model.use(file_path).curve
         logger.info('In use from now on: %s', self.model.describe())
 
     def use_shipped_model(self) -> None:
         """Uses the shipped model from now on."""
-        self.model.use_shipped()
+        self.model.path = None
         self._curve_in_use = TrainingCurve()
         self.task.refresh()
 
@@ -159,15 +140,11 @@ class PINNTorchReconstructor(TrainableReconstructor):
             config, backend = self._read_settings('train')
             inputs, validation = find_training_scans(input_path)
             output_path.mkdir(parents=True, exist_ok=True)
-            logger.info(
-                'Training on %d scan(s) of %s with the %s backend.',
-                len(inputs), input_path, backend,
-            )  # fmt: skip
-            payload = TrainPayload(
-                backend, config, folder, inputs, validation,
-                output_path / MODEL_NAME, self.engine,
-            )  # fmt: skip
-            self._curve = TrainingCurve()
+            text = 'Training on %d scan(s) of %s with the %s backend.'
+            logger.info(text, len(inputs), input_path, backend)
+            output = output_path / MODEL_NAME
+            payload = TrainPayload(backend, config, folder, inputs, validation, output, self.engine)
+            self.training_curve = TrainingCurve()
             with Worker(payload) as worker:
                 yield from self._follow_training(worker)
 
@@ -182,22 +159,19 @@ class PINNTorchReconstructor(TrainableReconstructor):
         from .payload import ReconstructPayload, working_folder, write_scan_files
         from .runner import Worker
 
-        output: ReconstructOutput | None = None
+        product: Product | None = None
         with self._activity('Reconstruction'), working_folder() as folder:
             config, backend = self._read_settings('reconstruct')
-            payload = ReconstructPayload(
-                backend, config, folder, write_scan_files(parameters, folder),
-                self.model.require(), self.engine,
-            )  # fmt: skip
+            scan, model = write_scan_files(parameters, folder), self.model.require()
+            payload = ReconstructPayload(backend, config, folder, scan, model, self.engine)
             logger.info('Reconstructing with %s (%s backend).', self.model.title, backend)
             with Worker(payload) as worker:
                 refinement = self._follow_reconstruction(worker)
             if refinement is not None:
                 losses = join_losses(self._curve_in_use, refinement)
                 product = make_product(parameters.product, folder, losses, config.reconstruction)
-                output = ReconstructOutput(product, progress=1)
-        if output is not None:
-            yield output
+        if product is not None:
+            yield ReconstructOutput(product, progress=1)
 
     def _read_settings(self, command: str) -> tuple[Config, str]:
         """Returns options and engine as they are now; later changes are for the next action."""
@@ -224,9 +198,9 @@ class PINNTorchReconstructor(TrainableReconstructor):
         step, yielded_s = 0, 0.0
         try:
             for message in worker.messages():
-                if message is not None and message['tag'] == 'report':
-                    step = self._receive_report(EpochReport(**message['report']))
-                elif message is not None:
+                if message['tag'] == 'report':
+                    step = self._receive_report(message)
+                elif message['tag'] == 'trained':
                     self._accept_model(message)
                 if self.task.is_stopping():
                     self._stop_training(worker)
@@ -248,20 +222,23 @@ class PINNTorchReconstructor(TrainableReconstructor):
         logger.info('Training was stopped before it had a model.')
 
     def _accept_model(self, message: Message) -> None:
-        if message['tag'] == 'trained':
-            self.model.use(Path(message['path']))
-            self._curve_in_use = self._curve
-            logger.info('The model is in %s, and in use.', message['path'])
+        self.model.use(Path(message['path']))
+        self._curve_in_use = self.training_curve
+        logger.info('The model is in %s, and in use.', message['path'])
 
     def _make_train_output(self, step: int) -> TrainOutput:
-        return TrainOutput(self._curve.training, self._curve.validation, progress=step)
+        curve = self.training_curve
+        return TrainOutput(curve.training, curve.validation, progress=step)
 
-    def _receive_report(self, report: EpochReport) -> int:
+    def _receive_report(self, message: Message) -> int:
         """Returns the step to show."""
+        report = EpochReport(**message['report'])
         self._progress_goal = max(report.total, 1)
         self.remaining_s = report.remaining_s
         if report.is_epoch_end and report.phase == 'train':
-            self._curve = self._curve.append(report.epoch, report.loss, report.held_out)
+            self.training_curve = self.training_curve.append(
+                report.epoch, report.loss, report.held_out
+            )
         is_due = time.monotonic() - self._logged_s >= LOG_PERIOD_S
         if is_due or report.message or report.is_epoch_end:
             self._logged_s = time.monotonic()
@@ -275,13 +252,11 @@ class PINNTorchReconstructor(TrainableReconstructor):
             if self.task.is_stopping():
                 logger.info('Reconstruction was stopped; the product keeps its object.')
                 return None
-            if message is None:
-                continue
             if message['tag'] == 'report':
-                step = self._receive_report(EpochReport(**message['report']))
+                step = self._receive_report(message)
                 self.task.update_progress(step, self._progress_goal)
             elif message['tag'] == 'reconstructed':
-                refinement = [(int(epoch), float(value)) for epoch, value in message['losses']]
+                refinement = message['losses']
                 _log_reconstruction(message)
         return refinement
 
@@ -290,7 +265,5 @@ def _log_reconstruction(message: Message) -> None:
     for sentence in message['messages']:
         logger.info('%s', sentence)
     seconds = ', '.join(f'{name} {value:.1f} s' for name, value in message['seconds'].items())
-    logger.info(
-        'Reconstructed with %s, starting from the %s. %s',
-        message['backend'], message['start'], seconds,
-    )  # fmt: skip
+    text = 'Reconstructed with %s, starting from the %s. %s'
+    logger.info(text, message['backend'], message['start'], seconds)

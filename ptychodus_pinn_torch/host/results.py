@@ -10,6 +10,7 @@ from typing import Any
 import numpy
 from numpy.typing import NDArray
 from ptychodus.api.probe import ProbeSequence
+from ptychodus.api.probe_positions import ProbePositionSequence
 from ptychodus.api.product import LossValue, Product
 
 from ..config import ReconstructionConfig
@@ -41,13 +42,9 @@ def join_losses(curve: TrainingCurve, refinement: Sequence[tuple[int, float]]) -
     last_epoch = max((item.epoch for item in (*curve.training, *curve.validation)), default=-1)
     first = min((epoch for epoch, _ in refinement), default=0)
     offset = last_epoch + 1 - first if last_epoch >= 0 else 0
-    parts = [
-        curve.training,
-        curve.validation,
-        tuple(LossValue(epoch + offset, value) for epoch, value in refinement),
-    ]
+    refined = tuple(LossValue(epoch + offset, value) for epoch, value in refinement)
     joined: list[LossValue] = []
-    for part in parts:
+    for part in (curve.training, curve.validation, refined):
         if joined and part:
             joined.append(LossValue(joined[-1].epoch, float('nan')))
         joined.extend(part)
@@ -84,11 +81,11 @@ def make_product(
     )
     if config.update_positions:
         positions_px = numpy.load(folder / 'result_positions_px.npy', allow_pickle=False)
-        indexes, photons = zip(
-            *((old.index, old.probe_photon_count) for old in given.probe_positions)
-        )
-        moved = grid.make_positions(positions_px, indexes, photons)
-        product = replace(product, probe_positions=moved)
+        moved = [
+            replace(old, y_m=float(y_m), x_m=float(x_m))
+            for old, (y_m, x_m) in zip(given.probe_positions, grid.to_m(positions_px), strict=True)
+        ]
+        product = replace(product, probe_positions=ProbePositionSequence(moved))
     if config.update_probe:
         probe = numpy.load(folder / 'result_probe.npy', allow_pickle=False)
         product = replace(product, probes=_replace_probe(given.probes, probe))
@@ -97,10 +94,8 @@ def make_product(
 
 def _replace_probe(given: ProbeSequence, probe: NDArray[Any]) -> ProbeSequence:
     """Returns the refined modes; those of orthogonal probe relaxation stay when they still fit."""
-    array = given.get_array()
-    if array.shape[1:] == probe.shape:
-        array = array.copy()
+    array, weights = probe[numpy.newaxis], None
+    if given.get_array().shape[1:] == probe.shape:
+        array, weights = given.get_array().copy(), given.get_opr_weights_or_none()
         array[0] = probe
-        weights = given.get_opr_weights_or_none()
-        return ProbeSequence(array, weights, given.get_pixel_geometry())
-    return ProbeSequence(probe[numpy.newaxis], None, given.get_pixel_geometry())
+    return ProbeSequence(array, weights, given.get_pixel_geometry())

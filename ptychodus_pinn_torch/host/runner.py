@@ -15,7 +15,6 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
-from types import TracebackType
 from typing import IO, Any, Self
 
 from .payload import ReconstructPayload, TrainPayload, encode_payload
@@ -33,6 +32,7 @@ LAST_WORDS_S = 1.0
 
 Message = dict[str, Any]
 _END: Message = {'tag': 'end'}
+_TICK: Message = {'tag': 'tick'}
 
 _BOOTSTRAP = """
 import json, os, sys
@@ -64,14 +64,10 @@ class Worker:
     """A process that runs an engine on a payload. Leaving the context ends it and its children."""
 
     def __init__(self, payload: TrainPayload | ReconstructPayload) -> None:
-        self._payload = payload
-        self._process: subprocess.Popen[bytes] | None = None
         self._messages: queue.SimpleQueue[Message] = queue.SimpleQueue()
         self._last_words: collections.deque[str] = collections.deque(maxlen=20)
-        self._stderr_reader: threading.Thread | None = None
-
-    def __enter__(self) -> Self:
         level = logging.getLogger('ptychodus_pinn_torch').getEffectiveLevel()
+        words = encode_payload(level, payload)
         is_posix = os.name == 'posix'
         self._process = subprocess.Popen(
             [multiprocessing.spawn.get_executable(), '-c', _BOOTSTRAP],
@@ -84,32 +80,23 @@ class Worker:
         self._start_thread(self._receive, self._process.stdout)
         self._stderr_reader = self._start_thread(self._keep_last_words, self._process.stderr)
         self._tell(json.dumps([str(path) for path in sys.path]).encode() + b'\n')
-        self._tell(encode_payload(level, self._payload))
+        self._tell(words)
+
+    def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self,
-        exception_type: type[BaseException] | None,
-        exception: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        process = self._require_process()
+    def __exit__(self, *_: object) -> None:
         self._kill_group(signal.SIGTERM)
         with contextlib.suppress(subprocess.TimeoutExpired):
-            process.wait(TERMINATE_GRACE_S)
+            self._process.wait(TERMINATE_GRACE_S)
         self._kill_group(getattr(signal, 'SIGKILL', signal.SIGTERM))
-        process.wait()
+        self._process.wait()
         with contextlib.suppress(OSError):
-            assert process.stdin is not None
-            process.stdin.close()
+            assert self._process.stdin is not None
+            self._process.stdin.close()
 
-    @property
-    def pid(self) -> int:
-        """The process id, which is that of its group as well."""
-        return self._require_process().pid
-
-    def messages(self) -> Iterator[Message | None]:
-        """Yields the messages of the worker, and None at every tick without one, until it ends.
+    def messages(self) -> Iterator[Message]:
+        """Yields the messages of the worker, and a tick now and then without one, until it ends.
 
         Raises:
             WorkerError: the worker raised, was killed, crashed, or fell silent.
@@ -118,39 +105,34 @@ class Worker:
         has_result = False
         while (message := self._next_message()) is not _END:
             now_s = time.monotonic()
-            if message is None:
+            if message is _TICK:
                 if has_result and now_s - heard_s > EXIT_GRACE_S:
                     return
                 if now_s - heard_s > SILENCE_LIMIT_S:
                     raise WorkerError(_SILENCE)
-                yield None
-                continue
-            if not (has_result and message['tag'] == 'beat'):
+            elif not (has_result and message['tag'] == 'beat'):
                 heard_s = now_s
-            if message['tag'] in {'log', 'beat', 'error'}:
-                self._handle(message)
-                yield None
-                continue
             has_result |= message['tag'] in {'trained', 'reconstructed', 'stopped'}
+            self._handle(message)
             yield message
         if not has_result:
             raise WorkerError(self._explain_end())
 
-    def _next_message(self) -> Message | None:
-        """Returns the next message, None at a tick without one, or the end.
+    def _next_message(self) -> Message:
+        """Returns the next message, a tick without one, or the end.
 
         A process that is dead ends it even where a grandchild still holds its pipe open.
         """
-        is_dead = self._require_process().poll() is not None
+        is_dead = self._process.poll() is not None
         try:
             return self._messages.get(timeout=TICK_S)
         except queue.Empty:
-            return _END if is_dead else None
+            return _END if is_dead else _TICK
 
-    def stop(self, grace_s: float = STOP_GRACE_S) -> list[Message]:
+    def stop(self) -> list[Message]:
         """Asks the worker to stop; returns what it still says within the grace period."""
         self._tell(b'stop\n')
-        end_s = time.monotonic() + grace_s
+        end_s = time.monotonic() + STOP_GRACE_S
         late: list[Message] = []
         while (left_s := end_s - time.monotonic()) > 0:
             try:
@@ -159,13 +141,14 @@ class Worker:
                 break
             if message is _END:
                 break
-            if message['tag'] == 'log':
+            if message['tag'] != 'error':
                 self._handle(message)
-            elif message['tag'] not in {'beat', 'error'}:
-                late.append(message)
+            late.append(message)
         return late
 
-    def _handle(self, message: Message) -> None:
+    @staticmethod
+    def _handle(message: Message) -> None:
+        """Logs what the worker logs, and raises what it raises."""
         if message['tag'] == 'log':
             logging.getLogger(message['name']).log(message['level'], '%s', message['message'])
         elif message['tag'] == 'error':
@@ -174,12 +157,10 @@ class Worker:
             )
 
     def _explain_end(self) -> str:
-        process = self._require_process()
         with contextlib.suppress(subprocess.TimeoutExpired):
-            process.wait(1.0)
-        if self._stderr_reader is not None:  # what a dead worker said may not be read yet
-            self._stderr_reader.join(LAST_WORDS_S)
-        status = process.returncode
+            self._process.wait(1.0)
+        self._stderr_reader.join(LAST_WORDS_S)  # what a dead worker said may not be read yet
+        status = self._process.returncode
         words = ' Its last words: ' + ' | '.join(self._last_words) if self._last_words else ''
         if status == -getattr(signal, 'SIGKILL', 9):
             return (
@@ -212,27 +193,20 @@ class Worker:
                     self._last_words.append(text[:200])
 
     def _tell(self, words: bytes) -> None:
-        process = self._require_process()
-        assert process.stdin is not None
+        assert self._process.stdin is not None
         with contextlib.suppress(OSError):  # a dead worker is noticed by `messages`
-            process.stdin.write(words)
-            process.stdin.flush()
+            self._process.stdin.write(words)
+            self._process.stdin.flush()
 
     def _kill_group(self, signal_number: int) -> None:
         """Ends the worker and what it started, also when the worker itself has gone already."""
-        process = self._require_process()
+        pid = self._process.pid
         if os.name == 'posix':
             with contextlib.suppress(ProcessLookupError, PermissionError):
-                os.killpg(process.pid, signal_number)
-        elif process.poll() is None:
-            subprocess.run(
-                ['taskkill', '/F', '/T', '/PID', str(process.pid)], capture_output=True, check=False
-            )
-
-    def _require_process(self) -> subprocess.Popen[bytes]:
-        if self._process is None:
-            raise RuntimeError('The worker was not started: use it in a with statement.')
-        return self._process
+                os.killpg(pid, signal_number)
+        elif self._process.poll() is None:
+            command = ['taskkill', '/F', '/T', '/PID', str(pid)]
+            subprocess.run(command, capture_output=True, check=False)
 
 
 def _explain_error(message: Message) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import configparser
+import itertools
 import logging
 from collections.abc import Iterator
 from dataclasses import replace
@@ -16,10 +17,10 @@ from ..config import (
     Config,
     ConfigError,
     Option,
+    find_without_effect,
     iter_options,
     network_kinds,
     override_config,
-    refuse_without_effect,
 )
 
 __all__ = [
@@ -65,10 +66,7 @@ class PINNTorchSettings:
             BACKEND_KEY, DEFAULT_BACKEND
         )
         self._parameters: dict[str, StringParameter] = {}
-        sections: dict[str, list[Option]] = {}
-        for option in iter_host_options():
-            sections.setdefault(option.section, []).append(option)
-        for section, options in sections.items():
+        for section, options in itertools.groupby(iter_host_options(), lambda o: o.section):
             group = registry.create_group(group_name(section))
             for option in options:
                 self._parameters[option.path] = group.create_string_parameter(
@@ -85,9 +83,7 @@ class PINNTorchSettings:
         Raises:
             ConfigError: a value that cannot be used; names every one of them.
         """
-        values: dict[str, str] = {
-            path: parameter.get_value().strip() for path, parameter in self._parameters.items()
-        }
+        values = {path: item.get_value().strip() for path, item in self._parameters.items()}
         kind = values['network.kind']
         if kind in network_kinds():  # options of other networks wait for their turn
             own = {option.path for option in iter_options(kind)}
@@ -115,30 +111,23 @@ def check_effects(config: Config, *, command: str, backend: str) -> None:
     Both reconstructors share the settings: what only the other one uses is logged.
 
     Raises:
-        ConfigError: names each of them, and why.
+        ConfigError: names the first of them, and why.
     """
-    other = config.model_copy(
-        update={'mode': 'supervised' if config.mode == 'unsupervised' else 'unsupervised'}
-    )
-    for item in iter_options(config.network.kind):
-        if not item.applies_to(command) or item.value_in(config) == item.default:
-            continue
-        try:
-            refuse_without_effect(config, command=command, backend=backend, given=[item.path])
-        except ConfigError as error:
-            try:
-                refuse_without_effect(other, command=command, backend=backend, given=[item.path])
-            except ConfigError:
-                raise ConfigError(f'PINN-Torch settings: {error} {_REMEDY}') from error
-            logger.info('%s has no effect in %s mode.', item.path, config.mode)
+    other_mode = 'supervised' if config.mode == 'unsupervised' else 'unsupervised'
+    other = config.model_copy(update={'mode': other_mode})
+    elsewhere = find_without_effect(other, command=command, backend=backend)
+    for path, reason in find_without_effect(config, command=command, backend=backend).items():
+        if path in elsewhere:
+            raise ConfigError(
+                f'PINN-Torch settings: {path} has no effect {reason}: leave it out. {_REMEDY}'
+            )
+        logger.info('%s has no effect in %s mode.', path, config.mode)
 
 
 def find_ini_faults(ini_file: Path, reconstructors: tuple[str, ...]) -> list[str]:
     """Returns a sentence for everything in an INI file that PINN-Torch could not use.
 
-    Args:
-        ini_file: A settings file of Ptychodus.
-        reconstructors: The keys that Ptychodus lists.
+    `reconstructors` are the keys that Ptychodus lists.
     """
     parser = configparser.ConfigParser(interpolation=None)
     try:
@@ -146,46 +135,42 @@ def find_ini_faults(ini_file: Path, reconstructors: tuple[str, ...]) -> list[str
             return [f'{ini_file} cannot be read: give the path of an INI file.']
     except (configparser.Error, UnicodeDecodeError) as error:
         return [f'{ini_file} is not an INI file: {str(error).splitlines()[0]}.']
-    faults = _find_algorithm_faults(parser, reconstructors)
-    options = {(group_name(o.section), o.name.lower()): o for o in iter_host_options()}
-    groups = {group for group, _ in options} | {GROUP_PREFIX}
+    faults = []
+    algorithm = parser.get('Processing', 'Algorithm', fallback='').strip().casefold()
+    if algorithm and algorithm not in reconstructors:
+        faults.append(
+            f'[Processing] Algorithm = {algorithm} is not in Ptychodus, which would do nothing and '
+            f'report success: choose one of {", ".join(reconstructors)}.'
+        )
+    groups: dict[str, dict[str, Option]] = {}
+    for option in iter_host_options():
+        groups.setdefault(group_name(option.section), {})[option.name.lower()] = option
     for group in parser.sections():
-        if not group.startswith(GROUP_PREFIX):
-            continue
-        if group not in groups:
-            faults.append(f'[{group}] is no group: there are {", ".join(sorted(groups))}.')
-            continue
-        for key, text in parser[group].items():
-            if group == GROUP_PREFIX:
-                faults += _find_backend_faults(key, text)
-            elif (group, key) not in options:
-                known = ', '.join(name for name, _ in _keys_of(options, group))
-                faults.append(f'[{group}] {key} is no option: there are {known}.')
-            elif fault := PINNTorchSettings.find_fault(options[group, key].path, text):
-                faults.append(f'[{group}] {fault}')
+        if group == GROUP_PREFIX:
+            faults += _find_backend_faults(parser[group])
+        elif group in groups:
+            faults += _find_option_faults(parser[group], groups[group])
+        elif group.startswith(GROUP_PREFIX):
+            known = ', '.join(sorted([*groups, GROUP_PREFIX]))
+            faults.append(f'[{group}] is no group: there are {known}.')
     return faults
 
 
-def _keys_of(options: dict[tuple[str, str], Option], group: str) -> list[tuple[str, Option]]:
-    return [(option.name, option) for (name, _), option in options.items() if name == group]
+def _find_option_faults(
+    group: configparser.SectionProxy, options: dict[str, Option]
+) -> Iterator[str]:
+    for key, text in group.items():
+        if key not in options:
+            known = ', '.join(option.name for option in options.values())
+            yield f'[{group.name}] {key} is no option: there are {known}.'
+        elif fault := PINNTorchSettings.find_fault(options[key].path, text):
+            yield f'[{group.name}] {fault}'
 
 
-def _find_algorithm_faults(
-    parser: configparser.ConfigParser, reconstructors: tuple[str, ...]
-) -> list[str]:
-    algorithm = parser.get('Processing', 'Algorithm', fallback='').strip().casefold()
-    if not algorithm or algorithm in reconstructors:
-        return []
-    return [
-        f'[Processing] Algorithm = {algorithm} is not in Ptychodus, which would do nothing and '
-        f'report success: choose one of {", ".join(reconstructors)}.'
-    ]
-
-
-def _find_backend_faults(key: str, text: str) -> list[str]:
-    if key != BACKEND_KEY:
-        return [f'[{GROUP_PREFIX}] {key} is no option: there is {BACKEND_KEY}.']
-    if text.strip().lower() not in ('', *available_backends()):
-        choices = ', '.join(available_backends())
-        return [f'[{GROUP_PREFIX}] backend = {text} is unknown: choose one of {choices}.']
-    return []
+def _find_backend_faults(group: configparser.SectionProxy) -> Iterator[str]:
+    for key, text in group.items():
+        if key != BACKEND_KEY:
+            yield f'[{GROUP_PREFIX}] {key} is no option: there is {BACKEND_KEY}.'
+        elif text.strip().lower() not in ('', *available_backends()):
+            choices = ', '.join(available_backends())
+            yield f'[{GROUP_PREFIX}] backend = {text} is unknown: choose one of {choices}.'

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from ptychodus.api.observer import Observable, Observer
@@ -17,7 +18,6 @@ from PyQt5.QtCore import QTimer
 from PyQt5.QtWidgets import (
     QCheckBox,
     QComboBox,
-    QFormLayout,
     QGroupBox,
     QHBoxLayout,
     QLabel,
@@ -31,7 +31,6 @@ from PyQt5.QtWidgets import (
 from ..backend import BACKEND_VARIABLE, available_backends
 from ..config import Option
 from ..progress import format_duration
-from .option_texts import make_label, make_title, make_tool_tip
 from .reconstructor import PINNTorchReconstructor
 from .results import TrainingCurve
 from .settings import PINNTorchSettings, iter_host_options
@@ -44,6 +43,30 @@ __all__ = ['PINNTorchViewControllerFactory', 'compose_processing_controller']
 logger = logging.getLogger(__name__)
 
 REFRESH_MS = 1000
+_TRUE = {'1', 'true', 't', 'yes', 'y', 'on'}
+
+
+def make_title(option: Option) -> str:
+    """Returns the title of an option's group."""
+    return 'Computing' if option.section == 'execution' else option.section.title()
+
+
+def make_label(option: Option) -> str:
+    """Returns an option's name as a person reads it, with its unit."""
+    is_said = option.name.endswith(option.unit) and option.unit.endswith('s')
+    name = option.name if is_said else option.name.removesuffix(f'_{option.unit}')
+    unit = f' [{option.unit}]' if option.unit and not is_said else ''
+    return f'{name[0].upper()}{name[1:].replace("_", " ")}{unit}:'
+
+
+def make_tool_tip(option: Option) -> str:
+    """Returns the description of an option with its bounds and its default."""
+    bounds = ''
+    if option.minimum is not None and option.maximum is not None:
+        bounds = f' From {option.minimum:g} to {option.maximum:g}.'
+    elif option.minimum is not None:
+        bounds = f' At least {option.minimum:g}.'
+    return f'<p>{option.description}{bounds} Default: {option.default}.</p>'
 
 
 def select_text(combo_box: QComboBox, text: str) -> None:
@@ -60,43 +83,35 @@ class OptionViewController(ParameterViewController, Observer):
         super().__init__()
         self._option = option
         self._parameter = parameter
-        self._widget = self._make_widget()
-        self._show()
+        self._widget, self._show_text = self._make_widget()
+        self._update(parameter)
         parameter.add_observer(self)
 
     def get_widget(self) -> QWidget:
         """Returns the widget."""
         return self._widget
 
-    def _make_widget(self) -> QWidget:
+    def _make_widget(self) -> tuple[QWidget, Callable[[str], None]]:
+        """Returns the widget, and what shows a text in it."""
         if self._option.kind is bool:
             check_box = QCheckBox()
             check_box.clicked.connect(lambda on: self._parameter.set_value(str(bool(on))))
-            return check_box
+            return check_box, lambda text: check_box.setChecked(text.strip().lower() in _TRUE)
         if self._option.choices:
             combo_box = QComboBox()
             combo_box.addItems(self._option.choices)
             combo_box.textActivated.connect(self._parameter.set_value)
-            return combo_box
+            return combo_box, partial(select_text, combo_box)
         line_edit = QLineEdit()
         line_edit.editingFinished.connect(lambda: self._parameter.set_value(line_edit.text()))
-        return line_edit
+        return line_edit, line_edit.setText
 
-    def _show(self) -> None:
+    def _update(self, observable: Observable) -> None:
         text = self._parameter.get_value()
-        if isinstance(self._widget, QCheckBox):
-            self._widget.setChecked(text.strip().lower() in {'1', 'true', 't', 'yes', 'y', 'on'})
-        elif isinstance(self._widget, QComboBox):
-            select_text(self._widget, text)
-        elif isinstance(self._widget, QLineEdit):
-            self._widget.setText(text)
+        self._show_text(text)
         fault = PINNTorchSettings.find_fault(self._option.path, text)
         self._widget.setStyleSheet('color: #c00000;' if fault else '')
         self._widget.setToolTip(f'<p>{fault}</p>' if fault else make_tool_tip(self._option))
-
-    def _update(self, observable: Observable) -> None:
-        if observable is self._parameter:
-            self._show()
 
 
 class ModelViewController(ParameterViewController):
@@ -109,7 +124,8 @@ class ModelViewController(ParameterViewController):
         self._label.setSizePolicy(QSizePolicy.Policy.Expanding, QSizePolicy.Policy.Preferred)
         self._button = QPushButton('Use Shipped Model')
         self._button.setToolTip('Infer with the model that comes with PINN-Torch.')
-        self._button.clicked.connect(self._use_shipped)
+        self._button.clicked.connect(reconstructor.use_shipped_model)
+        self._button.clicked.connect(self._show)
         self._widget = QGroupBox('Model')
         layout = QVBoxLayout(self._widget)
         layout.addWidget(self._label)
@@ -127,16 +143,11 @@ class ModelViewController(ParameterViewController):
         """Returns the widget."""
         return self._widget
 
-    def _use_shipped(self) -> None:
-        self._reconstructor.use_shipped_model()
-        self._show()
-
     def _show(self) -> None:
-        text = self._reconstructor.model.describe()
-        if text != self._label.text():
-            self._label.setText(text)
-            self._label.setToolTip(str(self._reconstructor.model.path or ''))
-        self._button.setVisible(self._reconstructor.model.path is not None)
+        model = self._reconstructor.model
+        self._label.setText(model.describe())
+        self._label.setToolTip(str(model.path or ''))
+        self._button.setVisible(model.path is not None)
 
 
 class BackendViewController(ParameterViewController, Observer):
@@ -159,37 +170,27 @@ class BackendViewController(ParameterViewController, Observer):
             note.setWordWrap(True)
             layout.addWidget(note)
         self._combo_box.setEnabled(not override)
-        self._show()
+        self._update(parameter)
         parameter.add_observer(self)
 
     def get_widget(self) -> QWidget:
         """Returns the widget."""
         return self._widget
 
-    def _show(self) -> None:
-        select_text(self._combo_box, self._parameter.get_value().strip().lower())
-
     def _update(self, observable: Observable) -> None:
-        if observable is self._parameter:
-            self._show()
+        select_text(self._combo_box, self._parameter.get_value().strip().lower())
 
 
 class AdvancedViewController(ParameterViewController):
     """The options that few people change, group by group, folded away."""
 
-    def __init__(self, view_controllers: Iterable[tuple[Option, OptionViewController]]) -> None:
-        self._view_controllers = []
+    def __init__(self, builder: ParameterViewBuilder) -> None:
+        inner = builder.build_widget(add_stretch=False)
+        inner.layout().setContentsMargins(0, 0, 0, 0)  # type: ignore[union-attr]
+        layout = QVBoxLayout()
+        layout.addWidget(inner)
         self._widget = CheckableGroupBox('Advanced', collapse_when_unchecked=True)
         self._widget.setChecked(False)
-        layout = QVBoxLayout()
-        forms: dict[str, QFormLayout] = {}
-        for option, view_controller in view_controllers:
-            if option.section not in forms:
-                box = QGroupBox(make_title(option))
-                forms[option.section] = QFormLayout(box)
-                layout.addWidget(box)
-            forms[option.section].addRow(make_label(option), view_controller.get_widget())
-            self._view_controllers.append(view_controller)
         self._widget.set_contents_layout(layout)
 
     def get_widget(self) -> QWidget:
@@ -217,20 +218,17 @@ class PINNTorchViewControllerFactory(ReconstructorViewControllerFactory):
             for item in self._library.reconstructors
             if item.name.casefold() == reconstructor_name.casefold()
         )
-        builder = ParameterViewBuilder()
-        builder.add_view_controller_to_top(ModelViewController(reconstructor))
-        builder.add_view_controller(BackendViewController(settings.backend), 'Backend:')
-        advanced = []
+        basic, advanced = ParameterViewBuilder(), ParameterViewBuilder()
+        basic.add_view_controller_to_top(ModelViewController(reconstructor))
+        basic.add_view_controller(BackendViewController(settings.backend), 'Backend:')
         for option in iter_host_options():
-            controller = OptionViewController(option, settings.get_parameter(option.path))
-            if option.is_basic:
-                builder.add_view_controller(
-                    controller, make_label(option), group=make_title(option)
-                )
-            else:
-                advanced.append((option, controller))
-        builder.add_view_controller_to_bottom(AdvancedViewController(advanced))
-        return builder.build_widget()
+            (basic if option.is_basic else advanced).add_view_controller(
+                OptionViewController(option, settings.get_parameter(option.path)),
+                make_label(option),
+                group=make_title(option),
+            )
+        basic.add_view_controller_to_bottom(AdvancedViewController(advanced))
+        return basic.build_widget()
 
 
 def compose_processing_controller(base: type) -> type:
@@ -272,10 +270,9 @@ def compose_processing_controller(base: type) -> type:
 
         def _update(self, observable: Any) -> None:
             super()._update(observable)
-            monitor = self._attached_monitor
-            if observable is not monitor:
+            if observable is not self._attached_monitor:
                 return
-            is_processing = monitor.is_processing
+            is_processing = observable.is_processing
             if not is_processing:
                 self._sync_model_to_view()
             reconstructor = self._algorithm_parameter.get_current_reconstructor()
@@ -312,24 +309,19 @@ def select_some_algorithm(algorithm_parameter: Any) -> None:
     With an algorithm in the settings that is not installed, Ptychodus shows the first one, but
     the active one does nothing at all.
     """
-    if not isinstance(algorithm_parameter.get_current_reconstructor(), NullReconstructor):
-        return
     for key in list(algorithm_parameter.available_reconstructors()):
-        algorithm_parameter.set_value(key)
-        reconstructor = algorithm_parameter.get_current_reconstructor()
-        if not isinstance(reconstructor, NullReconstructor):
+        if not isinstance(algorithm_parameter.get_current_reconstructor(), NullReconstructor):
             return
+        algorithm_parameter.set_value(key)
 
 
 def make_factories(libraries: Iterable[Any], file_dialog_factory: Any) -> list[Any]:
     """Returns the view factories of the libraries that offer one; a broken one is left out."""
     factories = []
     for library in libraries:
-        create = getattr(library, 'create_view_controller_factory', None)
-        if create is None:
-            continue
         try:
-            factories.append(create(file_dialog_factory))
+            if hasattr(library, 'create_view_controller_factory'):
+                factories.append(library.create_view_controller_factory(file_dialog_factory))
         except Exception as error:  # noqa: BLE001 - one library must not harm the window
             logger.error('%s has no settings view: %s', library.name, error)
     return factories

@@ -15,13 +15,14 @@ import tempfile
 import threading
 import time
 import traceback
+from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
-from typing import IO, Any, Protocol
+from typing import IO, Any
 
 import numpy
 
-from ..backend import EpochReport, Reconstruction, ReconstructRequest, Report, TrainRequest
+from ..backend import EpochReport, Reconstruction, ReconstructRequest, TrainRequest
 from .payload import ReconstructPayload, TrainPayload, decode_payload, read_scan_files
 
 __all__ = ['Channel', 'main']
@@ -73,25 +74,25 @@ class ChannelHandler(logging.Handler):
         self._channel.send('log', level=record.levelno, name=name, message=message)
 
 
-def _die_with_parent(folder: Path) -> None:
+def _listen(control: IO[bytes], is_stopping: threading.Event, folder: Path) -> None:
+    """Waits for the word to stop, and dies with the parent, whose end closes the pipe."""
+    for line in control:
+        if line == STOP_WORD:
+            is_stopping.set()
     shutil.rmtree(folder, ignore_errors=True)
     if hasattr(os, 'killpg') and os.getpgid(0) == os.getpid():
         os.killpg(os.getpid(), signal.SIGKILL)
     os._exit(1)
 
 
-def _listen(control: IO[bytes], is_stopping: threading.Event, folder: Path) -> None:
-    """Waits for the word to stop, and for the end of the parent, which closes the pipe."""
-    for line in control:
-        if line == STOP_WORD:
-            is_stopping.set()
-    _die_with_parent(folder)
-
-
 def _beat(channel: Channel) -> None:
     while True:
         channel.send('beat')
         time.sleep(HEARTBEAT_S)
+
+
+def _start_thread(target: Callable[..., None], *arguments: Any) -> None:
+    threading.Thread(target=target, args=arguments, daemon=True).start()
 
 
 class Reporter:
@@ -117,45 +118,18 @@ class Reporter:
             raise KeyboardInterrupt
 
 
-class Engine(Protocol):
-    """What does the work."""
-
-    def train(self, request: TrainRequest, report: Report) -> Path:
-        """Returns the path of the model archive that was written."""
-
-    def reconstruct(self, request: ReconstructRequest, report: Report) -> Reconstruction:
-        """Returns the image of a scan."""
-
-
-class OwnEngine:
-    """The procedures of this package."""
-
-    def train(self, request: TrainRequest, report: Report) -> Path:
-        """Returns the path of the model archive that was written."""
-        from ..training.run import train
-
-        return train(request, report)
-
-    def reconstruct(self, request: ReconstructRequest, report: Report) -> Reconstruction:
-        """Returns the image of a scan."""
-        from ..reconstruction.procedure import reconstruct
-
-        return reconstruct(request, report)
-
-
-def load_engine(payload: TrainPayload | ReconstructPayload) -> Engine:
-    """Returns what does the work: this package, or another engine that the payload names."""
+def find_procedure(payload: TrainPayload | ReconstructPayload, module: str, name: str) -> Any:
+    """Returns a procedure of this package, or that of another engine, which the payload names."""
     if not payload.engine:
-        return OwnEngine()
+        return getattr(importlib.import_module(module, _PACKAGE), name)
     module, _, attribute = payload.engine.partition(':')
-    engine: Engine = getattr(importlib.import_module(module), attribute)()
-    return engine
+    return getattr(getattr(importlib.import_module(module), attribute)(), name)
 
 
 def _train(payload: TrainPayload, channel: Channel, report: Reporter) -> None:
     from ..scan.files import read_scan
 
-    engine = load_engine(payload)
+    train = find_procedure(payload, '.training.run', 'train')
     request = TrainRequest(
         scans=tuple(read_scan(path) for path in payload.inputs),
         validation=tuple(read_scan(path) for path in payload.validation),
@@ -163,29 +137,20 @@ def _train(payload: TrainPayload, channel: Channel, report: Reporter) -> None:
         output=payload.output,
         backend=payload.backend,
     )
-    channel.send('trained', path=str(engine.train(request, report)))
+    channel.send('trained', path=train(request, report))
 
 
 def _reconstruct(payload: ReconstructPayload, channel: Channel, report: Reporter) -> None:
+    """Leaves the arrays in the folder and sends the rest."""
     scan = read_scan_files(payload.scan)
-    engine = load_engine(payload)
+    reconstruct = find_procedure(payload, '.reconstruction.procedure', 'reconstruct')
     request = ReconstructRequest(scan, payload.config, payload.model, payload.backend)
-    send_reconstruction(engine.reconstruct(request, report), payload.folder, channel)
-
-
-def send_reconstruction(result: Reconstruction, folder: Path, channel: Channel) -> None:
-    """Writes the arrays into the folder and sends the rest."""
+    result: Reconstruction = reconstruct(request, report)
     for name in ('object_', 'positions_px', 'probe'):
-        numpy.save(folder / f'result_{name}.npy', getattr(result, name), allow_pickle=False)
-    channel.send(
-        'reconstructed',
-        losses=[[int(epoch), float(value)] for epoch, value in result.losses],
-        seconds={name: float(value) for name, value in result.seconds.items()},
-        start=result.start,
-        held_out=None if result.held_out is None else float(result.held_out),
-        messages=[str(message) for message in result.messages],
-        backend=result.backend,
-    )
+        array = getattr(result, name)
+        numpy.save(payload.folder / f'result_{name}.npy', array, allow_pickle=False)
+    told = ('losses', 'seconds', 'start', 'messages', 'backend')
+    channel.send('reconstructed', **{name: getattr(result, name) for name in told})
 
 
 def _send_error(error: BaseException, channel: Channel) -> None:
@@ -208,12 +173,10 @@ def main(control: IO[bytes]) -> int:
     """Returns the exit status of a run whose payload is read from `control`."""
     channel = Channel(_separate_output())
     faulthandler.enable()
-    threading.Thread(target=_beat, args=(channel,), daemon=True).start()
+    _start_thread(_beat, channel)
     level, payload = decode_payload(control.readline())
     is_stopping = threading.Event()
-    threading.Thread(
-        target=_listen, args=(control, is_stopping, payload.folder), daemon=True
-    ).start()
+    _start_thread(_listen, control, is_stopping, payload.folder)
     tempfile.tempdir = str(payload.folder)  # the parent removes it, however this ends
     logging.basicConfig(
         level=logging.WARNING, format='%(message)s', handlers=[ChannelHandler(channel)]

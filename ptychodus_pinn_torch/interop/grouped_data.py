@@ -17,7 +17,7 @@ from ..scan.scan_checks import build_scan
 
 __all__ = ['MemmapDatasetBridge', 'PtychoDataContainerTorch', 'RawDataTorch']
 
-_REQUIRED = ('xcoords', 'ycoords', 'diff3d', 'probeGuess')
+REQUIRED = ('xcoords', 'ycoords', 'diff3d', 'probeGuess')
 
 
 class RawDataTorch:
@@ -121,8 +121,8 @@ class RawDataTorch:
         Raises:
             ValueError: K below C, too few patterns, or patterns of another size.
         """
-        side = int(gridsize or _gridsize_of(self.config))
-        channels, number = side * side, len(self.xcoords)
+        channels = int(gridsize or _gridsize_of(self.config)) ** 2
+        number = len(self.xcoords)
         if self.diff3d.shape[1:] != (N, N):
             raise ValueError(f'patterns are {self.diff3d.shape[1:]} px but N = {N} was asked for.')
         if channels > 1 and channels > K:
@@ -130,12 +130,9 @@ class RawDataTorch:
         if number < channels:
             raise ValueError(f'{number} patterns are too few for groups of {channels}.')
         rng = numpy.random.default_rng(0 if seed is None else seed)
-        nsamples = min(nsamples, number)
-        seeds = (
-            numpy.arange(nsamples) if sequential_sampling else rng.permutation(number)[:nsamples]
-        )
-        indices = self._neighbours(seeds, K, channels, rng)
-        return self._gather(indices, seeds)
+        order = numpy.arange(number) if sequential_sampling else rng.permutation(number)
+        seeds = order[:nsamples]
+        return self._gather(self._neighbours(seeds, K, channels, rng), seeds)
 
     def _neighbours(self, seeds: Any, near: int, channels: int, rng: Any) -> NDArray[Any]:
         if channels == 1:
@@ -152,6 +149,7 @@ class RawDataTorch:
     def _gather(self, indices: NDArray[Any], seeds: NDArray[Any]) -> dict[str, Any]:
         coords = numpy.stack([self.xcoords[indices], self.ycoords[indices]], axis=1)[:, None]
         offsets = coords.mean(axis=-1, keepdims=True)
+        relative = -(coords - offsets)
         diffraction = numpy.moveaxis(numpy.asarray(self.diff3d)[indices], 1, -1)
         size = diffraction.shape[1]
         power = numpy.square(diffraction, dtype=numpy.float64).sum(axis=(1, 2)).mean()
@@ -164,8 +162,8 @@ class RawDataTorch:
             'coords_start_nn': coords,
             'coords_offsets': offsets,
             'coords_start_offsets': offsets,
-            'coords_relative': -(coords - offsets),
-            'coords_start_relative': -(coords - offsets),
+            'coords_relative': relative,
+            'coords_start_relative': relative,
             'nn_indices': indices,
             'sample_indices': numpy.asarray(seeds),
             'objectGuess': self.objectGuess,
@@ -173,14 +171,12 @@ class RawDataTorch:
 
     def _truth(self, indices: NDArray[Any], size: int) -> NDArray[numpy.complex64]:
         assert self.objectGuess is not None
-        padded = numpy.pad(self.objectGuess, size, mode='edge')
+        height, width = self.objectGuess.shape
         y, x = (numpy.rint(c[indices]).astype(int) for c in (self.ycoords, self.xcoords))
-        inside = numpy.arange(size) - size // 2 + size
-        rows = y[:, None, None, :] + inside[None, :, None, None]
-        columns = x[:, None, None, :] + inside[None, None, :, None]
-        return padded[
-            numpy.clip(rows, 0, padded.shape[0] - 1), numpy.clip(columns, 0, padded.shape[1] - 1)
-        ].astype(numpy.complex64)
+        inside = numpy.arange(size) - size // 2
+        rows = numpy.clip(y[:, None, None, :] + inside[:, None, None], 0, height - 1)
+        columns = numpy.clip(x[:, None, None, :] + inside[:, None], 0, width - 1)
+        return self.objectGuess[rows, columns].astype(numpy.complex64)
 
 
 def _gridsize_of(config: Any) -> int:
@@ -242,7 +238,7 @@ class MemmapDatasetBridge:
     def __init__(self, npz_path: Path | str, config: Any = None, memmap_dir: Any = None) -> None:
         reader = NpzReader(Path(npz_path))
         names = {'diff3d': reader.first(('diff3d', 'diffraction')) or 'diff3d'}
-        missing = [key for key in _REQUIRED if names.get(key, key) not in reader]
+        missing = [key for key in REQUIRED if names.get(key, key) not in reader]
         if missing:
             raise KeyError(
                 f'{npz_path} lacks {", ".join(missing)}; it holds {", ".join(reader.keys)}.'

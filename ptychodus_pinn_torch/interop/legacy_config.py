@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ..config import Config, ConfigError, override_config
+from ..config import Config, ConfigError, iter_options, override_config
 from .legacy_fields import ALL_FIELDS, MODEL_FIELDS, TRAINING_FIELDS, Field
 
 __all__ = [
@@ -66,11 +66,7 @@ def _as_mapping(source: Any) -> dict[str, Any]:
 
 
 def dataclass_to_legacy_dict(source: Any) -> dict[str, Any]:
-    """Returns the flat dictionary of a configuration: the model's fields beside the others.
-
-    Args:
-        source: A configuration dataclass of PtychoPINN, or a mapping of its fields.
-    """
+    """Returns the flat dictionary of a configuration class of PtychoPINN, or of its fields."""
     fields = _as_mapping(source)
     flat = {**_as_mapping(fields.pop('model', None)), **fields}
     return {
@@ -126,7 +122,7 @@ def config_from_legacy(
     }
     fields |= dataclass_to_legacy_dict(execution)
     given = {name: value for name, value in fields.items() if value is not None}
-    warnings = [text for name, value in given.items() if (text := _remark(name, value))]
+    warnings: list[str] = []
     try:
         options = _translate(given, warnings)
     except (TypeError, ValueError, ZeroDivisionError) as error:
@@ -137,22 +133,14 @@ def config_from_legacy(
     return LegacyConfig(config, tuple(warnings))
 
 
-def _remark(name: str, value: Any) -> str | None:
-    """Returns what to say of a field that has no counterpart, if anything."""
-    if name not in ALL_FIELDS:
-        return f'{name} is no field of PtychoPINN that is known here: it is left out.'
-    field = ALL_FIELDS[name]
-    if field.option is not None or value == field.default:
-        return None
-    return f'{name} = {value!r} is left out: {field.remark}.'
-
-
 def _translate(given: Mapping[str, Any], warnings: list[str]) -> dict[str, Any]:
     """Returns our options for the fields that were given."""
     options: dict[str, Any] = {'network.kind': 'cnn'}
     for name, value in given.items():
         if name in ALL_FIELDS:
             options |= ALL_FIELDS[name].to_ours(value, warnings)
+        else:
+            warnings.append(f'{name} is no field of PtychoPINN that is known here: it is left out.')
     return options | _groups(given) | _loss(given, warnings) | _steps(given) | _attention(given)
 
 
@@ -177,14 +165,12 @@ def _loss(given: Mapping[str, Any], warnings: list[str]) -> dict[str, Any]:
         if mode != 'mae':
             ALL_FIELDS['torch_loss_mode'].to_ours('mae', warnings)
         return {'loss.kind': 'amplitude'}
-    if 'torch_loss_mode' not in given and 'nll_weight' not in given:
-        return {}
     if mode not in _LOSSES:
-        warnings.append(
-            f'torch_loss_mode = {mode!r} is left out: known here are {", ".join(_LOSSES)}.'
-        )
-        return {}
-    return {'loss.kind': _LOSSES[mode]}
+        known = ', '.join(_LOSSES)
+        warnings.append(f'torch_loss_mode = {mode!r} is left out: known here are {known}.')
+    elif 'torch_loss_mode' in given or 'nll_weight' in given:
+        return {'loss.kind': _LOSSES[mode]}
+    return {}
 
 
 def _steps(given: Mapping[str, Any]) -> dict[str, Any]:
@@ -209,13 +195,13 @@ def _attention(given: Mapping[str, Any]) -> dict[str, Any]:
 
 def _fields_of(config: Config, fields: Iterable[Field]) -> dict[str, Any]:
     """Returns the fields whose option stands alone, for our configuration; others by default."""
-    tree, found = config.model_dump(), {}
-    for field in fields:
-        section, _, name = (field.option or '').rpartition('.')
-        branch = tree.get(section, {}) if section else tree
-        is_known = field.convert is not None and name in branch
-        found[field.name] = field.to_theirs(branch[name]) if is_known else field.default
-    return found
+    ours = {option.path: option for option in iter_options(config.network.kind)}
+    return {
+        field.name: field.to_theirs(ours[field.option].value_in(config))
+        if field.convert is not None and field.option in ours
+        else field.default
+        for field in fields
+    }
 
 
 def legacy_from_config(config: Config) -> dict[str, Any]:

@@ -41,6 +41,8 @@ class Field(NamedTuple):
         key = str(value).partition(':')[0]  # of cuda:0
         if key in self.changes:
             warnings.append(f'{self.name} = {value!r} {self.changes[key]}.')
+        if self.option is None and value != self.default:
+            warnings.append(f'{self.name} = {value!r} is left out: {self.remark}.')
         if self.option is None or self.convert is None:
             return {}
         if callable(self.convert):
@@ -120,6 +122,8 @@ MODEL_FIELDS: tuple[Field, ...] = (
 )
 
 _SAMPLING: tuple[Field, ...] = (
+    Field('n_groups', None, 'training.max_steps'),
+    Field('subsample_seed', None, 'training.seed', convert=int),
     Field('neighbor_count', 4, 'grouping.neighbor_pool'),
     *_left_out(_ALL, n_images=None, n_subsample=None),
     *_left_out('groups are drawn anew in every epoch instead', enable_oversampling=False),
@@ -132,8 +136,6 @@ TRAINING_FIELDS: tuple[Field, ...] = (
     *_SAMPLING,
     Field('batch_size', 16, 'training.batch_size', convert=int),
     Field('nepochs', 50, 'training.max_steps'),
-    Field('n_groups', None, 'training.max_steps'),
-    Field('subsample_seed', None, 'training.seed', convert=int),
     Field('mae_weight', 0.0, 'loss.kind'),
     Field('nll_weight', 1.0, 'loss.kind'),
     Field('torch_loss_mode', 'poisson', 'loss.kind', changes={'mae': _BY_ROOTS}),
@@ -158,8 +160,6 @@ TRAINING_FIELDS: tuple[Field, ...] = (
 
 INFERENCE_FIELDS: tuple[Field, ...] = (
     *_SAMPLING,
-    Field('n_groups', None, 'training.max_steps'),
-    Field('subsample_seed', None, 'training.seed', convert=int),
     *_left_out(_GIVEN, model_path=None, output_dir='inference_outputs'),
     *_left_out(_FIXED, debug=False),
 )

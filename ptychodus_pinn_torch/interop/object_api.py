@@ -6,13 +6,15 @@ a warning when they are set.
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy
 from numpy.typing import NDArray
 
-from ..backend import TrainRequest, resolve_backend
+from ..backend import TrainRequest, ignore_report, resolve_backend
 from ..config import Config, override_config
 from ..models.opening import open_model
 from ..scan.files import read_scan
@@ -37,18 +39,9 @@ __all__ = [
 ]
 
 
-class Fields:
-    """Named values of the data, the network, the run, the inference or the simulation.
-
-    What is not given is not set. Images depend on no field of the inference; the fields of the
-    simulation are those of `SimulationSpec`.
-    """
-
-    def __init__(self, **values: Any) -> None:
-        self.__dict__.update(values)
-
-
-DataConfig = ModelConfig = TrainingConfig = InferenceConfig = DatagenConfig = Fields
+DataConfig = ModelConfig = TrainingConfig = InferenceConfig = DatagenConfig = SimpleNamespace
+"""What is not given is not set. Images depend on no field of the inference; the fields of the
+simulation are those of `SimulationSpec`."""
 
 
 class ConfigManager:
@@ -127,20 +120,17 @@ class PtychoDataLoader:
     ) -> PtychoDataLoader:
         """Returns the loader of one scan: counts (n, N, N), probe (P, N, N), (n, 2) [y, x] px."""
         raw = RawScan(
-            numpy.asarray(diff_patterns),
-            numpy.asarray(positions, dtype=float),
-            numpy.asarray(probe),
-            None,
-            None,
+            numpy.asarray(diff_patterns), numpy.asarray(positions), numpy.asarray(probe), None, None
         )
         return cls(config_manager=config_manager, scans=(build_scan(Path('arrays'), raw),))
 
 
+@dataclass
 class PtychoModel:
     """A model: a new one to be trained, or one of an archive or checkpoint."""
 
-    def __init__(self, config: Config, path: Path | None = None) -> None:
-        self.config, self.path = config, path
+    config: Config
+    path: Path | None = None
 
     @classmethod
     def _new_model(
@@ -159,13 +149,13 @@ class PtychoModel:
         return cls(open_model(path, backend=resolve_backend()).config, path)
 
 
+@dataclass
 class Trainer:
     """Trains a model on the scans of a loader."""
 
-    def __init__(
-        self, model: PtychoModel, dataloader: PtychoDataLoader, config_manager: ConfigManager
-    ) -> None:
-        self.model, self.dataloader, self.config_manager = model, dataloader, config_manager
+    model: PtychoModel
+    dataloader: PtychoDataLoader
+    config_manager: ConfigManager
 
     @classmethod
     def _from_lightning(
@@ -182,13 +172,12 @@ class Trainer:
         number = sum(scan.num_patterns for scan in self.dataloader.scans)
         batch = int(getattr(self.config_manager.training_config, 'batch_size', 8))
         config = self.config_manager.to_config(steps_per_epoch=max(1, -(-number // batch)))
-        name = f'{experiment_name or "wts"}.h5.zip'
-        self.dataloader.output_dir.mkdir(parents=True, exist_ok=True)
+        output = self.dataloader.output_dir / f'{experiment_name or "wts"}.h5.zip'
+        output.parent.mkdir(parents=True, exist_ok=True)
+        request = TrainRequest(self.dataloader.scans, config, output, backend=resolve_backend())
         from ..training.run import train
 
-        output, backend = self.dataloader.output_dir / name, resolve_backend()
-        request = TrainRequest(self.dataloader.scans, config, output, backend=backend)
-        self.model.path = train(request, lambda report: None)
+        self.model.path = train(request, ignore_report)
         self.model.config = open_model(self.model.path).config
         return self.model.path
 

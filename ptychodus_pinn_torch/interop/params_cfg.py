@@ -32,11 +32,7 @@ def write_params_cfg(path: Path, parameters: Mapping[str, Any]) -> Path:
                 'can be written.'
             ) from error
     text = json.dumps(tree, indent=2, sort_keys=True)
-
-    def write(temporary: Path) -> None:
-        temporary.write_text(text, encoding='utf-8')
-
-    return write_atomically(path, write)
+    return write_atomically(path, lambda temporary: temporary.write_text(text, encoding='utf-8'))
 
 
 def read_params_cfg(path: Path) -> dict[str, Any]:

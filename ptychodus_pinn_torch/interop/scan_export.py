@@ -9,7 +9,7 @@ from typing import Any
 import numpy
 from numpy.typing import NDArray
 
-from ..scan.output import write_atomically
+from ..scan.output import training_arrays, write_npz
 from ..scan.pattern_store import stage_blocks
 from ..scan.scan import Scan, calibrate_probe
 
@@ -40,21 +40,11 @@ def write_amplitude_npz(path: Path, scan: Scan) -> Path:
         counts = numpy.asarray(scan.patterns[rows], dtype=numpy.float32) * scan.good_pixels
         return numpy.sqrt(numpy.maximum(counts, 0.0))
 
-    y_px, x_px = scan.positions_px.T
-    arrays: dict[str, Any] = {
-        'xcoords': x_px,
-        'ycoords': y_px,
-        'xcoords_start': x_px,
-        'ycoords_start': y_px,
-        'diff3d': stage_blocks(scan.patterns.shape, numpy.dtype(numpy.float32), roots),
-        'diff3d_kind': numpy.asarray('amplitude'),
-        'probeGuess': main.astype(numpy.complex64),
-        'objectGuess': scan.object_.astype(numpy.complex64),
-        'scan_index': numpy.zeros(scan.num_patterns, dtype=numpy.int64),
-    }
-
-    def write(temporary: Path) -> None:
-        with temporary.open('wb') as file:
-            numpy.savez(file, **arrays)
-
-    return write_atomically(path, write)
+    arrays = training_arrays(
+        positions_px=scan.positions_px,
+        patterns=stage_blocks(scan.patterns.shape, numpy.dtype(numpy.float32), roots),
+        probe=main.astype(numpy.complex64),
+        object_=scan.object_.astype(numpy.complex64),
+        kind='amplitude',
+    )
+    return write_npz(path, arrays)

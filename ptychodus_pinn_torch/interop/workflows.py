@@ -15,17 +15,16 @@ from pathlib import Path
 from typing import Any
 
 import numpy
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 
-from ..backend import ReconstructRequest, TrainRequest, resolve_backend
+from ..backend import ReconstructRequest, TrainRequest, ignore_report, resolve_backend
 from ..config import Config, override_config
 from ..models.archive import Archive
 from ..models.opening import open_model
 from ..scan.files import read_scan
 from ..scan.scan import Scan
-from .grouped_data import MemmapDatasetBridge, PtychoDataContainerTorch, RawDataTorch
+from .grouped_data import REQUIRED, MemmapDatasetBridge, PtychoDataContainerTorch, RawDataTorch
 from .legacy_config import config_from_legacy, dataclass_to_legacy_dict, update_legacy_dict
-from .unweighted_stitching import reassemble_position
 
 __all__ = [
     'MemmapDatasetBridge',
@@ -63,9 +62,7 @@ class TrainedModel:
         from ..reconstruction import procedure
 
         request = ReconstructRequest(as_scan(data), self.config, self.path, resolve_backend())
-        result = procedure.reconstruct(request, lambda report: None)
-        image: NDArray[numpy.complex64] = result.object_
-        return image
+        return procedure.reconstruct(request, ignore_report).object_  # type: ignore[no-any-return]
 
     __call__ = reconstruct
 
@@ -82,9 +79,8 @@ def as_scan(data: Any) -> Scan:
         return read_scan(data)
     if isinstance(data, MemmapDatasetBridge):
         data = data.raw_data_torch
-    names = ('xcoords', 'ycoords', 'diff3d', 'probeGuess')
-    if not isinstance(data, RawDataTorch) and all(hasattr(data, name) for name in names):
-        x, y, diff3d, probe = (getattr(data, name) for name in names)
+    if not isinstance(data, RawDataTorch) and all(hasattr(data, name) for name in REQUIRED):
+        x, y, diff3d, probe = (getattr(data, name) for name in REQUIRED)
         data = RawDataTorch(x, y, diff3d, probe, objectGuess=getattr(data, 'objectGuess', None))
     if isinstance(data, RawDataTorch):
         return data.to_scan()
@@ -96,11 +92,8 @@ def as_scan(data: Any) -> Scan:
 
 def _flip(scan: Scan, flip_x: bool, flip_y: bool, transpose: bool) -> Scan:
     """Returns the scan with its positions mirrored on the object's grid, patterns as they are."""
-    positions = scan.positions_px.copy()
-    size = numpy.asarray(scan.object_.shape, dtype=float) - 1.0
-    for axis, is_flipped in ((1, flip_x), (0, flip_y)):
-        if is_flipped:
-            positions[:, axis] = size[axis] - positions[:, axis]
+    last_px = numpy.asarray(scan.object_.shape, dtype=float) - 1.0
+    positions = numpy.where([flip_y, flip_x], last_px - scan.positions_px, scan.positions_px)
     if not transpose:
         return replace(scan, positions_px=positions)
     return replace(scan, positions_px=positions[:, ::-1].copy(), object_=scan.object_.T.copy())
@@ -142,16 +135,13 @@ def train_cdi_model_torch(
     scan = as_scan(train_data)
     validation = () if test_data is None else (as_scan(test_data),)
     backend = resolve_backend()
+    request = TrainRequest((scan,), settings, folder / BUNDLE_NAME, validation, backend=backend)
     from ..training.run import train
 
-    output = folder / BUNDLE_NAME
-    request = TrainRequest((scan,), settings, output, validation, backend=backend)
-    path = train(request, lambda report: None)
-    archive = open_model(path)
-    history = _history_of(archive)
-    model = TrainedModel(path, _for_images(settings), history)
+    path = train(request, ignore_report)
+    model = TrainedModel(path, _for_images(settings), _history_of(open_model(path)))
     return {
-        'history': history,
+        'history': model.history,
         'train_container': scan,
         'test_container': validation[0] if validation else None,
         'models': dict.fromkeys(MODEL_NAMES, model),
@@ -240,9 +230,8 @@ def load_inference_bundle_torch(
     archive = open_model(path, backend=resolve_backend())
     model = TrainedModel(path, _for_images(Config()), _history_of(archive))
     network = archive.config.network
-    size = int(archive.details.get('pattern_size') or network.size_px)
     params = {
-        'N': size,
+        'N': int(archive.details.get('pattern_size') or network.size_px),
         'gridsize': max(1, round(network.stack_size**0.5)),
         'intensity_scale': 1.0,
         'backend': archive.backend,
@@ -275,7 +264,52 @@ def save_torch_bundle(
             f'{MODEL_NAMES[0]} is a {type(model).__name__}: only models that '
             'train_cdi_model_torch or load_inference_bundle_torch has returned can be saved.'
         )
-    source = model.path
-    if source.resolve() != target.resolve():
-        shutil.copyfile(source, target)
+    if model.path.resolve() != target.resolve():
+        shutil.copyfile(model.path, target)
     return target
+
+
+def reassemble_position(
+    obj_tensor: ArrayLike,
+    global_offsets: ArrayLike,
+    M: int = 10,  # noqa: N803
+) -> NDArray[numpy.complex64]:
+    """Returns the mean of the central M x M pixels of patches, each at its offset.
+
+    PtychoPINN's stitching: bilinear, unweighted, centred on the mean offset, zero where no patch
+    is. `ptychodus_pinn_torch.reconstruct` weights by the probe and keeps the object's grid.
+
+    Args:
+        obj_tensor: (n, N, N, 1) complex patches.
+        global_offsets: (n, 1, 2, 1) float64, [x, y].
+        M: Even side of the part of a patch that is used.
+
+    Raises:
+        ValueError: shapes that do not fit, or M larger than the patches.
+    """
+    patches = numpy.asarray(obj_tensor)
+    if patches.ndim == 4:
+        patches = patches[..., 0]
+    offsets = numpy.asarray(global_offsets, dtype=numpy.float64).reshape(-1, 2)
+    if patches.ndim != 3 or len(patches) != len(offsets):
+        raise ValueError(f'{patches.shape} patches do not fit {len(offsets)} offsets.')
+    if patches.shape[1] < M or M < 1:
+        raise ValueError(f'M = {M} does not fit patches of {patches.shape[1]} px.')
+    first = patches.shape[1] // 2 - M // 2
+    crops = patches[:, first : first + M, first : first + M].astype(numpy.complex128)
+    shifts = offsets - offsets.mean(axis=0)
+    pad = int(numpy.ceil(numpy.abs(shifts).max()))
+    pad += pad % 2
+    total = numpy.zeros((M + 2 * pad + 1,) * 2, dtype=numpy.complex128)
+    number = numpy.zeros(total.shape)
+    for crop, (x, y) in zip(crops, shifts):
+        top, left = int(numpy.floor(y)), int(numpy.floor(x))
+        for down, weight_y in ((0, 1.0 - (y - top)), (1, y - top)):
+            for right, weight_x in ((0, 1.0 - (x - left)), (1, x - left)):
+                y0, x0 = pad + top + down, pad + left + right
+                weight = weight_y * weight_x
+                if weight == 0.0:
+                    continue
+                total[y0 : y0 + M, x0 : x0 + M] += weight * crop
+                number[y0 : y0 + M, x0 : x0 + M] += weight
+    return (total / (1e-9 + number))[:-1, :-1].astype(numpy.complex64)

@@ -25,7 +25,7 @@ __all__ = [
 _SCALAR_METADATA = ('photon_energy_eV', 'detector_distance_m', 'detector_pixel_m')
 
 
-def write_atomically(path: Path | str, write: Callable[[Path], None]) -> Path:
+def write_atomically(path: Path | str, write: Callable[[Path], object]) -> Path:
     """Returns the path, after `write` filled a temporary file beside it that then took its name.
 
     When `write` fails, nothing is left behind and what was there before stays.
