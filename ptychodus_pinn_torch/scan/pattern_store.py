@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import struct
 import tempfile
 import zipfile
@@ -16,7 +15,6 @@ from numpy.typing import NDArray
 
 __all__ = ['block_slices', 'map_hdf5_dataset', 'map_npz_member', 'stage_blocks', 'stage_npz_member']
 
-logger = logging.getLogger(__name__)
 
 _LOCAL_HEADER = struct.Struct('<4s2B4HL2L2H')
 _BLOCK_BYTES = 1 << 24
@@ -66,12 +64,7 @@ def map_npz_member(path: Path, member: str) -> NDArray[Any] | None:
         if size == 0:
             return numpy.zeros(shape, dtype)
         return numpy.memmap(
-            file,
-            dtype=dtype,
-            mode='r',
-            offset=offset,
-            shape=shape,
-            order='F' if is_fortran else 'C',
+            file, dtype, 'r', offset=offset, shape=shape, order='F' if is_fortran else 'C'
         )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import logging
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
@@ -11,7 +12,7 @@ from typing import Any
 import numpy
 from numpy.typing import NDArray
 
-__all__ = ['CALIBRATED_RATIO', 'Scan', 'calibrate_probe', 'split_positions']
+__all__ = ['CALIBRATED_RATIO', 'Scan', 'calibrate_probe', 'fingerprint', 'split_positions']
 
 logger = logging.getLogger(__name__)
 
@@ -77,17 +78,18 @@ class Scan:
             self, patterns=self.patterns[indices], positions_px=self.positions_px[indices]
         )
 
-    def mean_counts(self, *, max_patterns: int = 256) -> float:
+    def mean_counts(self) -> float:
         """Returns the mean counts per pattern over good pixels, from evenly spread patterns."""
-        step = max(1, self.num_patterns // max_patterns)
-        sample = numpy.asarray(self.patterns[::step])
-        return float(sample[:, self.good_pixels].sum(dtype=numpy.float64) / len(sample))
+        return float(self._sample_counts().mean())
 
-    def max_counts(self, *, max_patterns: int = 256) -> float:
+    def max_counts(self) -> float:
         """Returns the highest counts per pattern among evenly spread patterns."""
-        step = max(1, self.num_patterns // max_patterns)
+        return float(self._sample_counts().max())
+
+    def _sample_counts(self) -> NDArray[numpy.float64]:
+        step = max(1, self.num_patterns // 256)
         sample = numpy.asarray(self.patterns[::step])
-        return float(sample[:, self.good_pixels].sum(axis=-1, dtype=numpy.float64).max())
+        return sample[:, self.good_pixels].sum(axis=-1, dtype=numpy.float64)
 
 
 def split_positions(
@@ -100,6 +102,19 @@ def split_positions(
     exact = positions_px - (numpy.asarray(pattern_shape, dtype=numpy.float64) - 1.0) / 2.0
     corners = numpy.floor(exact + 0.5)
     return corners.astype(numpy.int64), exact - corners
+
+
+def fingerprint(scan: Scan) -> str:
+    """Returns a text that is the same for the same counts, in whatever file and type they are.
+
+    Positions, probe and object may change without making another measurement of it.
+    """
+    digest = hashlib.sha256(repr(tuple(scan.patterns.shape)).encode())
+    chosen = numpy.unique(numpy.linspace(0, scan.num_patterns - 1, 16).astype(int))
+    for index in chosen:
+        counts = numpy.asarray(scan.patterns[index], dtype=numpy.float64)
+        digest.update(numpy.ascontiguousarray(counts * scan.good_pixels).tobytes())
+    return digest.hexdigest()[:32]
 
 
 def calibrate_probe(scan: Scan) -> tuple[NDArray[numpy.complex64], float]:
