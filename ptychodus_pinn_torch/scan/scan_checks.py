@@ -35,10 +35,7 @@ def build_scan(path: Path, raw: RawScan) -> Scan:
     patterns = _check_values(path, patterns, good_pixels)
     center_m = raw.object_center_m
     if raw.object_ is None:
-        positions_px, shape, shift = _fit_object(path, positions_px, (height, width))
-        object_ = numpy.ones(shape, dtype=numpy.complex64)
-        if raw.pixel_size_m is not None:
-            center_m = _move_center(center_m, shape, shift, raw)
+        positions_px, object_, center_m = _fit_object(path, positions_px, (height, width), raw)
     else:
         object_ = check_object(path, 'object', raw.object_)
     _check_inside(path, positions_px, (height, width), object_.shape)
@@ -236,9 +233,12 @@ def _check_inside(
 
 
 def _fit_object(
-    path: Path, positions_px: NDArray[numpy.float64], pattern_shape: tuple[int, int]
-) -> tuple[NDArray[numpy.float64], tuple[int, int], NDArray[numpy.float64]]:
-    """Returns positions moved onto an object that just covers them, its shape, and the move."""
+    path: Path, positions_px: NDArray[Any], pattern_shape: tuple[int, int], raw: RawScan
+) -> tuple[NDArray[numpy.float64], NDArray[numpy.complex64], tuple[float, float]]:
+    """Returns positions moved onto a flat object that just covers them, that one, and its centre.
+
+    Positions of a file without object are metres / pixel size, that is, pixels about zero.
+    """
     half = (numpy.asarray(pattern_shape) - 1.0) / 2.0
     shift = numpy.floor(positions_px.min(axis=0) - half) - _BORDER_PX
     moved = positions_px - shift
@@ -248,19 +248,6 @@ def _fit_object(
             f'{path}: the positions span {size[0]} x {size[1]} object pixels: check their unit, '
             'pixels of the object are needed.'
         )
-    return moved, (int(size[0]), int(size[1])), shift
-
-
-def _move_center(
-    center_m: tuple[float, float],
-    shape: tuple[int, int],
-    shift_px: NDArray[numpy.float64],
-    raw: RawScan,
-) -> tuple[float, float]:
-    # Positions of a file without object are metres / pixel size, that is, pixels about zero.
-    assert raw.pixel_size_m is not None
-    moved = (numpy.asarray(shape) - 1.0) / 2.0 + shift_px
-    return (
-        center_m[0] + float(moved[0]) * raw.pixel_size_m[0],
-        center_m[1] + float(moved[1]) * raw.pixel_size_m[1],
-    )
+    middle_m = ((size - 1.0) / 2.0 + shift) * (raw.pixel_size_m or (0.0, 0.0))
+    y_m, x_m = raw.object_center_m + middle_m
+    return moved, numpy.ones(tuple(size), dtype=numpy.complex64), (float(y_m), float(x_m))
