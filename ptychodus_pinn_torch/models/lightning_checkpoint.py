@@ -11,9 +11,9 @@ from numpy.typing import NDArray
 
 from .archive import ArchiveError
 from .foreign_model import ForeignModel, layout_of_weights
+from .restricted_pickle import load_tensors
 from .safe_zip import SafeZip
 from .tensorflow_archive import MODEL, read_params
-from .torch_file import load_tensors
 
 __all__ = ['model_from_tree', 'read_torch_bundle']
 
