@@ -12,7 +12,10 @@ from ..config import Config, override_config
 from .archive import Archive, ArchiveError
 from .card import write_card
 
-__all__ = ['ForeignModel', 'layout_of_weights']
+__all__ = ['REMEDY', 'ForeignModel', 'layout_of_weights']
+
+REMEDY = 'cannot be reproduced exactly: train a cnn or unrolled model instead'
+"""The end of every sentence about a network that is not quite one of ours."""
 
 _ABOUT = (
     'A converted model of PtychoPINN: the weights are those of the original; nothing of it was '

@@ -17,7 +17,7 @@ import numpy
 from numpy.typing import NDArray
 
 from .archive import ArchiveError
-from .foreign_model import ForeignModel, layout_of_weights
+from .foreign_model import REMEDY, ForeignModel, layout_of_weights
 from .restricted_pickle import read_pickle
 from .safe_zip import SafeZip
 
@@ -26,7 +26,6 @@ __all__ = ['read_params', 'read_tensorflow_archive']
 MODEL = 'diffraction_to_obj'
 MAX_WEIGHT_BYTES = 2**28
 _ACTIVATIONS = {'sigmoid': 'sigmoid', 'swish': 'silu', 'softplus': 'softplus', 'relu': 'relu'}
-_REMEDY = 'it cannot be reproduced exactly: train a cnn or unrolled model instead'
 
 
 def read_tensorflow_archive(bundle: SafeZip) -> ForeignModel:
@@ -114,7 +113,7 @@ def _read_weights(
                 path = f'layers/conv2d{f"_{index}" if index else ""}/vars'
                 kernel, bias = (_read_dataset(file, f'{path}/{part}', source) for part in (0, 1))
                 if kernel.ndim != 4 or kernel.shape[:2] != (3, 3) or bias.shape != kernel.shape[3:]:
-                    raise ArchiveError(f'{source}: {path} is no 3 x 3 convolution: {_REMEDY}.')
+                    raise ArchiveError(f'{source}: {path} is no 3 x 3 convolution: it {REMEDY}.')
                 found[name] = (kernel, bias)
     except (OSError, RuntimeError, KeyError) as error:
         raise ArchiveError(f'{source}: model.weights.h5 is damaged: copy it again.') from error
@@ -155,7 +154,7 @@ def _arrange(
     levels = (number - 4) // 6
     if levels < 2 or number != 6 * levels + 4:
         raise ArchiveError(
-            f'{source}: has {number} convolutions, no PtychoPINN network: {_REMEDY}.'
+            f'{source}: has {number} convolutions, no PtychoPINN network: it {REMEDY}.'
         )
     names = _names(levels)
     weights = {}
@@ -193,7 +192,7 @@ def _input_shape(
     shapes = [layer.get('batch_shape') for layer in graph if layer['class'] == 'InputLayer']
     shape = next((s for s in shapes if isinstance(s, list) and len(s) == 4 and s[1] == s[2]), None)
     if shape is None or not all(isinstance(value, int) for value in shape[1:]):
-        raise ArchiveError(f'{source}: the graph takes no square patterns: {_REMEDY}.')
+        raise ArchiveError(f'{source}: the graph takes no square patterns: it {REMEDY}.')
     size, channels = int(shape[1]), int(shape[3])
     wanted = params['N'], params['gridsize'] ** 2
     if (size, channels) != wanted:
@@ -234,5 +233,5 @@ def _check_graph(graph: Sequence[Mapping[str, Any]], source: str) -> str:
     )
     for is_true, reason in reasons:
         if is_true:
-            raise ArchiveError(f'{source}: {reason}; {_REMEDY}.')
+            raise ArchiveError(f'{source}: {reason}; it {REMEDY}.')
     return _ACTIVATIONS[str(amplitude)]
