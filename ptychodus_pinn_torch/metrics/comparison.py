@@ -105,7 +105,10 @@ def compare_objects(
         True
     """
     test, reference, weights = _check(test, reference, weights)
-    box = _bounding_box(weights > 0.0, _MARGIN_PX)
+    box = tuple(
+        slice(max(0, part.start - _MARGIN_PX), part.stop + _MARGIN_PX)
+        for part in ndimage.find_objects((weights > 0.0).astype(int))[0]
+    )
     test, reference, weights = test[box], reference[box], weights[box]
     pixel_m = numpy.broadcast_to(
         numpy.asarray(1.0 if pixel_size_m is None else pixel_size_m, dtype=float), (2,)
@@ -144,15 +147,6 @@ def _check(
         for values in (test, reference)
     ]
     return clean[0], clean[1], weights
-
-
-def _bounding_box(area: NDArray[numpy.bool_], margin_px: int) -> tuple[slice, slice]:
-    slices = []
-    for axis in (1, 0):
-        filled = numpy.flatnonzero(area.any(axis=axis))
-        start = max(0, int(filled[0]) - margin_px)
-        slices.append(slice(start, int(filled[-1]) + 1 + margin_px))
-    return slices[0], slices[1]
 
 
 def _measure(
