@@ -270,11 +270,9 @@ def data_error(
 ) -> float:
     """Returns the relative amplitude error `sum (sqrt I - sqrt D)**2 / sum D` over good pixels.
 
-    Args:
-        scan: The measured counts D.
-        object_: (Y, X) on the grid of the scan; `probe` (P, H, W) in counts.
-        indices: (J,) patterns to judge by; all of them by default.
-        positions_px: (N, 2) positions (y, x) in place of those of the scan, for example refined ones.
+    D are the measured counts, I those of the object (Y, X) on the grid of the scan, under the probe
+    (P, H, W) in counts. All patterns are judged by, or those of the indices (J,); positions (N, 2)
+    take the place of those of the scan, for example refined ones.
     """
     positions_px = scan.positions_px if positions_px is None else positions_px
     rows = numpy.arange(scan.num_patterns) if indices is None else numpy.asarray(indices)

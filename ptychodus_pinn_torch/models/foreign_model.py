@@ -80,11 +80,8 @@ def layout_of_weights(
 ) -> dict[str, Any]:
     """Returns the fields of a layout that the weights alone tell.
 
-    Args:
-        weights: By our names.
-        pattern_size: What the rest of the file says of the patterns, in pixels.
-        num_channels: What it says of the patterns per group; None if nothing.
-        source: Of the weights, for messages.
+    The rest of the file says the size of the patterns in pixels and, unless it is None, their
+    number per group.
 
     Raises:
         ArchiveError: weights are missing, or are for other patterns than the file says.

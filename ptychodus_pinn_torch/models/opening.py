@@ -41,11 +41,7 @@ def open_model(path: Path, *, backend: str | None = None) -> Archive:
 
     Read are our archives of every format, the checkpoints of our runs, and of PtychoPINN:
     TensorFlow's `wts.h5.zip` (also inside another zip, or its folder), Lightning checkpoints and
-    bundles of the torch codes.
-
-    Args:
-        path: The file, or the folder of a `wts.h5.zip`.
-        backend: Refuse a network that this engine cannot run.
+    bundles of the torch codes. A network that the named backend cannot run is refused.
 
     Raises:
         ArchiveError: none of these, or one that cannot be used; says why.

@@ -100,10 +100,7 @@ class SafeZip:
     def read(self, name: str, most_bytes: int | None = None) -> bytes:
         """Returns a member.
 
-        Args:
-            name: Of the member.
-            most_bytes: Its greatest length unpacked; without it, the length is bound by how far
-                data of models can shrink.
+        Without a greatest length, it is bound by how far data of models can shrink.
 
         Raises:
             ArchiveError: it is missing, damaged, encrypted, or too large.

@@ -83,16 +83,9 @@ def draw_groups(
 ) -> Groups:
     """Returns groups that together contain every member at least once.
 
-    Seeds are drawn among the patterns that no group has yet; a group is its seed and C - 1 of
-    the nearest `neighbor_pool * C` within the distance limit.
-
-    Args:
-        positions_px: (N, 2).
-        group_size: C.
-        rng: Source of every draw.
-        members: The patterns to group; all by default.
-        neighbor_pool: How much wider than C to look.
-        max_distance_px: Limit on the distance from the seed; 0 is no limit.
+    Seeds are drawn among the patterns that no group has yet; a group is its seed and C - 1 of the
+    nearest `neighbor_pool * C` within a distance of the seed, of which 0 is no limit. Positions are
+    (N, 2), C is the group size; members, all patterns by default, are those to group.
 
     Raises:
         ValueError: fewer members than the group size.

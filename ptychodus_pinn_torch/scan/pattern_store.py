@@ -107,9 +107,7 @@ def stage_blocks(
 ) -> NDArray[Any]:
     """Returns what `read_block` yields, as a read-only map of an unnamed temporary file.
 
-    Args:
-        shape: Shape of the whole, patterns first.
-        read_block: Returns the patterns of a slice, in the shape and dtype of the result.
+    The shape is that of the whole, patterns first; a block is the patterns of a slice.
     """
     bytes_per_pattern = int(numpy.prod(shape[1:], dtype=numpy.int64)) * dtype.itemsize
 

@@ -153,9 +153,7 @@ def product_of_arrays(
 ) -> Product:
     """Returns the product that holds the arrays; metadata that is not known is nominal.
 
-    Args:
-        arrays: In the package's conventions; dtypes are kept.
-        losses: (epoch, value), which Ptychodus plots.
+    Dtypes are kept. Losses are pairs of epoch and value, which Ptychodus plots.
     """
     from ptychodus.api.probe import ProbeSequence
     from ptychodus.api.product import LossValue, Product, ProductMetadata

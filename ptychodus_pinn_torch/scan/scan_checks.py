@@ -28,17 +28,17 @@ def build_scan(path: Path, raw: RawScan) -> Scan:
         ValueError: something is missing, of the wrong shape, not finite, negative or outside.
     """
     patterns = _check_patterns(path, raw.patterns)
-    height, width = patterns.shape[1:]
+    pattern_shape = patterns.shape[1], patterns.shape[2]
     positions_px = _check_positions(path, raw.positions_px, len(patterns))
-    probe = _check_probe(path, raw.probe, (height, width))
-    good_pixels = _check_mask(path, raw.bad_pixels, (height, width))
+    probe = _check_probe(path, raw.probe, pattern_shape)
+    good_pixels = _check_mask(path, raw.bad_pixels, pattern_shape)
     patterns = _check_values(path, patterns, good_pixels)
     center_m = raw.object_center_m
     if raw.object_ is None:
-        positions_px, object_, center_m = _fit_object(path, positions_px, (height, width), raw)
+        positions_px, object_, center_m = _fit_object(path, positions_px, pattern_shape, raw)
     else:
         object_ = check_object(path, 'object', raw.object_)
-    _check_inside(path, positions_px, (height, width), object_.shape)
+    _check_inside(path, positions_px, pattern_shape, object_.shape)
     truth = None if raw.truth is None else check_object(path, 'truth', raw.truth)
     if truth is not None and truth.shape != object_.shape:
         raise ValueError(
@@ -55,7 +55,7 @@ def build_scan(path: Path, raw: RawScan) -> Scan:
         pixel_size_m=raw.pixel_size_m,
         object_center_m=center_m,
         truth=truth,
-        has_object=raw.object_ is not None and bool(numpy.any(object_ != object_.flat[0])),
+        has_object=bool(numpy.any(object_ != object_.flat[0])),
         metadata=raw.metadata,
         source=path,
     )
