@@ -169,10 +169,10 @@ def _kind_of(bundle: SafeZip) -> Kind | None:
     if any(name.endswith('/data.pkl') for name in names):
         return 'checkpoint'
     has_model = any(name.startswith(f'{MODEL}/') for name in names)
-    if 'manifest.dill' not in names and not has_model:
-        return None
     if 'manifest.dill' in names:  # forged ones are refused, though nothing in them is needed
         read_pickle(bundle.read('manifest.dill'), f'{bundle.source}: manifest.dill')
+    elif not has_model:
+        return None
     if not has_model:
         raise ArchiveError(f'{bundle.source}: holds no {MODEL}; found {bundle.shown()}.')
     return 'torch' if f'{MODEL}/model.pth' in names else 'tensorflow'
