@@ -28,14 +28,12 @@ class Registration:
     Attributes:
         array: (Y, X) image without factor, ramp and shift; outside the area, the reference.
         weights: (Y, X) weights, zero also where the shift brought in what lies outside the area.
-        factor: What the image was multiplied with; `ramp_rad_per_px` and `shift_px` are (y, x).
+        shift_px: By which the image was moved, (y, x).
         distance: `relative_distance` that is left.
     """
 
     array: NDArray[numpy.complex128]
     weights: NDArray[numpy.float64]
-    factor: complex
-    ramp_rad_per_px: tuple[float, float]
     shift_px: tuple[float, float]
     distance: float
 
@@ -131,14 +129,8 @@ def _descend(
             break
         distance = relative_distance(moved, reference, inside)
         if best is None or distance < best.distance:
-            best = Registration(
-                numpy.where(inside > 0.0, moved, reference),
-                inside,
-                complex(factor),
-                (float(ramp[0]), float(ramp[1])),
-                (float(shift[0]), float(shift[1])),
-                distance,
-            )
+            array, shift_px = numpy.where(inside > 0.0, moved, reference), tuple(shift.tolist())
+            best = Registration(array, inside, shift_px, distance)
         step = _solve_step(moved, reference, inside)
         factor = factor * numpy.exp(step[0] + 1j * step[1])
         ramp = ramp + step[2:4]

@@ -148,12 +148,6 @@ def _random_disk(rng: Generator, size: int) -> NDArray[numpy.complex128]:
     )
 
 
-def _fits(probe: NDArray[numpy.complexfloating], margin: int) -> bool:
-    power = numpy.abs(probe) ** 2
-    inner = power[margin:-margin, margin:-margin].sum() / power.sum()
-    return bool(inner > 0.985)
-
-
 def random_probe(rng: Generator, size: int, num_modes: int) -> NDArray[numpy.complex64]:
     """Returns random probe modes (P, size, size) of unit total power, brightest first.
 
@@ -164,7 +158,8 @@ def random_probe(rng: Generator, size: int, num_modes: int) -> NDArray[numpy.com
     for _ in range(50):
         main = _random_disk(rng, size) if rng.random() < 0.3 else _random_beam(rng, size)
         main = normalize_power(main)
-        if _fits(main, margin) and rms_radius_px(main) > 0.07 * size:
+        inner = numpy.sum(numpy.abs(main[margin:-margin, margin:-margin]) ** 2)
+        if inner > 0.985 and rms_radius_px(main) > 0.07 * size:
             break
     axis = (numpy.arange(size) - (size - 1) / 2.0) / rms_radius_px(main)
     factors = [axis[:, None], axis[None, :]]
