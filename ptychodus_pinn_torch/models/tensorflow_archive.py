@@ -36,9 +36,9 @@ def read_tensorflow_archive(bundle: SafeZip) -> ForeignModel:
     """
     source = bundle.source
     if f'{MODEL}/model.keras' not in bundle.names:
-        _explain_missing(bundle)
-    params = read_params(bundle)
+        _refuse_old_formats(bundle)
     inner = SafeZip(bundle.read(f'{MODEL}/model.keras'), f'{source}: {MODEL}/model.keras')
+    params = read_params(bundle)
     graph = _read_graph(inner)
     convolutions = _read_weights(inner.read('model.weights.h5'), graph, inner.source)
     layout, weights = _arrange(graph, convolutions, params, source)
@@ -67,16 +67,14 @@ def read_params(bundle: SafeZip) -> dict[str, Any]:
         raise ArchiveError(f'{source}: N and gridsize are no numbers.') from error
 
 
-def _explain_missing(bundle: SafeZip) -> None:
+def _refuse_old_formats(bundle: SafeZip) -> None:
     names = bundle.names
     if any(name.endswith(('saved_model.pb', 'keras_metadata.pb')) for name in names):
         kind = 'a TensorFlow SavedModel, which can only be run, not read'
     elif any(name.endswith(('.index', 'checkpoint')) or '.data-0' in name for name in names):
         kind = 'a TensorFlow checkpoint of an old PtychoPINN'
     else:
-        raise ArchiveError(
-            f'{bundle.source}: {MODEL}/model.keras is missing; it holds {bundle.shown()}.'
-        )
+        return
     raise ArchiveError(
         f'{bundle.source}: holds {kind}: save it again with a PtychoPINN that writes model.keras.'
     )

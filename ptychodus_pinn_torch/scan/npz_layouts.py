@@ -112,7 +112,10 @@ class NpzReader:
     def pair(self, name: str) -> tuple[float, float] | None:
         """Returns (y, x) of a key with two numbers, or one that stands for both, else None."""
         value = self.optional(name)
-        return None if value is None else (float(value.ravel()[0]), float(value.ravel()[-1]))
+        if value is None:
+            return None
+        flat = value.astype(float).ravel()
+        return float(flat[0]), float(flat[-1])
 
     def text(self, name: str) -> str | None:
         """Returns a string key, else None."""
