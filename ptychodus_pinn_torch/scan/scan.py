@@ -134,7 +134,10 @@ def calibrate_probe(scan: Scan) -> tuple[NDArray[numpy.complex64], float]:
         raise ValueError(f'{scan.name}: the probe is zero or not finite: give another probe.')
     probe = probe[numpy.argsort(-powers, kind='stable')]
     brightest = scan.max_counts()
-    visible = _visible_power(probe, scan.good_pixels)
+    # photons of an empty frame on good pixels; a beamstop hides the others
+    far_field = numpy.fft.fft2(probe.astype(numpy.complex128), norm='ortho')
+    frame = numpy.fft.fftshift(numpy.sum(numpy.abs(far_field) ** 2, axis=0))
+    visible = float(frame[scan.good_pixels].sum())
     is_calibrated = CALIBRATED_RATIO[0] * visible <= brightest <= CALIBRATED_RATIO[1] * power
     if brightest <= 0.0 or visible <= 0.0 or is_calibrated:
         return probe, 1.0
@@ -148,11 +151,3 @@ def calibrate_probe(scan: Scan) -> tuple[NDArray[numpy.complex64], float]:
         factor,
     )
     return (probe * factor).astype(numpy.complex64), factor
-
-
-def _visible_power(probe: NDArray[numpy.complex64], good_pixels: NDArray[numpy.bool_]) -> float:
-    """Returns the photons of an empty frame on good pixels; a beamstop hides the others."""
-    if good_pixels.all():
-        return float(numpy.sum(numpy.abs(probe.astype(numpy.complex128)) ** 2))
-    frame = numpy.sum(numpy.abs(numpy.fft.fft2(probe, norm='ortho')) ** 2, axis=0)
-    return float(numpy.fft.fftshift(frame)[good_pixels].sum())
