@@ -165,15 +165,13 @@ def _refuse_what_is_unknown(
     names: set[str], model: Mapping[str, Any], family: str, source: str
 ) -> None:
     architecture = model.get('architecture', 'cnn')
+    has_norm = model.get('batch_norm') or any('.bn1.' in name for name in names)
+    has_attention = any('.attention_blocks.' in name for name in names)
     reasons = (
         (architecture not in {'cnn', 'unet'}, f'its architecture is {architecture!r}'),
-        (bool(model.get('use_shared_decoder')), 'it has a shared decoder'),
-        (bool(model.get('batch_norm')), 'it has batch normalisation'),
-        (any('.bn1.' in name for name in names), 'it has batch normalisation'),
-        (
-            family == 'latent' and any('.attention_blocks.' in name for name in names),
-            'it has attention in the decoder',
-        ),
+        (model.get('use_shared_decoder'), 'it has a shared decoder'),
+        (has_norm, 'it has batch normalisation'),
+        (family == 'latent' and has_attention, 'it has attention in the decoder'),
         (model.get('encoder_type', 'cnn') != 'cnn', 'its encoder is not convolutional'),
         (model.get('pad_object', True) is False, 'it has pad_object switched off'),
     )

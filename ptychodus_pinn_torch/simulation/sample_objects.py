@@ -16,7 +16,6 @@ __all__ = [
     'Field',
     'ObjectKind',
     'make_object',
-    'normalize',
     'paint_blobs',
     'paint_gaussian_field',
     'paint_leaves',
@@ -35,7 +34,7 @@ _PHASE_RAD = 0.6
 _CORRELATION_PX = 3.0
 
 
-def normalize(field: NDArray[Any]) -> Field:
+def _normalize(field: NDArray[Any]) -> Field:
     """Returns the field stretched to reach from zero to one."""
     low, high = float(field.min()), float(field.max())
     return (numpy.asarray(field, dtype=float) - low) / max(high - low, 1e-12)
@@ -67,7 +66,7 @@ def paint_leaves(
     box_odds: float = 0.0,
     background: float = 0.5,
 ) -> Field:
-    """Returns a dead-leaves field in [0, 1]: shapes of random value, each hiding what is below.
+    """Returns a dead-leaves field (Y, X) in [0, 1]: random shapes, each hiding what is below.
 
     Radii lie between the smallest and the largest by a power law: the number of those above r
     falls as r to minus the exponent. `box_odds` is the part of the leaves that are turned boxes
@@ -112,7 +111,7 @@ def paint_star(
     outside: float = 0.0,
     inside: float = 0.0,
 ) -> Field:
-    """Returns a Siemens star with smooth edges: spokes of one on zero, between two radii.
+    """Returns a Siemens star (Y, X): smooth spokes of one on zero, between two radii.
 
     Beyond the outer radius the field is `outside`, within the inner one `inside`. The centre (y, x)
     is in pixels, by default the middle of the field.
@@ -130,7 +129,7 @@ def paint_star(
 def paint_gaussian_field(
     rng: Generator, shape: tuple[int, int], amplitude: Callable[[Field], Field]
 ) -> Field:
-    """Returns a Gaussian random field in [0, 1].
+    """Returns a Gaussian random field (Y, X) in [0, 1].
 
     `amplitude` is that of the spectrum, at frequencies in cycles per pixel; the mean is left out.
     """
@@ -139,7 +138,7 @@ def paint_gaussian_field(
     spectrum = amplitude(frequency)
     spectrum[0, 0] = 0.0
     noise = rng.standard_normal(spectrum.shape) + 1j * rng.standard_normal(spectrum.shape)
-    return normalize(numpy.fft.irfft2(noise * spectrum, s=shape))
+    return _normalize(numpy.fft.irfft2(noise * spectrum, s=shape))
 
 
 def paint_lines(rng: Generator, shape: tuple[int, int], count: int) -> Field:
@@ -172,7 +171,7 @@ def paint_blobs(rng: Generator, shape: tuple[int, int], count: int) -> Field:
             field += rng.random() * numpy.exp(-squared)
         else:
             field += rng.random() * numpy.sqrt(numpy.clip(1.0 - squared, 0.0, None))
-    return normalize(field)
+    return _normalize(field)
 
 
 def make_object(
@@ -202,12 +201,12 @@ def _leaves(rng: Generator, shape: tuple[int, int]) -> tuple[Field, Field]:
     star = paint_star(shape, 18, outer_px=0.35 * min(shape))
     is_inside = radius_about((numpy.asarray(shape) - 1.0) / 2.0, shape) < min(shape) / 5.0
     inside = ndimage.gaussian_filter(is_inside.astype(float), 0.7)
-    field = normalize(field * (1.0 - inside) + star * inside)
+    field = _normalize(field * (1.0 - inside) + star * inside)
     return 1.0 - field, field
 
 
 def _independent(rng: Generator, shape: tuple[int, int]) -> tuple[Field, Field]:
-    return normalize(_discs(rng, shape)), normalize(_discs(rng, shape))
+    return _normalize(_discs(rng, shape)), _normalize(_discs(rng, shape))
 
 
 def _star(rng: Generator, shape: tuple[int, int]) -> tuple[Field, Field]:
@@ -221,7 +220,7 @@ def _photo(rng: Generator, shape: tuple[int, int]) -> tuple[Field, Field]:
 
     del rng  # photographs are what they are
     photos = coins().astype(float), camera().astype(float)
-    first, second = (normalize(resize(photo, shape, anti_aliasing=True)) for photo in photos)
+    first, second = (_normalize(resize(photo, shape, anti_aliasing=True)) for photo in photos)
     return first, second
 
 
