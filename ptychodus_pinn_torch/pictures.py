@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from .backend import Reconstruction
 from .metrics.comparison import ObjectMetrics
-from .scan.images import Image
+from .scan.files import Image
 from .scan.output import write_atomically
 from .scan.scan import Scan
 

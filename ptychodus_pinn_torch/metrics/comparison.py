@@ -105,7 +105,10 @@ def compare_objects(
         True
     """
     test, reference, weights = _check(test, reference, weights)
-    box = _bounding_box(weights > 0.0, _MARGIN_PX)
+    box = tuple(
+        slice(max(0, part.start - _MARGIN_PX), part.stop + _MARGIN_PX)
+        for part in ndimage.find_objects((weights > 0.0).astype(int))[0]
+    )
     test, reference, weights = test[box], reference[box], weights[box]
     pixel_m = numpy.broadcast_to(
         numpy.asarray(1.0 if pixel_size_m is None else pixel_size_m, dtype=float), (2,)
@@ -144,15 +147,6 @@ def _check(
         for values in (test, reference)
     ]
     return clean[0], clean[1], weights
-
-
-def _bounding_box(area: NDArray[numpy.bool_], margin_px: int) -> tuple[slice, slice]:
-    slices = []
-    for axis in (1, 0):
-        filled = numpy.flatnonzero(area.any(axis=axis))
-        start = max(0, int(filled[0]) - margin_px)
-        slices.append(slice(start, int(filled[-1]) + 1 + margin_px))
-    return slices[0], slices[1]
 
 
 def _measure(
@@ -276,11 +270,9 @@ def data_error(
 ) -> float:
     """Returns the relative amplitude error `sum (sqrt I - sqrt D)**2 / sum D` over good pixels.
 
-    Args:
-        scan: The measured counts D.
-        object_: (Y, X) on the grid of the scan; `probe` (P, H, W) in counts.
-        indices: (J,) patterns to judge by; all of them by default.
-        positions_px: (N, 2) positions (y, x) in place of those of the scan, for example refined ones.
+    D are the measured counts, I those of the object (Y, X) on the grid of the scan, under the probe
+    (P, H, W) in counts. All patterns are judged by, or those of the indices (J,); positions (N, 2)
+    take the place of those of the scan, for example refined ones.
     """
     positions_px = scan.positions_px if positions_px is None else positions_px
     rows = numpy.arange(scan.num_patterns) if indices is None else numpy.asarray(indices)

@@ -9,6 +9,7 @@ from typing import Any
 import numpy
 import scipy.fft
 from numpy.typing import NDArray
+from scipy import ndimage
 
 from ..scan.products import ProductArrays, product_of_arrays
 
@@ -27,14 +28,12 @@ class Registration:
     Attributes:
         array: (Y, X) image without factor, ramp and shift; outside the area, the reference.
         weights: (Y, X) weights, zero also where the shift brought in what lies outside the area.
-        factor: What the image was multiplied with; `ramp_rad_per_px` and `shift_px` are (y, x).
+        shift_px: By which the image was moved, (y, x).
         distance: `relative_distance` that is left.
     """
 
     array: NDArray[numpy.complex128]
     weights: NDArray[numpy.float64]
-    factor: complex
-    ramp_rad_per_px: tuple[float, float]
     shift_px: tuple[float, float]
     distance: float
 
@@ -130,14 +129,8 @@ def _descend(
             break
         distance = relative_distance(moved, reference, inside)
         if best is None or distance < best.distance:
-            best = Registration(
-                numpy.where(inside > 0.0, moved, reference),
-                inside,
-                complex(factor),
-                (float(ramp[0]), float(ramp[1])),
-                (float(shift[0]), float(shift[1])),
-                distance,
-            )
+            array, shift_px = numpy.where(inside > 0.0, moved, reference), tuple(shift.tolist())
+            best = Registration(array, inside, shift_px, distance)
         step = _solve_step(moved, reference, inside)
         factor = factor * numpy.exp(step[0] + 1j * step[1])
         ramp = ramp + step[2:4]
@@ -154,13 +147,7 @@ def _move_mask(
     area: NDArray[numpy.bool_], shift_px: NDArray[numpy.float64]
 ) -> NDArray[numpy.bool_]:
     """Returns where the area moved by whole pixels covers itself."""
-    moved = area
-    for axis, pixels in enumerate(numpy.rint(shift_px).astype(int)):
-        if pixels:
-            moved = numpy.roll(moved, pixels, axis=axis)
-            edge = slice(0, pixels) if pixels > 0 else slice(pixels, None)
-            moved[(slice(None),) * axis + (edge,)] = False
-    return moved & area
+    return ndimage.shift(area, numpy.rint(shift_px), order=0) & area
 
 
 def _solve_step(
@@ -169,16 +156,12 @@ def _solve_step(
     """Returns the least-squares step: log factor (re, im), ramp (y, x), gradient weight (y, x)."""
     y, x = _coordinates(moved.shape)
     gradient_y, gradient_x = numpy.gradient(moved)
-    columns = (moved, 1j * moved, 1j * y * moved, 1j * x * moved, gradient_y, gradient_x)
-    residual = (reference - moved).conj()
-    normal = numpy.empty((6, 6))
-    right = numpy.empty(6)
-    weighted = [weights * column.conj() for column in columns]
-    for row in range(6):
-        right[row] = numpy.sum(columns[row] * weights * residual).real
-        for other in range(row, 6):
-            value = numpy.sum(weighted[row] * columns[other]).real
-            normal[row, other] = normal[other, row] = value
+    columns = numpy.stack(
+        (moved, 1j * moved, 1j * y * moved, 1j * x * moved, gradient_y, gradient_x)
+    ).reshape(6, -1)
+    weighted = weights.ravel() * columns.conj()
+    normal = (weighted @ columns.T).real
+    right = (weighted @ (reference - moved).ravel()).real
     scale = numpy.sqrt(numpy.maximum(numpy.diag(normal), 1e-300))
     solution = numpy.linalg.lstsq(normal / numpy.outer(scale, scale), right / scale, rcond=1e-8)[0]
     step: NDArray[numpy.float64] = solution / scale

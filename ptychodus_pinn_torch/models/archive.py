@@ -44,14 +44,8 @@ MAX_MEMBER_BYTES = {
     'README.md': 2**22,
 }
 MEMBERS = tuple(MAX_MEMBER_BYTES)
-MANIFEST_TYPES = {
-    'version': int,
-    'backend': str,
-    'created': str,
-    'packages': dict,
-    'details': dict,
-    'sha256': dict,
-}
+MANIFEST = {'backend': 'pytorch', 'created': '', 'packages': {}, 'details': {}, 'version': 0}
+"""What the manifest says if it does not say it, beside the sums of the members."""
 SHARED_NETWORKS = {'cnn'}
 """Networks that every engine runs, with the same weights."""
 NETWORK_PREFIX = 'network.'
@@ -178,8 +172,7 @@ def _history_text(history: Sequence[Mapping[str, float | None]]) -> str:
     buffer = io.StringIO()
     writer = csv.DictWriter(buffer, HISTORY_COLUMNS, extrasaction='ignore')
     writer.writeheader()
-    for row in history:
-        writer.writerow({key: '' if row.get(key) is None else row[key] for key in HISTORY_COLUMNS})
+    writer.writerows(history)
     return buffer.getvalue()
 
 
@@ -250,13 +243,13 @@ def _parse_manifest(data: bytes, source: str) -> dict[str, Any]:
     found = _parse_json(data, f'{source}: manifest.json')
     if not isinstance(found, dict) or found.get('format') != FORMAT:
         raise ArchiveError(f'{source}: is not a model of ptychodus-pinn-torch.')
-    optional = {'backend': 'pytorch', 'created': '', 'packages': {}, 'details': {}, 'version': 0}
-    manifest = {**optional, **found}
-    for key, kind in MANIFEST_TYPES.items():
-        if type(manifest.get(key)) is not kind:
+    manifest = {**MANIFEST, **found}
+    for key, example in {**MANIFEST, 'sha256': {}}.items():
+        kind, wanted = type(manifest.get(key)), type(example)
+        if kind is not wanted:
             raise ArchiveError(
-                f'{source}: manifest.json: {key} is a {type(manifest.get(key)).__name__} where a '
-                f'{kind.__name__} belongs: it is damaged or forged.'
+                f'{source}: manifest.json: {key} is a {kind.__name__} where a {wanted.__name__} '
+                'belongs: it is damaged or forged.'
             )
     if not 1 <= manifest['version'] <= FORMAT_VERSION:
         raise ArchiveError(
@@ -293,24 +286,21 @@ _RENAMED = {
 """Names of the options of each network in format 1, and what they are called since."""
 
 
-def _upgrade_network(network: Mapping[str, Any]) -> dict[str, Any]:
-    """Returns the network section of an archive of format 1 as it is written since."""
-    kind = str(network.get('architecture', 'unrolled'))
-    names = _RENAMED.get(kind, {})
-    renamed = {names[old]: value for old, value in network.items() if old in names}
-    return {'kind': kind, **renamed}
-
-
 def _upgrade(tree: Mapping[str, Any]) -> dict[str, Any]:
-    """Returns the configuration of an archive of format 1 without options that are gone since."""
+    """Returns the configuration of an archive of format 1 as it is written since."""
     known = {item.path for item in iter_options()}
     upgraded = dict(tree)
     for section, options in tree.items():
-        if section == 'network' and isinstance(options, dict):
-            upgraded[section] = _upgrade_network(options)
-        elif isinstance(options, dict):
+        if not isinstance(options, dict):
+            continue
+        if section == 'network':
+            kind = str(options.get('architecture', 'unrolled'))
+            names = _RENAMED.get(kind, {})
+            renamed = {names[old]: value for old, value in options.items() if old in names}
+            upgraded[section] = {'kind': kind, **renamed}
+        else:  # without options that are gone since
             upgraded[section] = {
-                name: value for name, value in options.items() if f'{section}.{name}' in known
+                key: options[key] for key in options if f'{section}.{key}' in known
             }
     return upgraded
 

@@ -11,11 +11,8 @@ __all__ = ['write_card']
 
 
 def _changed_options(config: Config) -> list[str]:
-    lines = []
-    for item in iter_options(config.network.kind):
-        value = item.value_in(config)
-        if value != item.default:
-            lines.append(f'- `{item.path}` = {value}')
+    values = [(item, item.value_in(config)) for item in iter_options(config.network.kind)]
+    lines = [f'- `{item.path}` = {value}' for item, value in values if value != item.default]
     return lines or ['- all at their defaults']
 
 

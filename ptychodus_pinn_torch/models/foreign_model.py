@@ -12,7 +12,10 @@ from ..config import Config, override_config
 from .archive import Archive, ArchiveError
 from .card import write_card
 
-__all__ = ['ForeignModel', 'layout_of_weights']
+__all__ = ['REMEDY', 'ForeignModel', 'layout_of_weights']
+
+REMEDY = 'cannot be reproduced exactly: train a cnn or unrolled model instead'
+"""The end of every sentence about a network that is not quite one of ours."""
 
 _ABOUT = (
     'A converted model of PtychoPINN: the weights are those of the original; nothing of it was '
@@ -77,11 +80,8 @@ def layout_of_weights(
 ) -> dict[str, Any]:
     """Returns the fields of a layout that the weights alone tell.
 
-    Args:
-        weights: By our names.
-        pattern_size: What the rest of the file says of the patterns, in pixels.
-        num_channels: What it says of the patterns per group; None if nothing.
-        source: Of the weights, for messages.
+    The rest of the file says the size of the patterns in pixels and, unless it is None, their
+    number per group.
 
     Raises:
         ArchiveError: weights are missing, or are for other patterns than the file says.

@@ -10,10 +10,10 @@ import numpy
 from numpy.typing import NDArray
 
 from .archive import ArchiveError
-from .foreign_model import ForeignModel, layout_of_weights
+from .foreign_model import REMEDY, ForeignModel, layout_of_weights
+from .restricted_pickle import load_tensors
 from .safe_zip import SafeZip
 from .tensorflow_archive import MODEL, read_params
-from .torch_file import load_tensors
 
 __all__ = ['model_from_tree', 'read_torch_bundle']
 
@@ -27,14 +27,13 @@ _RULES = (
     (r'^bottleneck_cbam\.ChannelGate\.mlp\.1\.', r'bottleneck.0.squeeze.'),
     (r'^bottleneck_cbam\.ChannelGate\.mlp\.3\.', r'bottleneck.0.excite.'),
     (r'^bottleneck_cbam\.SpatialGate\.', r'bottleneck.1.'),
-    (r'^decoder_(amp|phase)\.blocks\.(\d+)\.', r'\1.levels.\2.'),
-    (r'^decoder_(amp|phase)\.merge_blocks\.(\d+)\.0\.', r'\1.merges.\2.conv1.'),
-    (r'^decoder_(amp|phase)\.merge_blocks\.(\d+)\.2\.', r'\1.merges.\2.conv2.'),
-    (r'^decoder_(amp|phase)\.(?:amp|phase)\.conv1\.', r'\1.inner.'),
-    (r'^decoder_(amp|phase)\.(?:amp|phase)\.conv2\.', r'\1.outer.'),
-    (r'^decoder_(amp|phase)\.(?:amp|phase)\.conv_up_block\.', r'\1.outer_pair.'),
+    (r'^(first|second)\.blocks\.(\d+)\.', r'\1.levels.\2.'),
+    (r'^(first|second)\.merge_blocks\.(\d+)\.0\.', r'\1.merges.\2.conv1.'),
+    (r'^(first|second)\.merge_blocks\.(\d+)\.2\.', r'\1.merges.\2.conv2.'),
+    (r'^(first|second)\.(?:amp|phase)\.conv1\.', r'\1.inner.'),
+    (r'^(first|second)\.(?:amp|phase)\.conv2\.', r'\1.outer.'),
+    (r'^(first|second)\.(?:amp|phase)\.conv_up_block\.', r'\1.outer_pair.'),
 )
-_DECODERS = {'amp.': 'first.', 'phase.': 'second.'}
 _ACTIVATIONS = {'sigmoid': 'sigmoid', 'silu': 'silu', 'swish': 'silu', 'SiLU': 'silu'}
 
 
@@ -119,7 +118,7 @@ def _make_model(
 ) -> ForeignModel:
     """Returns the model that weights and hyper-parameters describe."""
     own = {
-        name: value
+        str(name).removeprefix(PREFIX): value
         for name, value in state.items()
         if str(name).startswith(PREFIX) and hasattr(value, 'detach')
     }
@@ -128,11 +127,11 @@ def _make_model(
     names = {str(name) for name in state}
     family = _family(names)
     _refuse_what_is_unknown(names, model, family, source)
-    weights = {}
-    for name, value in own.items():
-        new = _translate(name.removeprefix(PREFIX))
-        if new is not None:
-            weights[new] = numpy.asarray(value.detach().to('cpu').float().numpy())
+    weights = {
+        new: numpy.asarray(value.detach().float().numpy())
+        for name, value in own.items()
+        if (new := _translate(name)) is not None
+    }
     layout = _layout(weights, model, data, family, source)
     if not layout['has_outer']:
         weights = {name: value for name, value in weights.items() if '.outer' not in name}
@@ -155,13 +154,10 @@ def _family(names: set[str]) -> str:
 
 def _translate(name: str) -> str | None:
     """Returns our name of a weight; None for weights that the published code never uses."""
+    name = name.replace('decoder_amp.', 'first.', 1).replace('decoder_phase.', 'second.', 1)
     for pattern, target in _RULES:
-        new, number = re.subn(pattern, target, name)
-        if number:
-            for old, replacement in _DECODERS.items():
-                if new.startswith(old):
-                    return replacement + new.removeprefix(old)
-            return new
+        if re.match(pattern, name):
+            return re.sub(pattern, target, name)
     return None
 
 
@@ -169,24 +165,19 @@ def _refuse_what_is_unknown(
     names: set[str], model: Mapping[str, Any], family: str, source: str
 ) -> None:
     architecture = model.get('architecture', 'cnn')
+    has_norm = model.get('batch_norm') or any('.bn1.' in name for name in names)
+    has_attention = any('.attention_blocks.' in name for name in names)
     reasons = (
         (architecture not in {'cnn', 'unet'}, f'its architecture is {architecture!r}'),
-        (bool(model.get('use_shared_decoder')), 'it has a shared decoder'),
-        (bool(model.get('batch_norm')), 'it has batch normalisation'),
-        (any('.bn1.' in name for name in names), 'it has batch normalisation'),
-        (
-            family == 'latent' and any('.attention_blocks.' in name for name in names),
-            'it has attention in the decoder',
-        ),
+        (model.get('use_shared_decoder'), 'it has a shared decoder'),
+        (has_norm, 'it has batch normalisation'),
+        (family == 'latent' and has_attention, 'it has attention in the decoder'),
         (model.get('encoder_type', 'cnn') != 'cnn', 'its encoder is not convolutional'),
         (model.get('pad_object', True) is False, 'it has pad_object switched off'),
     )
     for is_true, reason in reasons:
         if is_true:
-            raise ArchiveError(
-                f'{source}: {reason}, which cannot be reproduced exactly: train a cnn or unrolled '
-                'model instead.'
-            )
+            raise ArchiveError(f'{source}: {reason}, which {REMEDY}.')
 
 
 def _layout(
@@ -229,8 +220,5 @@ def _object_kind(model: Mapping[str, Any], family: str, source: str) -> str:
     mode = str(model.get('cnn_output_mode') or model.get('generator_output_mode') or 'amp_phase')
     kinds = {'real_imag': 'shifted_rectangular', 'amp_phase': 'polar'}
     if mode not in kinds:
-        raise ArchiveError(
-            f'{source}: its output mode {mode!r} cannot be reproduced exactly: train a cnn or '
-            'unrolled model instead.'
-        )
+        raise ArchiveError(f'{source}: its output mode {mode!r} {REMEDY}.')
     return kinds[mode]

@@ -3,18 +3,28 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
 
-from .archive import Archive, ArchiveError, check_backend, read_archive, write_archive
+import numpy
+
+from ..config import Config
+from .archive import (
+    NETWORK_PREFIX,
+    Archive,
+    ArchiveError,
+    check_backend,
+    config_from_text,
+    read_archive,
+    write_archive,
+)
 from .foreign_model import ForeignModel
 from .lightning_checkpoint import model_from_tree, read_torch_bundle
-from .restricted_pickle import read_pickle
-from .run_checkpoint import archive_from_run, is_of_a_run
+from .restricted_pickle import load_tensors, read_pickle
 from .safe_zip import SafeZip
 from .tensorflow_archive import MODEL, read_tensorflow_archive
-from .torch_file import load_tensors
 
 __all__ = ['convert_model', 'describe_model', 'open_model', 'read_without_torch']
 
@@ -31,11 +41,7 @@ def open_model(path: Path, *, backend: str | None = None) -> Archive:
 
     Read are our archives of every format, the checkpoints of our runs, and of PtychoPINN:
     TensorFlow's `wts.h5.zip` (also inside another zip, or its folder), Lightning checkpoints and
-    bundles of the torch codes.
-
-    Args:
-        path: The file, or the folder of a `wts.h5.zip`.
-        backend: Refuse a network that this engine cannot run.
+    bundles of the torch codes. A network that the named backend cannot run is refused.
 
     Raises:
         ArchiveError: none of these, or one that cannot be used; says why.
@@ -46,8 +52,8 @@ def open_model(path: Path, *, backend: str | None = None) -> Archive:
         archive = read_archive(bundle)
     else:
         tree = load_tensors(bundle) if kind == 'checkpoint' else {}
-        if is_of_a_run(tree):
-            archive = archive_from_run(tree, file)
+        if _is_of_a_run(tree):
+            archive = _archive_from_run(tree, file)
         else:
             archive = _read_foreign(kind, bundle, tree).to_archive()
     archive = replace(archive, path=path)
@@ -163,10 +169,10 @@ def _kind_of(bundle: SafeZip) -> Kind | None:
     if any(name.endswith('/data.pkl') for name in names):
         return 'checkpoint'
     has_model = any(name.startswith(f'{MODEL}/') for name in names)
-    if 'manifest.dill' not in names and not has_model:
-        return None
     if 'manifest.dill' in names:  # forged ones are refused, though nothing in them is needed
         read_pickle(bundle.read('manifest.dill'), f'{bundle.source}: manifest.dill')
+    elif not has_model:
+        return None
     if not has_model:
         raise ArchiveError(f'{bundle.source}: holds no {MODEL}; found {bundle.shown()}.')
     return 'torch' if f'{MODEL}/model.pth' in names else 'tensorflow'
@@ -184,3 +190,43 @@ def _read_foreign(kind: Kind, bundle: SafeZip, tree: Any) -> ForeignModel:
         raise ArchiveError(
             f'{bundle.source}: is no model of PtychoPINN that can be understood: {error}.'
         ) from error
+
+
+def _is_of_a_run(tree: Any) -> bool:
+    """Returns whether a checkpoint has the weights of a network of ours."""
+    state = tree.get('state_dict') if isinstance(tree, Mapping) else None
+    return isinstance(state, Mapping) and any(str(x).startswith(NETWORK_PREFIX) for x in state)
+
+
+def _archive_from_run(tree: Mapping[str, Any], path: Path) -> Archive:
+    """Returns the model of a checkpoint of a run of ours, `best.ckpt` or `last.ckpt`.
+
+    The configuration is that of the checkpoint, or the one that lies beside it in the folder of
+    the run. Probes that were trained along stay behind: they belong to the scans of the run.
+    """
+    weights = {
+        str(name): numpy.asarray(value.detach().numpy())
+        for name, value in tree['state_dict'].items()
+        if str(name).startswith(NETWORK_PREFIX) and hasattr(value, 'detach')
+    }
+    details = {
+        'made_from': f'a training run, {path.parent.name}/{path.name}',
+        'epoch': tree.get('epoch'),
+        'steps': tree.get('global_step'),
+    }
+    archive = Archive(_config_of(tree, path), weights, details=details, created='by a training run')
+    return archive.check_weights(str(path))
+
+
+def _config_of(tree: Mapping[str, Any], path: Path) -> Config:
+    parameters = tree.get('hyper_parameters')
+    text = parameters.get('config') if isinstance(parameters, Mapping) else None
+    if isinstance(text, str):
+        return config_from_text(text.encode(), f'{path}: hyper_parameters')
+    beside = path.with_name('config.json')
+    if not beside.is_file():
+        raise ArchiveError(
+            f'{path}: holds no configuration, and there is no {beside.name} beside it: leave the '
+            'checkpoint in the folder of its run, or use the *.h5.zip that the run has written.'
+        )
+    return config_from_text(beside.read_bytes(), str(beside))

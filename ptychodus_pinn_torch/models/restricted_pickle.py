@@ -1,4 +1,4 @@
-"""Reads the plain values of a pickle without running anything that it names."""
+"""Reads the plain values of pickles and of files of torch without running what they name."""
 
 from __future__ import annotations
 
@@ -9,13 +9,27 @@ from typing import Any
 
 import numpy
 
-from .archive import ArchiveError
+from .safe_zip import ArchiveError, SafeZip
 
-__all__ = ['read_pickle']
+__all__ = ['load_tensors', 'read_pickle']
 
 MAX_BYTES = 2**26
 MAX_DEPTH = 32
 MAX_VALUES = 100_000
+_DAMAGE = (
+    pickle.UnpicklingError,
+    EOFError,
+    ValueError,
+    TypeError,
+    LookupError,
+    AttributeError,
+    AssertionError,
+    OverflowError,
+    MemoryError,
+    RuntimeError,
+    OSError,
+)
+"""What readers of pickles, Python's and torch's, raise on damaged ones."""
 
 
 def read_pickle(data: bytes, source: str) -> Any:
@@ -30,25 +44,39 @@ def read_pickle(data: bytes, source: str) -> Any:
     if len(data) > MAX_BYTES:
         raise ArchiveError(f'{source}: is larger than {MAX_BYTES} bytes: refused.')
     try:
-        return _Reader(io.BytesIO(data)).load()
+        return _plain(_Reader(io.BytesIO(data)).load(), [MAX_VALUES], 0)
     except _NameError as error:
         raise ArchiveError(
             f'{source}: names {error}, which would have to be run to be read: refused.'
         ) from error
-    except (
-        pickle.UnpicklingError,
-        EOFError,
-        ValueError,
-        TypeError,
-        IndexError,
-        KeyError,
-        AttributeError,
-        UnicodeDecodeError,
-        OverflowError,
-        MemoryError,
-    ) as error:
-        reason = str(error).partition('\n')[0].rstrip('.') or type(error).__name__
-        raise ArchiveError(f'{source}: is damaged: {reason}.') from error
+    except _DAMAGE as error:
+        raise ArchiveError(f'{source}: is damaged: {_first_line(error)}.') from error
+
+
+def load_tensors(bundle: SafeZip) -> Any:
+    """Returns the tree of tensors and plain values in a torch file.
+
+    Raises:
+        ArchiveError: it wants to run code, or is damaged.
+    """
+    import torch
+
+    source = bundle.source
+    try:
+        return torch.load(bundle.repacked(), map_location='cpu', weights_only=True)
+    except ArchiveError:
+        raise
+    except pickle.UnpicklingError as error:
+        raise ArchiveError(
+            f'{source}: holds Python objects that would have to be run to be read: refused.'
+        ) from error
+    except _DAMAGE as error:
+        reason = _first_line(error)
+        raise ArchiveError(f'{source}: is damaged or no torch file: {reason}.') from error
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).partition('\n')[0].rstrip('.') or type(error).__name__
 
 
 class _NameError(pickle.UnpicklingError):
@@ -90,16 +118,8 @@ def _make_array(data: Any, shape: Any, dtype: Any, is_fortran: Any) -> numpy.nda
     return flat.reshape(tuple(shape), order='F' if is_fortran else 'C').copy()
 
 
-def _reconstruct(*_: Any) -> _Array:
-    return _Array()
-
-
 def _scalar(dtype: Any, data: Any = b'') -> Any:
     return _make_array(data, (1,), dtype, False)[0].item()
-
-
-def _identity(value: Any = None, *_: Any, **__: Any) -> Any:
-    return value
 
 
 def _create_array(_: Any, arguments: Any, state: Any, *__: Any) -> _Array:
@@ -113,10 +133,6 @@ def _encode(text: Any, encoding: Any = 'latin1') -> bytes:
     if encoding != 'latin1':
         raise pickle.UnpicklingError('its bytes are in another encoding than latin1')
     return str(text).encode('latin1')
-
-
-def _path(*parts: Any) -> str:
-    return '/'.join(str(part) for part in parts)
 
 
 class _Call:
@@ -135,7 +151,7 @@ class _Call:
 
 
 _KNOWN: dict[tuple[str, str], Any] = {
-    ('tensorflow.python.framework.ops', 'convert_to_tensor'): _Call(_identity),
+    ('tensorflow.python.framework.ops', 'convert_to_tensor'): _Call(lambda value=None, *_: value),
     ('dill._dill', '_create_array'): _Call(_create_array),
     ('numpy', 'ndarray'): _Array,
     ('numpy', 'dtype'): _Type,
@@ -143,13 +159,13 @@ _KNOWN: dict[tuple[str, str], Any] = {
     ('collections', 'OrderedDict'): dict,
     ('_codecs', 'encode'): _Call(_encode),
     **{
-        ('pathlib', name): _Call(_path)
+        ('pathlib', name): _Call(lambda *parts: '/'.join(str(part) for part in parts))
         for name in ('Path', 'PosixPath', 'WindowsPath', 'PurePosixPath', 'PureWindowsPath')
     },
     **{
         (f'numpy{core}.multiarray', name): _Call(function)
         for core in ('', '._core', '.core')
-        for name, function in (('_reconstruct', _reconstruct), ('scalar', _scalar))
+        for name, function in (('_reconstruct', _Array), ('scalar', _scalar))
     },
 }
 
@@ -166,10 +182,6 @@ class _Reader(pickle.Unpickler):
     def persistent_load(self, identifier: Any) -> Any:
         """Refuses references to storage outside the pickle."""
         raise pickle.UnpicklingError('it refers to data outside of itself')
-
-    def load(self) -> Any:
-        """Returns the plain values."""
-        return _plain(super().load(), [MAX_VALUES], 0)
 
 
 def _plain(value: Any, left: list[int], depth: int) -> Any:

@@ -93,17 +93,14 @@ class SafeZip:
         """The names of the members."""
         return list(self._members)
 
-    def shown(self, most: int = 6) -> str:
+    def shown(self) -> str:
         """Returns the first names, for messages."""
-        return ', '.join(sorted(self._members)[:most]) or 'nothing'
+        return ', '.join(sorted(self._members)[:6]) or 'nothing'
 
     def read(self, name: str, most_bytes: int | None = None) -> bytes:
         """Returns a member.
 
-        Args:
-            name: Of the member.
-            most_bytes: Its greatest length unpacked; without it, the length is bound by how far
-                data of models can shrink.
+        Without a greatest length, it is bound by how far data of models can shrink.
 
         Raises:
             ArchiveError: it is missing, damaged, encrypted, or too large.

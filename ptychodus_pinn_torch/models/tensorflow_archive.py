@@ -17,7 +17,7 @@ import numpy
 from numpy.typing import NDArray
 
 from .archive import ArchiveError
-from .foreign_model import ForeignModel, layout_of_weights
+from .foreign_model import REMEDY, ForeignModel, layout_of_weights
 from .restricted_pickle import read_pickle
 from .safe_zip import SafeZip
 
@@ -26,7 +26,6 @@ __all__ = ['read_params', 'read_tensorflow_archive']
 MODEL = 'diffraction_to_obj'
 MAX_WEIGHT_BYTES = 2**28
 _ACTIVATIONS = {'sigmoid': 'sigmoid', 'swish': 'silu', 'softplus': 'softplus', 'relu': 'relu'}
-_REMEDY = 'it cannot be reproduced exactly: train a cnn or unrolled model instead'
 
 
 def read_tensorflow_archive(bundle: SafeZip) -> ForeignModel:
@@ -37,9 +36,9 @@ def read_tensorflow_archive(bundle: SafeZip) -> ForeignModel:
     """
     source = bundle.source
     if f'{MODEL}/model.keras' not in bundle.names:
-        _explain_missing(bundle)
-    params = read_params(bundle)
+        _refuse_old_formats(bundle)
     inner = SafeZip(bundle.read(f'{MODEL}/model.keras'), f'{source}: {MODEL}/model.keras')
+    params = read_params(bundle)
     graph = _read_graph(inner)
     convolutions = _read_weights(inner.read('model.weights.h5'), graph, inner.source)
     layout, weights = _arrange(graph, convolutions, params, source)
@@ -68,16 +67,14 @@ def read_params(bundle: SafeZip) -> dict[str, Any]:
         raise ArchiveError(f'{source}: N and gridsize are no numbers.') from error
 
 
-def _explain_missing(bundle: SafeZip) -> None:
+def _refuse_old_formats(bundle: SafeZip) -> None:
     names = bundle.names
     if any(name.endswith(('saved_model.pb', 'keras_metadata.pb')) for name in names):
         kind = 'a TensorFlow SavedModel, which can only be run, not read'
     elif any(name.endswith(('.index', 'checkpoint')) or '.data-0' in name for name in names):
         kind = 'a TensorFlow checkpoint of an old PtychoPINN'
     else:
-        raise ArchiveError(
-            f'{bundle.source}: {MODEL}/model.keras is missing; it holds {bundle.shown()}.'
-        )
+        return
     raise ArchiveError(
         f'{bundle.source}: holds {kind}: save it again with a PtychoPINN that writes model.keras.'
     )
@@ -114,7 +111,7 @@ def _read_weights(
                 path = f'layers/conv2d{f"_{index}" if index else ""}/vars'
                 kernel, bias = (_read_dataset(file, f'{path}/{part}', source) for part in (0, 1))
                 if kernel.ndim != 4 or kernel.shape[:2] != (3, 3) or bias.shape != kernel.shape[3:]:
-                    raise ArchiveError(f'{source}: {path} is no 3 x 3 convolution: {_REMEDY}.')
+                    raise ArchiveError(f'{source}: {path} is no 3 x 3 convolution: it {REMEDY}.')
                 found[name] = (kernel, bias)
     except (OSError, RuntimeError, KeyError) as error:
         raise ArchiveError(f'{source}: model.weights.h5 is damaged: copy it again.') from error
@@ -155,7 +152,7 @@ def _arrange(
     levels = (number - 4) // 6
     if levels < 2 or number != 6 * levels + 4:
         raise ArchiveError(
-            f'{source}: has {number} convolutions, no PtychoPINN network: {_REMEDY}.'
+            f'{source}: has {number} convolutions, no PtychoPINN network: it {REMEDY}.'
         )
     names = _names(levels)
     weights = {}
@@ -193,7 +190,7 @@ def _input_shape(
     shapes = [layer.get('batch_shape') for layer in graph if layer['class'] == 'InputLayer']
     shape = next((s for s in shapes if isinstance(s, list) and len(s) == 4 and s[1] == s[2]), None)
     if shape is None or not all(isinstance(value, int) for value in shape[1:]):
-        raise ArchiveError(f'{source}: the graph takes no square patterns: {_REMEDY}.')
+        raise ArchiveError(f'{source}: the graph takes no square patterns: it {REMEDY}.')
     size, channels = int(shape[1]), int(shape[3])
     wanted = params['N'], params['gridsize'] ** 2
     if (size, channels) != wanted:
@@ -234,5 +231,5 @@ def _check_graph(graph: Sequence[Mapping[str, Any]], source: str) -> str:
     )
     for is_true, reason in reasons:
         if is_true:
-            raise ArchiveError(f'{source}: {reason}; {_REMEDY}.')
+            raise ArchiveError(f'{source}: {reason}; it {REMEDY}.')
     return _ACTIVATIONS[str(amplitude)]

@@ -18,8 +18,7 @@ from ..networks.contract import Network
 from ..physics.devices import choose_device, set_threads
 from ..physics.measured_scan import MeasuredScan, measure_scan
 from ..physics.measurement import Measurement
-from ..scan.fingerprint import fingerprint
-from ..scan.scan import Scan
+from ..scan.scan import Scan, fingerprint
 from .placing import place_on_grid
 from .refining import Refined, Refinement
 from .run_log import RunLog

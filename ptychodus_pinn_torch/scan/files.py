@@ -4,21 +4,26 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
-from .hdf5_layouts import find_pair, read_hdf5_layout
-from .images import read_object
-from .npz_layouts import RawScan, read_npz_layout
+import numpy
+from numpy.typing import NDArray
+
+from .hdf5_layouts import load_host_product, read_hdf5_layout
+from .npz_layouts import NpzReader, RawScan, read_npz_layout
 from .output import write_product, write_reconstruction_npz, write_scan_npz
+from .products import arrays_of_product
 from .resampling import bin_scan, crop_scan
 from .scan import Scan
-from .scan_checks import build_scan
+from .scan_checks import build_scan, check_object
 
 __all__ = [
     'DiffractionKind',
+    'Image',
     'Layout',
+    'read_image',
     'read_object',
     'read_scan',
     'write_product',
@@ -47,6 +52,7 @@ class Layout:
 
 _ZIP_MAGIC, _HDF5_MAGIC = b'PK\x03\x04', b'\x89HDF\r\n\x1a\n'
 _MIN_SIZE, _MAX_SIZE = 32, 512
+_MIN_ILLUMINATION = 0.3
 
 
 def read_scan(
@@ -122,22 +128,78 @@ def _read_magic(path: Path) -> bytes:
         return file.read(8)
 
 
-def _is_hdf5(path: Path) -> bool:
-    return path.is_dir() or _read_magic(path).startswith(_HDF5_MAGIC)
-
-
-def _read_hdf5(path: Path, product: Path | None, _: DiffractionKind) -> RawScan:
-    diffraction, found = find_pair(path, product)
-    return replace(read_hdf5_layout(diffraction, found), source=diffraction)
-
-
-def _is_npz(path: Path) -> bool:
-    return _read_magic(path).startswith(_ZIP_MAGIC)
-
-
-def _read_npz(path: Path, _: Path | None, diffraction_kind: DiffractionKind) -> RawScan:
-    return read_npz_layout(path, diffraction_kind)
-
-
-LAYOUTS = (Layout(_is_hdf5, _read_hdf5), Layout(_is_npz, _read_npz))
+LAYOUTS = (
+    Layout(lambda path: path.is_dir() or _read_magic(path) == _HDF5_MAGIC, read_hdf5_layout),
+    Layout(lambda path: _read_magic(path).startswith(_ZIP_MAGIC), read_npz_layout),
+)
 """The first that recognises a path reads it; a new one goes to the front."""
+
+
+@dataclass(frozen=True)
+class Image:
+    """An image with what its file says about it.
+
+    Attributes:
+        object_: (Y, X), complex64.
+        weights: (Y, X), where the image can be trusted, or None.
+        pixel_size_m: (y, x), or None.
+        positions_px: (N, 2), and `probe` (P, H, W), where the file has them.
+    """
+
+    path: Path
+    object_: NDArray[numpy.complex64]
+    weights: NDArray[Any] | None = None
+    pixel_size_m: tuple[float, float] | None = None
+    positions_px: NDArray[numpy.float64] | None = None
+    probe: NDArray[Any] | None = None
+
+
+def read_image(path: Path | str, *, is_reference: bool = False) -> Image:
+    """Returns the image in an NPZ or in a Ptychodus product.
+
+    A reference is the truth of a simulated scan where the file has one.
+
+    Raises:
+        ValueError: the file holds no image; says what it holds.
+    """
+    path = Path(path)
+    magic = _read_magic(path)
+    if magic.startswith(b'\x89HDF'):
+        return _read_product(path)
+    if not magic.startswith(b'PK'):
+        raise ValueError(
+            f'{path} is neither an NPZ nor an HDF5 file: name a reconstruction or a product.'
+        )
+    reader = NpzReader(path)
+    names = ('truth', 'object') if is_reference else ('object', 'truth')
+    name = reader.require(*names, 'objectGuess')
+    illumination = reader.optional('illumination')
+    return Image(
+        path,
+        check_object(path, name, reader.array(name)),
+        None if illumination is None else illumination > _MIN_ILLUMINATION,
+        reader.pair('pixel_size_m'),
+        _read_positions(reader),
+        reader.optional('probe', 'probeGuess'),
+    )
+
+
+def _read_positions(reader: NpzReader) -> NDArray[numpy.float64] | None:
+    if 'xcoords' in reader and 'ycoords' in reader:
+        return numpy.stack([reader.array('ycoords'), reader.array('xcoords')], axis=-1)
+    return reader.optional('positions_px')
+
+
+def _read_product(path: Path) -> Image:
+    arrays = arrays_of_product(load_host_product(path))
+    object_ = check_object(path, 'object', arrays.object_)
+    return Image(path, object_, None, arrays.pixel_size_m, arrays.positions_px, arrays.probe)
+
+
+def read_object(path: Path | str) -> NDArray[numpy.complex64]:
+    """Returns the object (Y, X) of an NPZ or a product, as a label or a reference.
+
+    Raises:
+        ValueError: the file holds no object; says what it holds.
+    """
+    return read_image(path, is_reference=True).object_

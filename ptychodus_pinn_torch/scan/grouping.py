@@ -2,37 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import numpy
 from numpy.random import Generator
 from numpy.typing import NDArray
 from scipy.spatial import KDTree
 
-__all__ = ['Groups', 'choose_held_out', 'draw_groups']
-
+__all__ = ['choose_held_out', 'draw_groups']
 
 _SAME_PLACE_PX = 0.01
-
-
-@dataclass(frozen=True)
-class Groups:
-    """Groups of patterns.
-
-    Attributes:
-        indices: (G, C) pattern numbers. The first of a row is the seed. A row may name a pattern
-            twice where fewer than C lie within the distance limit.
-    """
-
-    indices: NDArray[numpy.int64]
-
-    @property
-    def group_size(self) -> int:
-        """C, the patterns per group."""
-        return int(self.indices.shape[1])
-
-    def __len__(self) -> int:
-        return int(self.indices.shape[0])
 
 
 def choose_held_out(
@@ -80,19 +57,15 @@ def draw_groups(
     members: NDArray[numpy.int64] | None = None,
     neighbor_pool: float = 1.25,
     max_distance_px: float = 0.0,
-) -> Groups:
-    """Returns groups that together contain every member at least once.
+) -> NDArray[numpy.int64]:
+    """Returns groups (G, C) of pattern numbers that together contain every member at least once.
 
-    Seeds are drawn among the patterns that no group has yet; a group is its seed and C - 1 of
-    the nearest `neighbor_pool * C` within the distance limit.
+    The first of a row is the seed. A row may name a pattern twice where fewer than C lie within
+    the distance limit.
 
-    Args:
-        positions_px: (N, 2).
-        group_size: C.
-        rng: Source of every draw.
-        members: The patterns to group; all by default.
-        neighbor_pool: How much wider than C to look.
-        max_distance_px: Limit on the distance from the seed; 0 is no limit.
+    Seeds are drawn among the patterns that no group has yet; a group is its seed and C - 1 of the
+    nearest `neighbor_pool * C` within a distance of the seed, of which 0 is no limit. Positions are
+    (N, 2), C is the group size; members, all patterns by default, are those to group.
 
     Raises:
         ValueError: fewer members than the group size.
@@ -104,7 +77,7 @@ def draw_groups(
             'set --grouping.group-size lower or use a longer scan.'
         )
     if group_size == 1:
-        return Groups(rng.permutation(candidates)[:, None])
+        return rng.permutation(candidates)[:, None]
     tree = KDTree(positions_px[candidates])
     pool = min(len(candidates), max(group_size, round(neighbor_pool * group_size)))
     is_open = numpy.ones(len(candidates), dtype=bool)
@@ -118,16 +91,8 @@ def draw_groups(
             if max_distance_px <= 0.0
             else near[(distances <= max_distance_px) & (near != seed)]
         )
-        row = _fill(int(seed), near, group_size, rng)
+        others = rng.choice(near, min(group_size - 1, len(near)), replace=False)
+        row = numpy.resize([seed, *others], group_size)
         is_open[row] = False
         rows.append(candidates[row])
-    return Groups(numpy.stack(rows))
-
-
-def _fill(
-    seed: int, near: NDArray[numpy.int64], group_size: int, rng: Generator
-) -> NDArray[numpy.int64]:
-    take = min(group_size - 1, len(near))
-    others = rng.choice(near, size=take, replace=False) if take else near[:0]
-    row = numpy.concatenate([[seed], others]).astype(numpy.int64)
-    return numpy.resize(row, group_size)
+    return numpy.stack(rows)

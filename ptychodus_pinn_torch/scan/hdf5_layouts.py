@@ -14,7 +14,7 @@ from .npz_layouts import RawScan
 from .pattern_store import map_hdf5_dataset, stage_blocks
 from .products import arrays_of_product
 
-__all__ = ['find_pair', 'load_host_product', 'read_hdf5_layout']
+__all__ = ['load_host_product', 'read_hdf5_layout']
 
 logger = logging.getLogger(__name__)
 
@@ -22,12 +22,45 @@ _DIFFRACTION, _PRODUCT = 'diffraction.h5', 'product.h5'
 _CXI_ENTRY = 'entry_1'
 
 
-def find_pair(path: Path, product: Path | None) -> tuple[Path, Path]:
-    """Returns the diffraction and the product file meant by a folder or by one of the two.
+def read_hdf5_layout(path: Path, product: Path | None, _kind: str) -> RawScan:
+    """Returns the scan of a diffraction and a product file, paired by index as Ptychodus does.
+
+    The path is that of the folder with both, or of one of the two.
 
     Raises:
-        ValueError: one of the two cannot be found.
+        ValueError: one of the two cannot be found or read.
     """
+    diffraction, product = _find_pair(path, product)
+    patterns, indexes, bad_pixels, pixel_m = _read_diffraction(diffraction)
+    rows, paired = _pair_by_index(diffraction, indexes, load_host_product(product))
+    if len(rows) != len(patterns):
+        logger.info(
+            '%s: %d of %d patterns have a position; the others are left out.',
+            diffraction,
+            len(rows),
+            len(patterns),
+        )
+        measured, shape = patterns, (len(rows), *patterns.shape[1:])
+        patterns = stage_blocks(shape, patterns.dtype, lambda block: measured[rows[block]])
+    arrays = arrays_of_product(paired)
+    metadata = {**arrays.metadata, 'position_indexes': arrays.indexes}
+    if pixel_m is not None:
+        metadata['detector_pixel_m'] = pixel_m
+    return RawScan(
+        patterns=patterns,
+        positions_px=arrays.positions_px,
+        probe=arrays.probe,
+        object_=arrays.object_,
+        bad_pixels=bad_pixels,
+        pixel_size_m=arrays.pixel_size_m,
+        object_center_m=arrays.object_center_m,
+        metadata=metadata,
+        source=diffraction,
+    )
+
+
+def _find_pair(path: Path, product: Path | None) -> tuple[Path, Path]:
+    """Returns the diffraction and the product file meant by a folder or by one of the two."""
     if path.is_dir():
         diffraction = path / _DIFFRACTION
         if not diffraction.exists():
@@ -71,34 +104,6 @@ def _find_cxi_product(path: Path) -> Path:
             '--product.'
         )
     return neighbour
-
-
-def read_hdf5_layout(diffraction: Path, product: Path) -> RawScan:
-    """Returns the scan of a diffraction and a product file, paired by index as Ptychodus does."""
-    patterns, indexes, bad_pixels, pixel_m = _read_diffraction(diffraction)
-    rows, paired = _pair_by_index(diffraction, indexes, load_host_product(product))
-    if len(rows) != len(patterns):
-        logger.info(
-            '%s: %d of %d patterns have a position; the others are left out.',
-            diffraction,
-            len(rows),
-            len(patterns),
-        )
-        patterns = _pick(patterns, rows)
-    arrays = arrays_of_product(paired)
-    metadata = {**arrays.metadata, 'position_indexes': arrays.indexes}
-    if pixel_m is not None:
-        metadata['detector_pixel_m'] = pixel_m
-    return RawScan(
-        patterns=patterns,
-        positions_px=arrays.positions_px,
-        probe=arrays.probe,
-        object_=arrays.object_,
-        bad_pixels=bad_pixels,
-        pixel_size_m=arrays.pixel_size_m,
-        object_center_m=arrays.object_center_m,
-        metadata=metadata,
-    )
 
 
 def load_host_product(path: Path) -> Any:
@@ -155,9 +160,8 @@ def _read_diffraction(
                 f'{path}: patterns has shape {dataset.shape} but (patterns, height, width) is '
                 'needed: export it again.'
             )
-        mapped = map_hdf5_dataset(path, dataset)
+        patterns = map_hdf5_dataset(path, dataset)
         try:
-            patterns = mapped
             if patterns is None:
                 patterns = stage_blocks(dataset.shape, dataset.dtype, lambda rows: dataset[rows])
             indexes = file['indexes'][()] if 'indexes' in file else numpy.arange(len(patterns))
@@ -185,7 +189,7 @@ def _read_cxi(path: Path) -> tuple[NDArray[Any], NDArray[Any], NDArray[Any] | No
         raise ValueError(f'{path} cannot be read as a CXI file: {error}') from error
     if not parts:
         raise ValueError(f'{path} holds no patterns: export it again.')
-    patterns = numpy.concatenate(parts) if len(parts) > 1 else parts[0]
+    patterns = numpy.concatenate(parts)
     pixel = dataset.get_metadata().detector_pixel_geometry
     staged = stage_blocks(patterns.shape, patterns.dtype, lambda rows: patterns[rows])
     bad_pixels = dataset.get_bad_pixels()
@@ -211,8 +215,3 @@ def _pair_by_index(
         raise ValueError(f'{path}: {error}') from error
     kept = numpy.asarray(prepared.diffraction_patterns)[:, 0, 0].astype(numpy.int64)
     return kept, prepared.product
-
-
-def _pick(patterns: NDArray[Any], rows: NDArray[numpy.int64]) -> NDArray[Any]:
-    shape = (len(rows), *patterns.shape[1:])
-    return stage_blocks(shape, patterns.dtype, lambda block: patterns[rows[block]])

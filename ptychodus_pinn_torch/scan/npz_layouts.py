@@ -109,6 +109,14 @@ class NpzReader:
         name = self.first(names)
         return None if name is None else self.array(name)
 
+    def pair(self, name: str) -> tuple[float, float] | None:
+        """Returns (y, x) of a key with two numbers, or one that stands for both, else None."""
+        value = self.optional(name)
+        if value is None:
+            return None
+        flat = value.astype(float).ravel()
+        return float(flat[0]), float(flat[-1])
+
     def text(self, name: str) -> str | None:
         """Returns a string key, else None."""
         value = self.optional(name)
@@ -135,7 +143,7 @@ class NpzReader:
         )
 
 
-def read_npz_layout(path: Path, diffraction_kind: str) -> RawScan:
+def read_npz_layout(path: Path, _product: Path | None, diffraction_kind: str) -> RawScan:
     """Returns the scan of an NPZ in one of the known layouts.
 
     Raises:
@@ -185,25 +193,21 @@ def _read_pixel_layout(reader: NpzReader, diffraction_kind: str) -> RawScan:
     patterns = _order_axes(reader.path, name, reader.patterns(name), len(x_px))
     if _is_amplitude(reader, patterns, diffraction_kind):
         logger.info('%s holds amplitudes: they are squared to counts.', reader.path)
-        patterns = _square(patterns)
-    size = reader.optional('pixel_size_m')
-    center = reader.optional('object_center_m')
+        roots, dtype = patterns, numpy.dtype(numpy.float32)
+        patterns = stage_blocks(
+            roots.shape, dtype, lambda rows: numpy.square(roots[rows], dtype=dtype)
+        )
     return RawScan(
         patterns=patterns,
         positions_px=numpy.stack([y_px, x_px], axis=-1),
         probe=reader.array('probeGuess', 'probe'),
         object_=reader.optional('objectGuess'),
         bad_pixels=reader.optional('bad_pixels'),
-        pixel_size_m=None if size is None else _pair(size),
-        object_center_m=(0.0, 0.0) if center is None else _pair(center),
+        pixel_size_m=reader.pair('pixel_size_m'),
+        object_center_m=reader.pair('object_center_m') or (0.0, 0.0),
         truth=reader.optional('truth'),
         metadata=reader.metadata(),
     )
-
-
-def _pair(values: NDArray[Any]) -> tuple[float, float]:
-    flat = values.astype(float).ravel()
-    return float(flat[0]), float(flat[-1])
 
 
 def _order_axes(path: Path, name: str, patterns: NDArray[Any], num_positions: int) -> NDArray[Any]:
@@ -248,10 +252,3 @@ def _is_amplitude(reader: NpzReader, patterns: NDArray[Any], diffraction_kind: s
 def _is_integral(values: NDArray[Any]) -> bool:
     tolerance = 1e-5 * numpy.maximum(1.0, numpy.abs(values))
     return bool(numpy.all(numpy.abs(values - numpy.rint(values)) <= tolerance))
-
-
-def _square(patterns: NDArray[Any]) -> NDArray[Any]:
-    dtype = numpy.dtype(numpy.float32)
-    return stage_blocks(
-        patterns.shape, dtype, lambda rows: numpy.square(patterns[rows], dtype=dtype)
-    )

@@ -77,13 +77,9 @@ def training_arrays(
 ) -> dict[str, Any]:
     """Returns arrays by the keys of Ptychodus' training data, and what `diff3d` holds.
 
-    Args:
-        positions_px: (N, 2) in object pixels, (y, x).
-        patterns: (N, H, W) of that kind.
-        probe: Modes (P, H, W), or one mode (H, W).
-        object_: (Y, X).
-        bad_pixels: (H, W), True where the detector cannot be trusted.
-        kind: Whether the patterns are counts or their roots.
+    Positions (N, 2) are (y, x) in object pixels; patterns (N, H, W) are counts or their roots; the
+    probe is (P, H, W), or one mode (H, W); the object is (Y, X); bad pixels (H, W) are True where
+    the detector cannot be trusted.
     """
     y_px, x_px = positions_px.T
     arrays = {

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import logging
+import math
 import struct
 import tempfile
 import zipfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any, BinaryIO, cast
+from typing import Any, cast
 
 import numpy
 from numpy.lib import format as npy_format
@@ -16,7 +16,6 @@ from numpy.typing import NDArray
 
 __all__ = ['block_slices', 'map_hdf5_dataset', 'map_npz_member', 'stage_blocks', 'stage_npz_member']
 
-logger = logging.getLogger(__name__)
 
 _LOCAL_HEADER = struct.Struct('<4s2B4HL2L2H')
 _BLOCK_BYTES = 1 << 24
@@ -60,18 +59,13 @@ def map_npz_member(path: Path, member: str) -> NDArray[Any] | None:
         file.seek(entry.header_offset + _LOCAL_HEADER.size + fields[10] + fields[11])
         shape, is_fortran, dtype = _read_npy_header(file)
         offset = file.tell()
-        size = int(numpy.prod(shape, dtype=numpy.int64)) * dtype.itemsize
+        size = math.prod(shape) * dtype.itemsize
         if offset + size > path.stat().st_size:
             raise ValueError('ends before its data do; the file is truncated')
         if size == 0:
             return numpy.zeros(shape, dtype)
         return numpy.memmap(
-            file,
-            dtype=dtype,
-            mode='r',
-            offset=offset,
-            shape=shape,
-            order='F' if is_fortran else 'C',
+            file, dtype, 'r', offset=offset, shape=shape, order='F' if is_fortran else 'C'
         )
 
 
@@ -93,20 +87,16 @@ def stage_npz_member(path: Path, member: str) -> NDArray[Any]:
     """
     with zipfile.ZipFile(path) as archive, archive.open(f'{member}.npy') as stream:
         shape, is_fortran, dtype = _read_npy_header(stream)
-        size = int(numpy.prod(shape, dtype=numpy.int64)) * dtype.itemsize
 
-        def write(file: BinaryIO) -> None:
-            left = size
-            while left:
-                block = stream.read(min(left, _BLOCK_BYTES))
-                if not block:
-                    raise ValueError('ends before its data do; the file is truncated')
-                file.write(block)
-                left -= len(block)
+        def read_block(values: slice) -> NDArray[Any]:
+            size = (values.stop - values.start) * dtype.itemsize
+            data = stream.read(size)
+            if len(data) < size:
+                raise ValueError('ends before its data do; the file is truncated')
+            return numpy.frombuffer(data, dtype)
 
-        stored_shape = tuple(reversed(shape)) if is_fortran else shape
-        staged = _stage(stored_shape, dtype, write)
-    return staged.T if is_fortran else staged
+        staged = stage_blocks((math.prod(shape),), dtype, read_block)
+    return staged.reshape(shape, order='F' if is_fortran else 'C')
 
 
 def stage_blocks(
@@ -114,27 +104,14 @@ def stage_blocks(
 ) -> NDArray[Any]:
     """Returns what `read_block` yields, as a read-only map of an unnamed temporary file.
 
-    Args:
-        shape: Shape of the whole, patterns first.
-        read_block: Returns the patterns of a slice, in the shape and dtype of the result.
+    The shape is that of the whole, patterns first; a block is the patterns of a slice.
     """
-    bytes_per_pattern = int(numpy.prod(shape[1:], dtype=numpy.int64)) * dtype.itemsize
-
-    def write(file: BinaryIO) -> None:
-        for rows in block_slices(shape[0], bytes_per_pattern):
-            file.write(numpy.ascontiguousarray(read_block(rows), dtype=dtype).data)
-
-    return _stage(shape, dtype, write)
-
-
-def _stage(
-    shape: tuple[int, ...], dtype: numpy.dtype[Any], write: Callable[[BinaryIO], None]
-) -> NDArray[Any]:
     # Written through the file and not through the map, because a full disk then raises OSError
     # where a map would kill the process. The file has no name: it goes with the last reference.
     if 0 in shape:
         return numpy.zeros(shape, dtype)
     with tempfile.TemporaryFile(prefix='ptychodus-pinn-') as file:
-        write(cast(BinaryIO, file))
+        for rows in block_slices(shape[0], math.prod(shape[1:]) * dtype.itemsize):
+            file.write(numpy.ascontiguousarray(read_block(rows), dtype=dtype).data)
         file.flush()
         return numpy.memmap(cast(Any, file), dtype=dtype, mode='r', shape=shape)

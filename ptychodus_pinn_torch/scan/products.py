@@ -58,18 +58,6 @@ class ObjectGrid:
     pixel_size_m: tuple[float, float]
     center_m: tuple[float, float] = (0.0, 0.0)
 
-    def to_px(self, positions_m: ArrayLike) -> NDArray[numpy.float64]:
-        """Returns positions (N, 2) in metres as object pixels."""
-        return (numpy.asarray(positions_m) - self.center_m) / self.pixel_size_m + self._middle_px
-
-    def to_m(self, positions_px: ArrayLike) -> NDArray[numpy.float64]:
-        """Returns positions (N, 2) in object pixels as metres."""
-        return (numpy.asarray(positions_px) - self._middle_px) * self.pixel_size_m + self.center_m
-
-    @property
-    def _middle_px(self) -> NDArray[numpy.float64]:
-        return (numpy.asarray(self.shape) - 1.0) / 2.0
-
     def make_object(self, array: NDArray[Any]) -> Object:
         """Returns Ptychodus' object of one layer that holds the array (Y, X)."""
         from ptychodus.api.object import Object, ObjectCenter
@@ -86,13 +74,13 @@ class ObjectGrid:
         """Returns Ptychodus' positions of those in object pixels (N, 2)."""
         from ptychodus.api.probe_positions import ProbePosition, ProbePositionSequence
 
+        middle_px = (numpy.asarray(self.shape) - 1.0) / 2.0
+        points_m = (numpy.asarray(positions_px) - middle_px) * self.pixel_size_m + self.center_m
         counts = [None] * len(indexes) if photon_counts is None else photon_counts
         return ProbePositionSequence(
             [
                 ProbePosition(int(index), float(x_m), float(y_m), count)
-                for index, (y_m, x_m), count in zip(
-                    indexes, self.to_m(positions_px), counts, strict=True
-                )
+                for index, (y_m, x_m), count in zip(indexes, points_m, counts, strict=True)
             ]
         )
 
@@ -146,16 +134,17 @@ def arrays_of_product(product: Product) -> ProductArrays:
             name,
             probes.num_coherent_modes,
         )
-    grid = grid_of_product(product)
-    points = [(point.y_m, point.x_m) for point in product.probe_positions]
+    grid, positions = grid_of_product(product), product.probe_positions
+    y_px = object_.get_geometry().map_probe_positions_to_object_y_px(positions)
+    x_px = object_.get_geometry().map_probe_positions_to_object_x_px(positions)
     return ProductArrays(
-        positions_px=grid.to_px(numpy.asarray(points, dtype=numpy.float64).reshape(-1, 2)),
+        positions_px=numpy.stack([y_px, x_px], axis=-1),
         probe=probes.get_probe_no_opr().get_array(),
         object_=object_.get_layer(0),
         pixel_size_m=grid.pixel_size_m,
         object_center_m=grid.center_m,
         metadata=asdict(product.metadata),
-        indexes=numpy.asarray(product.probe_positions.get_indexes(), dtype=numpy.int64),
+        indexes=numpy.asarray(positions.get_indexes(), dtype=numpy.int64),
     )
 
 
@@ -164,9 +153,7 @@ def product_of_arrays(
 ) -> Product:
     """Returns the product that holds the arrays; metadata that is not known is nominal.
 
-    Args:
-        arrays: In the package's conventions; dtypes are kept.
-        losses: (epoch, value), which Ptychodus plots.
+    Dtypes are kept. Losses are pairs of epoch and value, which Ptychodus plots.
     """
     from ptychodus.api.probe import ProbeSequence
     from ptychodus.api.product import LossValue, Product, ProductMetadata

@@ -40,8 +40,7 @@ def crop_scan(scan: Scan, size: int) -> Scan:
         )
     if size == old:
         return scan
-    start = old // 2 - size // 2
-    window = slice(start, start + size)
+    window = _middle(old, size)
     ratio = old / size
     shape = tuple(int(numpy.ceil(length / ratio)) for length in scan.object_.shape)
     old_center = (numpy.asarray(scan.object_.shape) - 1.0) / 2.0
@@ -99,18 +98,21 @@ def bin_scan(scan: Scan, factor: int) -> Scan:
     )
 
 
+def _middle(old: int, size: int) -> slice:
+    """Returns the middle `size` of `old` pixels."""
+    start = (old - size) // 2
+    return slice(start, start + size)
+
+
 def _sum_dtype(dtype: numpy.dtype[Any]) -> numpy.dtype[Any]:
-    if dtype.kind == 'u':
-        return numpy.dtype(numpy.uint32 if dtype.itemsize <= 2 else numpy.uint64)
-    if dtype.kind == 'i':
-        return numpy.dtype(numpy.int32 if dtype.itemsize <= 2 else numpy.int64)
-    return numpy.dtype(numpy.float32 if dtype.itemsize <= 4 else numpy.float64)
+    """Returns the type of that kind, of 4 or 8 bytes, that holds sums of a few values."""
+    is_small = dtype.itemsize <= (4 if dtype.kind == 'f' else 2)
+    return numpy.dtype(f'{dtype.kind}{4 if is_small else 8}')
 
 
 def _crop_spectrum(probe: NDArray[Any], size: int) -> NDArray[numpy.complex64]:
     old = probe.shape[-1]
-    start = old // 2 - size // 2
-    window = slice(start, start + size)
+    window = _middle(old, size)
     spectrum = numpy.fft.fftshift(numpy.fft.fft2(probe, norm='ortho'), axes=(-2, -1))
     # The middle of the window, (N - 1) / 2, stays where it is.
     offset_px = (old / size - 1.0) / 2.0
@@ -129,18 +131,12 @@ def _resample(
         for new, old in zip(shape, object_.shape, strict=True)
     ]
     grid = numpy.meshgrid(*axes, indexing='ij')
-
-    def resample(part: NDArray[Any]) -> NDArray[Any]:
-        smooth = ndimage.gaussian_filter(part, sigma, mode='nearest')
-        return ndimage.map_coordinates(smooth, grid, order=3, mode='nearest')
-
-    values = resample(object_.real) + 1j * resample(object_.imag)
-    return values.astype(numpy.complex64)
+    smooth = ndimage.gaussian_filter(object_, sigma, mode='nearest')
+    return ndimage.map_coordinates(smooth, grid, order=3, mode='nearest')
 
 
 def _cut_window(scan: Scan, size: int, factor: int) -> NDArray[numpy.complex64]:
-    start = (scan.pattern_shape[0] - size) // 2
-    window = slice(start, start + size)
+    window = _middle(scan.pattern_shape[0], size)
     cut = scan.probe[:, window, window]
     kept = float(numpy.sum(numpy.abs(cut) ** 2) / numpy.sum(numpy.abs(scan.probe) ** 2))
     if kept < 0.99:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import logging
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
@@ -11,7 +12,7 @@ from typing import Any
 import numpy
 from numpy.typing import NDArray
 
-__all__ = ['CALIBRATED_RATIO', 'Scan', 'calibrate_probe', 'split_positions']
+__all__ = ['CALIBRATED_RATIO', 'Scan', 'calibrate_probe', 'fingerprint', 'split_positions']
 
 logger = logging.getLogger(__name__)
 
@@ -77,17 +78,18 @@ class Scan:
             self, patterns=self.patterns[indices], positions_px=self.positions_px[indices]
         )
 
-    def mean_counts(self, *, max_patterns: int = 256) -> float:
+    def mean_counts(self) -> float:
         """Returns the mean counts per pattern over good pixels, from evenly spread patterns."""
-        step = max(1, self.num_patterns // max_patterns)
-        sample = numpy.asarray(self.patterns[::step])
-        return float(sample[:, self.good_pixels].sum(dtype=numpy.float64) / len(sample))
+        return float(self._sample_counts().mean())
 
-    def max_counts(self, *, max_patterns: int = 256) -> float:
+    def max_counts(self) -> float:
         """Returns the highest counts per pattern among evenly spread patterns."""
-        step = max(1, self.num_patterns // max_patterns)
+        return float(self._sample_counts().max())
+
+    def _sample_counts(self) -> NDArray[numpy.float64]:
+        step = max(1, self.num_patterns // 256)
         sample = numpy.asarray(self.patterns[::step])
-        return float(sample[:, self.good_pixels].sum(axis=-1, dtype=numpy.float64).max())
+        return sample[:, self.good_pixels].sum(axis=-1, dtype=numpy.float64)
 
 
 def split_positions(
@@ -100,6 +102,19 @@ def split_positions(
     exact = positions_px - (numpy.asarray(pattern_shape, dtype=numpy.float64) - 1.0) / 2.0
     corners = numpy.floor(exact + 0.5)
     return corners.astype(numpy.int64), exact - corners
+
+
+def fingerprint(scan: Scan) -> str:
+    """Returns a text that is the same for the same counts, in whatever file and type they are.
+
+    Positions, probe and object may change without making another measurement of it.
+    """
+    digest = hashlib.sha256(repr(tuple(scan.patterns.shape)).encode())
+    chosen = numpy.unique(numpy.linspace(0, scan.num_patterns - 1, 16).astype(int))
+    for index in chosen:
+        counts = numpy.asarray(scan.patterns[index], dtype=numpy.float64)
+        digest.update(numpy.ascontiguousarray(counts * scan.good_pixels).tobytes())
+    return digest.hexdigest()[:32]
 
 
 def calibrate_probe(scan: Scan) -> tuple[NDArray[numpy.complex64], float]:
@@ -119,7 +134,10 @@ def calibrate_probe(scan: Scan) -> tuple[NDArray[numpy.complex64], float]:
         raise ValueError(f'{scan.name}: the probe is zero or not finite: give another probe.')
     probe = probe[numpy.argsort(-powers, kind='stable')]
     brightest = scan.max_counts()
-    visible = _visible_power(probe, scan.good_pixels)
+    # photons of an empty frame on good pixels; a beamstop hides the others
+    far_field = numpy.fft.fft2(probe.astype(numpy.complex128), norm='ortho')
+    frame = numpy.fft.fftshift(numpy.sum(numpy.abs(far_field) ** 2, axis=0))
+    visible = float(frame[scan.good_pixels].sum())
     is_calibrated = CALIBRATED_RATIO[0] * visible <= brightest <= CALIBRATED_RATIO[1] * power
     if brightest <= 0.0 or visible <= 0.0 or is_calibrated:
         return probe, 1.0
@@ -133,11 +151,3 @@ def calibrate_probe(scan: Scan) -> tuple[NDArray[numpy.complex64], float]:
         factor,
     )
     return (probe * factor).astype(numpy.complex64), factor
-
-
-def _visible_power(probe: NDArray[numpy.complex64], good_pixels: NDArray[numpy.bool_]) -> float:
-    """Returns the photons of an empty frame on good pixels; a beamstop hides the others."""
-    if good_pixels.all():
-        return float(numpy.sum(numpy.abs(probe.astype(numpy.complex128)) ** 2))
-    frame = numpy.sum(numpy.abs(numpy.fft.fft2(probe, norm='ortho')) ** 2, axis=0)
-    return float(numpy.fft.fftshift(frame)[good_pixels].sum())

@@ -28,20 +28,17 @@ def build_scan(path: Path, raw: RawScan) -> Scan:
         ValueError: something is missing, of the wrong shape, not finite, negative or outside.
     """
     patterns = _check_patterns(path, raw.patterns)
-    height, width = patterns.shape[1:]
+    pattern_shape = patterns.shape[1], patterns.shape[2]
     positions_px = _check_positions(path, raw.positions_px, len(patterns))
-    probe = _check_probe(path, raw.probe, (height, width))
-    good_pixels = _check_mask(path, raw.bad_pixels, (height, width))
+    probe = _check_probe(path, raw.probe, pattern_shape)
+    good_pixels = _check_mask(path, raw.bad_pixels, pattern_shape)
     patterns = _check_values(path, patterns, good_pixels)
     center_m = raw.object_center_m
     if raw.object_ is None:
-        positions_px, shape, shift = _fit_object(path, positions_px, (height, width))
-        object_ = numpy.ones(shape, dtype=numpy.complex64)
-        if raw.pixel_size_m is not None:
-            center_m = _move_center(center_m, shape, shift, raw)
+        positions_px, object_, center_m = _fit_object(path, positions_px, pattern_shape, raw)
     else:
         object_ = check_object(path, 'object', raw.object_)
-    _check_inside(path, positions_px, (height, width), object_.shape)
+    _check_inside(path, positions_px, pattern_shape, object_.shape)
     truth = None if raw.truth is None else check_object(path, 'truth', raw.truth)
     if truth is not None and truth.shape != object_.shape:
         raise ValueError(
@@ -58,7 +55,7 @@ def build_scan(path: Path, raw: RawScan) -> Scan:
         pixel_size_m=raw.pixel_size_m,
         object_center_m=center_m,
         truth=truth,
-        has_object=raw.object_ is not None and bool(numpy.any(object_ != object_.flat[0])),
+        has_object=bool(numpy.any(object_ != object_.flat[0])),
         metadata=raw.metadata,
         source=path,
     )
@@ -236,9 +233,12 @@ def _check_inside(
 
 
 def _fit_object(
-    path: Path, positions_px: NDArray[numpy.float64], pattern_shape: tuple[int, int]
-) -> tuple[NDArray[numpy.float64], tuple[int, int], NDArray[numpy.float64]]:
-    """Returns positions moved onto an object that just covers them, its shape, and the move."""
+    path: Path, positions_px: NDArray[Any], pattern_shape: tuple[int, int], raw: RawScan
+) -> tuple[NDArray[numpy.float64], NDArray[numpy.complex64], tuple[float, float]]:
+    """Returns positions moved onto a flat object that just covers them, that one, and its centre.
+
+    Positions of a file without object are metres / pixel size, that is, pixels about zero.
+    """
     half = (numpy.asarray(pattern_shape) - 1.0) / 2.0
     shift = numpy.floor(positions_px.min(axis=0) - half) - _BORDER_PX
     moved = positions_px - shift
@@ -248,19 +248,6 @@ def _fit_object(
             f'{path}: the positions span {size[0]} x {size[1]} object pixels: check their unit, '
             'pixels of the object are needed.'
         )
-    return moved, (int(size[0]), int(size[1])), shift
-
-
-def _move_center(
-    center_m: tuple[float, float],
-    shape: tuple[int, int],
-    shift_px: NDArray[numpy.float64],
-    raw: RawScan,
-) -> tuple[float, float]:
-    # Positions of a file without object are metres / pixel size, that is, pixels about zero.
-    assert raw.pixel_size_m is not None
-    moved = (numpy.asarray(shape) - 1.0) / 2.0 + shift_px
-    return (
-        center_m[0] + float(moved[0]) * raw.pixel_size_m[0],
-        center_m[1] + float(moved[1]) * raw.pixel_size_m[1],
-    )
+    middle_m = ((size - 1.0) / 2.0 + shift) * (raw.pixel_size_m or (0.0, 0.0))
+    y_m, x_m = raw.object_center_m + middle_m
+    return moved, numpy.ones(tuple(size), dtype=numpy.complex64), (float(y_m), float(x_m))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy
@@ -10,8 +11,7 @@ import scipy.ndimage
 from numpy.random import Generator
 from numpy.typing import NDArray
 
-from .beams import focus_beam, normalize_power, paint_disk, rms_radius_px
-from .fields import (
+from .sample_objects import (
     Field,
     paint_blobs,
     paint_gaussian_field,
@@ -20,6 +20,7 @@ from .fields import (
     paint_star,
     radius_about,
 )
+from .sample_probes import focus_beam, normalize_power, paint_disk, rms_radius_px
 
 __all__ = ['RandomScan', 'random_object', 'random_probe', 'random_scan']
 
@@ -39,27 +40,26 @@ class RandomScan:
     positions_px: NDArray[numpy.float64]
 
 
-def _leaves(rng: Generator, size: int) -> Field:
-    radii_px = 1.5 + 2.0 * rng.random(), size * (0.1 + 0.25 * rng.random())
+def _leaves(rng: Generator, shape: tuple[int, int]) -> Field:
+    radii_px = 1.5 + 2.0 * rng.random(), shape[0] * (0.1 + 0.25 * rng.random())
     exponent, count = 1.0 + 2.0 * rng.random(), int(rng.integers(40, 220))
     background = rng.random()
-    shape = (size, size)
     return paint_leaves(rng, shape, count, radii_px, exponent, box_odds=0.5, background=background)
 
 
-def _gaussian_field(rng: Generator, size: int) -> Field:
+def _gaussian_field(rng: Generator, shape: tuple[int, int]) -> Field:
     exponent = rng.uniform(0.8, 4.0)
-    field = paint_gaussian_field(rng, (size, size), lambda f: f ** (-0.5 * exponent))
+    field = paint_gaussian_field(rng, shape, lambda f: f ** (-0.5 * exponent))
     if rng.random() < 0.3:
         field = (field > numpy.quantile(field, rng.uniform(0.2, 0.8))).astype(float)
     return field
 
 
-def _star(rng: Generator, size: int) -> Field:
-    center = rng.uniform(0.1, 0.9, 2) * size
-    outer_px = rng.uniform(0.2, 1.2) * size
+def _star(rng: Generator, shape: tuple[int, int]) -> Field:
+    center = rng.uniform(0.1, 0.9, 2) * shape[0]
+    outer_px = rng.uniform(0.2, 1.2) * shape[0]
     field = paint_star(
-        (size, size),
+        shape,
         int(rng.integers(6, 60)),
         outer_px=outer_px,
         inner_px=outer_px * rng.uniform(0.0, 0.3),
@@ -68,34 +68,29 @@ def _star(rng: Generator, size: int) -> Field:
         outside=float(rng.integers(0, 2)),
         inside=float(rng.integers(0, 2)),
     )
-    radius = radius_about(center, (size, size))
+    radius = radius_about(center, shape)
     for _ in range(int(rng.integers(0, 4))):
         ring_px, width_px = rng.uniform(0.1, 1.0) * outer_px, rng.uniform(1.0, 5.0)
         field[numpy.abs(radius - ring_px) < width_px] = rng.integers(0, 2)
     return field
 
 
-def _lines(rng: Generator, size: int) -> Field:
-    return paint_lines(rng, (size, size), int(rng.integers(2, 14)))
-
-
-def _blobs(rng: Generator, size: int) -> Field:
-    return paint_blobs(rng, (size, size), int(rng.integers(5, 40)))
-
-
-def _constant(rng: Generator, size: int) -> Field:
-    return numpy.full((size, size), rng.random())
-
-
-_FIELDS = (_leaves, _gaussian_field, _star, _lines, _blobs, _constant)
+_FIELDS: tuple[Callable[[Generator, tuple[int, int]], Field], ...] = (
+    _leaves,
+    _gaussian_field,
+    _star,
+    lambda rng, shape: paint_lines(rng, shape, int(rng.integers(2, 14))),
+    lambda rng, shape: paint_blobs(rng, shape, int(rng.integers(5, 40))),
+    lambda rng, shape: numpy.full(shape, rng.random()),
+)
 _FIELD_ODDS = (0.30, 0.25, 0.15, 0.15, 0.10, 0.05)
 
 
 def _random_field(rng: Generator, size: int) -> Field:
     """Returns a field in [0, 1] of one of six families, or a mixture of two."""
-    field = _FIELDS[rng.choice(6, p=_FIELD_ODDS)](rng, size)
+    field = _FIELDS[rng.choice(6, p=_FIELD_ODDS)](rng, (size, size))
     if rng.random() < 0.35:
-        other = _FIELDS[rng.choice(6, p=_FIELD_ODDS)](rng, size)
+        other = _FIELDS[rng.choice(6, p=_FIELD_ODDS)](rng, (size, size))
         share = rng.uniform(0.2, 0.8)
         field = share * field + (1.0 - share) * other
     if rng.random() < 0.8:
@@ -153,12 +148,6 @@ def _random_disk(rng: Generator, size: int) -> NDArray[numpy.complex128]:
     )
 
 
-def _fits(probe: NDArray[numpy.complexfloating], margin: int) -> bool:
-    power = numpy.abs(probe) ** 2
-    inner = power[margin:-margin, margin:-margin].sum() / power.sum()
-    return bool(inner > 0.985)
-
-
 def random_probe(rng: Generator, size: int, num_modes: int) -> NDArray[numpy.complex64]:
     """Returns random probe modes (P, size, size) of unit total power, brightest first.
 
@@ -169,7 +158,8 @@ def random_probe(rng: Generator, size: int, num_modes: int) -> NDArray[numpy.com
     for _ in range(50):
         main = _random_disk(rng, size) if rng.random() < 0.3 else _random_beam(rng, size)
         main = normalize_power(main)
-        if _fits(main, margin) and rms_radius_px(main) > 0.07 * size:
+        inner = numpy.sum(numpy.abs(main[margin:-margin, margin:-margin]) ** 2)
+        if inner > 0.985 and rms_radius_px(main) > 0.07 * size:
             break
     axis = (numpy.arange(size) - (size - 1) / 2.0) / rms_radius_px(main)
     factors = [axis[:, None], axis[None, :]]

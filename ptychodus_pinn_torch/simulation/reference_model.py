@@ -9,11 +9,10 @@ import numpy
 import scipy.fft
 from numpy.typing import NDArray
 
+from ..scan.pattern_store import block_slices
 from ..scan.scan import split_positions
 
 __all__ = ['iter_expected_counts', 'predict_counts', 'shift_probe', 'take_patches']
-
-_BLOCK_VALUES = 1 << 21
 
 
 def shift_probe(probe: NDArray[Any], shifts_px: NDArray[Any]) -> NDArray[numpy.complex128]:
@@ -61,7 +60,5 @@ def iter_expected_counts(
     object_: NDArray[Any], probe: NDArray[Any], positions_px: NDArray[numpy.float64]
 ) -> Iterator[tuple[slice, NDArray[numpy.float64]]]:
     """Yields slices over the positions with their expected counts, in bounded memory."""
-    length = max(1, _BLOCK_VALUES // max(1, probe.size))
-    for start in range(0, len(positions_px), length):
-        rows = slice(start, min(start + length, len(positions_px)))
+    for rows in block_slices(len(positions_px), 8 * probe.size):
         yield rows, predict_counts(object_, probe, positions_px[rows])

@@ -98,12 +98,12 @@ def simulate_scan(spec: SimulationSpec) -> Scan:
     truth = make_object(object_rng, spec.object_kind, shape)
     good_pixels = _make_mask(spec)
     error_px = path_rng.normal(size=positions_px.shape) * spec.position_error_px
-    limit = numpy.asarray(shape) - 1.0 - (spec.pattern_size - 1.0) / 2.0
-    told_px = numpy.clip(positions_px + error_px, (spec.pattern_size - 1.0) / 2.0, limit)
+    half_px = (spec.pattern_size - 1.0) / 2.0
+    limit_px = numpy.asarray(shape) - 1.0 - half_px
     return Scan(
         name=f'simulated {spec.object_kind}',
         patterns=_expose(noise_rng, spec, truth, probe, positions_px, good_pixels),
-        positions_px=told_px,
+        positions_px=numpy.clip(positions_px + error_px, half_px, limit_px),
         probe=probe,
         object_=numpy.ones(shape, dtype=numpy.complex64),
         good_pixels=good_pixels,
@@ -175,9 +175,8 @@ def _place(
 
 def _make_mask(spec: SimulationSpec) -> NDArray[numpy.bool_]:
     axis = numpy.arange(spec.pattern_size) - spec.pattern_size // 2
-    if spec.beamstop_px <= 0.0:
-        return numpy.ones((spec.pattern_size, spec.pattern_size), dtype=bool)
-    return numpy.hypot(axis[:, None], axis[None, :]) > spec.beamstop_px
+    has_stop = spec.beamstop_px > 0.0
+    return (numpy.hypot(axis[:, None], axis) > spec.beamstop_px) | (not has_stop)
 
 
 def _expose(

@@ -15,7 +15,7 @@ from torch.utils.data import Dataset
 from ..config import Config
 from ..physics.measured_scan import MeasuredScan
 from ..physics.measurement import GroupBatch, Measurement
-from ..scan.fingerprint import fingerprint
+from ..scan.scan import fingerprint
 from .plans import Task, plan_epoch, plan_validation
 from .synthetic import random_batch, with_random_objects
 

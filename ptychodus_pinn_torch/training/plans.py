@@ -89,7 +89,7 @@ def plan_epoch(
             members=_training_split(measured, config, number)[0],
             neighbor_pool=config.grouping.neighbor_pool,
             max_distance_px=config.grouping.max_distance_px,
-        ).indices
+        )
         steps = math.ceil(len(groups) / (size * world))
         filled = numpy.resize(groups, (steps * size * world, groups.shape[1]))
         plans += [(number, part) for part in filled.reshape(steps, size * world, -1)]

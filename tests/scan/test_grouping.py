@@ -16,22 +16,22 @@ def raster(side: int = 12, step: float = 4.0) -> numpy.ndarray:
 @pytest.mark.parametrize('size', [1, 4, 16])
 def test_every_pattern_is_in_a_group_and_its_seed_comes_first(size: int) -> None:
     groups = draw_groups(raster(), size, numpy.random.default_rng(0))
-    assert set(groups.indices.flatten()) == set(range(144))
-    assert groups.group_size == size
-    assert all(len(set(row)) == size for row in groups.indices)
+    assert set(groups.flatten()) == set(range(144))
+    assert groups.shape[1] == size
+    assert all(len(set(row)) == size for row in groups)
 
 
 def test_groups_stay_within_the_distance_limit() -> None:
     positions = raster()
     groups = draw_groups(positions, 9, numpy.random.default_rng(0), max_distance_px=5.0)
-    offset = positions[groups.indices] - positions[groups.indices[:, :1]]
+    offset = positions[groups] - positions[groups[:, :1]]
     assert numpy.hypot(*offset.transpose(2, 0, 1)).max() <= 5.0
-    assert set(groups.indices.flatten()) == set(range(144))
+    assert set(groups.flatten()) == set(range(144))
 
 
 def test_same_seed_same_groups_and_other_seed_other_groups() -> None:
     def draw(seed: int) -> numpy.ndarray:
-        return draw_groups(raster(), 9, numpy.random.default_rng(seed)).indices
+        return draw_groups(raster(), 9, numpy.random.default_rng(seed))
 
     assert numpy.array_equal(draw(0), draw(0))
     assert not numpy.array_equal(draw(0)[:3], draw(1)[:3])

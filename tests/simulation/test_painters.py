@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy
 import pytest
 
-from ptychodus_pinn_torch.simulation.beams import focus_beam, paint_disk, rms_radius_px
-from ptychodus_pinn_torch.simulation.fields import (
+from ptychodus_pinn_torch.simulation.random_scans import random_object, random_probe, random_scan
+from ptychodus_pinn_torch.simulation.sample_objects import (
     paint_blobs,
     paint_gaussian_field,
     paint_leaves,
@@ -14,7 +14,7 @@ from ptychodus_pinn_torch.simulation.fields import (
     paint_star,
     radius_about,
 )
-from ptychodus_pinn_torch.simulation.random_scans import random_object, random_probe, random_scan
+from ptychodus_pinn_torch.simulation.sample_probes import focus_beam, paint_disk, rms_radius_px
 
 SHAPE = (60, 84)
 PAINTERS = {

@@ -13,7 +13,7 @@ from ptychodus_pinn_torch.models.archive import Archive, ArchiveError, write_arc
 tf = require_tensorflow()
 
 from ptychodus_pinn_torch.reconstruction.procedure import reconstruct
-from ptychodus_pinn_torch.scan.fingerprint import fingerprint
+from ptychodus_pinn_torch.scan.scan import fingerprint
 from ptychodus_pinn_torch.tensorflow_backend.keras_network import KerasCnn
 
 NETWORK = {'network.kind': 'cnn', 'network.first_width': 4, 'network.pattern_size': 32}

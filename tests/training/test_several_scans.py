@@ -13,9 +13,8 @@ from ptychodus_pinn_torch.backend import EpochReport, ReconstructRequest, TrainR
 from ptychodus_pinn_torch.config import Config, ConfigError, override_config
 from ptychodus_pinn_torch.models.archive import read_archive
 from ptychodus_pinn_torch.reconstruction.procedure import reconstruct
-from ptychodus_pinn_torch.scan.fingerprint import fingerprint
 from ptychodus_pinn_torch.scan.grouping import choose_held_out
-from ptychodus_pinn_torch.scan.scan import Scan
+from ptychodus_pinn_torch.scan.scan import Scan, fingerprint
 from ptychodus_pinn_torch.simulation.simulated_scan import SimulationSpec, simulate_scan
 from ptychodus_pinn_torch.training.run import train
 
