@@ -10,8 +10,18 @@ import numpy
 import pytest
 from jaxtyping import install_import_hook
 
-CHECKED_ROOMS = ('physics', 'networks', 'reconstruction')
-# training and metrics pass as well; checks take a fifth of the time of short tests
+CHECKED_ROOMS = (
+    'checks',
+    'metrics',
+    'networks',
+    'physics',
+    'reconstruction',
+    'scan',
+    'simulation',
+    'training',
+)
+# not models and interop, whose work is to refuse values of wrong types with a sentence; and not
+# tensorflow_backend, whose functions are traced with symbols that have no values yet
 install_import_hook(
     [f'ptychodus_pinn_torch.{room}' for room in CHECKED_ROOMS], 'beartype.beartype'
 )  # shapes and dtypes of arrays are checked at each call, while tests run

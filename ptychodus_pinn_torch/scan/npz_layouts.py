@@ -114,7 +114,12 @@ class NpzReader:
         value = self.optional(name)
         if value is None:
             return None
-        flat = value.astype(float).ravel()
+        flat = value.ravel()
+        if not flat.size or flat.dtype.kind not in 'fiu':
+            raise ValueError(
+                f'{self.path}: {name} is {value.dtype} of shape {value.shape}: give a number, or '
+                'two for y and x.'
+            )
         return float(flat[0]), float(flat[-1])
 
     def text(self, name: str) -> str | None:
@@ -163,7 +168,8 @@ def read_npz_layout(path: Path, _product: Path | None, diffraction_kind: str) ->
 def _read_metre_layout(reader: NpzReader) -> RawScan:
     """Returns a scan with (y, x) positions in metres about the centre of its object array."""
     positions_m = reader.array('positions_refined_m', 'positions_m')
-    pixel_size_m = float(reader.array('pixel_size_m').reshape(-1)[0])
+    reader.require('pixel_size_m')
+    pixel_size_m, _ = reader.pair('pixel_size_m') or (0.0, 0.0)
     if not pixel_size_m > 0.0:
         raise ValueError(
             f'{reader.path}: pixel_size_m is {pixel_size_m}: it must be positive, in metres.'

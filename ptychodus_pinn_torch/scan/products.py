@@ -65,22 +65,21 @@ class ObjectGrid:
         center = ObjectCenter(x_m=self.center_m[1], y_m=self.center_m[0])
         return Object(array, _make_pixel_geometry(self.pixel_size_m), center, layer_spacing_m=[])
 
+    def to_m(self, positions_px: ArrayLike) -> NDArray[numpy.float64]:
+        """Returns positions (N, 2) in metres of those in object pixels."""
+        middle_px = (numpy.asarray(self.shape) - 1.0) / 2.0
+        return (numpy.asarray(positions_px) - middle_px) * self.pixel_size_m + self.center_m
+
     def make_positions(
-        self,
-        positions_px: ArrayLike,
-        indexes: Sequence[int] | NDArray[numpy.integer],
-        photon_counts: Sequence[float | None] | None = None,
+        self, positions_px: ArrayLike, indexes: Sequence[int] | NDArray[numpy.integer]
     ) -> ProbePositionSequence:
         """Returns Ptychodus' positions of those in object pixels (N, 2)."""
         from ptychodus.api.probe_positions import ProbePosition, ProbePositionSequence
 
-        middle_px = (numpy.asarray(self.shape) - 1.0) / 2.0
-        points_m = (numpy.asarray(positions_px) - middle_px) * self.pixel_size_m + self.center_m
-        counts = [None] * len(indexes) if photon_counts is None else photon_counts
         return ProbePositionSequence(
             [
-                ProbePosition(int(index), float(x_m), float(y_m), count)
-                for index, (y_m, x_m), count in zip(indexes, points_m, counts, strict=True)
+                ProbePosition(int(index), float(x_m), float(y_m), None)
+                for index, (y_m, x_m) in zip(indexes, self.to_m(positions_px), strict=True)
             ]
         )
 

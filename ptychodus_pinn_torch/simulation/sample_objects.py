@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from typing import Any, Literal, get_args
+from typing import Any
 
 import numpy
 from numpy.random import Generator
@@ -14,7 +14,6 @@ from scipy import ndimage
 __all__ = [
     'OBJECT_KINDS',
     'Field',
-    'ObjectKind',
     'make_object',
     'paint_blobs',
     'paint_gaussian_field',
@@ -25,8 +24,7 @@ __all__ = [
 ]
 
 Field = NDArray[numpy.float64]
-ObjectKind = Literal['independent', 'leaves', 'star', 'photo', 'noise']
-OBJECT_KINDS: tuple[str, ...] = get_args(ObjectKind)
+OBJECT_KINDS = ('independent', 'leaves', 'star', 'photo', 'noise')
 
 _MARGIN_PX = 4.0
 _LOWEST_AMPLITUDE = 0.65
@@ -174,9 +172,7 @@ def paint_blobs(rng: Generator, shape: tuple[int, int], count: int) -> Field:
     return _normalize(field)
 
 
-def make_object(
-    rng: Generator, kind: ObjectKind, shape: tuple[int, int]
-) -> NDArray[numpy.complex64]:
+def make_object(rng: Generator, kind: str, shape: tuple[int, int]) -> NDArray[numpy.complex64]:
     """Returns an object (Y, X) with amplitude from 0.65 to 1 and phase within 0.6 rad.
 
     leaves: discs and a star, amplitude and phase tied; independent: amplitude and phase from

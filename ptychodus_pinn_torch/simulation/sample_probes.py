@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal, get_args
+from typing import Any
 
 import numpy
 from numpy.typing import NDArray
 
 __all__ = [
     'PROBE_KINDS',
-    'ProbeKind',
     'focus_beam',
     'make_probe',
     'normalize_power',
@@ -19,8 +18,7 @@ __all__ = [
 
 ComplexArray = NDArray[numpy.complex128]
 
-ProbeKind = Literal['disk', 'fzp', 'kb']
-PROBE_KINDS: tuple[str, ...] = get_args(ProbeKind)
+PROBE_KINDS = ('disk', 'fzp', 'kb')
 
 _MODE_DECAY = 0.25
 
@@ -101,9 +99,7 @@ def rms_radius_px(mode: NDArray[Any]) -> float:
     return float(numpy.sqrt(variance_y + variance_x))
 
 
-def make_probe(
-    kind: ProbeKind, size: int, *, num_modes: int, photons: float
-) -> NDArray[numpy.complex64]:
+def make_probe(kind: str, size: int, *, num_modes: int, photons: float) -> NDArray[numpy.complex64]:
     """Returns modes (P, N, N), brightest first, with `sum |P|**2` equal to `photons`.
 
     disk: behind a pinhole; fzp: behind the focus of a zone plate of three-pixel zones with a

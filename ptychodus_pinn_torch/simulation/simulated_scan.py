@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from typing import Any, Literal, get_args
+from typing import Any
 
 import numpy
 from numpy.random import Generator, default_rng
@@ -14,13 +14,12 @@ from numpy.typing import NDArray
 from ..scan.pattern_store import stage_blocks
 from ..scan.scan import Scan
 from .reference_model import iter_expected_counts
-from .sample_objects import OBJECT_KINDS, ObjectKind, make_object
-from .sample_probes import PROBE_KINDS, ProbeKind, make_probe
+from .sample_objects import OBJECT_KINDS, make_object
+from .sample_probes import PROBE_KINDS, make_probe
 
-__all__ = ['PATH_KINDS', 'PathKind', 'SimulationSpec', 'simulate_scan', 'simulate_scans']
+__all__ = ['PATH_KINDS', 'SimulationSpec', 'simulate_scan', 'simulate_scans']
 
-PathKind = Literal['raster', 'snake', 'spiral', 'concentric', 'lissajous', 'random']
-PATH_KINDS: tuple[str, ...] = get_args(PathKind)
+PATH_KINDS = ('raster', 'snake', 'spiral', 'concentric', 'lissajous', 'random')
 
 _BORDER_PX = 4
 _PLANCK_EV_M = 1.2398419843320026e-06
@@ -50,9 +49,9 @@ class SimulationSpec:
     num_positions: int = 400
     step_px: float = 4.0
     jitter_px: float = 1.0
-    path: PathKind = 'raster'
-    object_kind: ObjectKind = 'independent'
-    probe_kind: ProbeKind = 'disk'
+    path: str = 'raster'
+    object_kind: str = 'independent'
+    probe_kind: str = 'disk'
     num_modes: int = 1
     photons: float = 1e6
     has_noise: bool = True
@@ -141,7 +140,7 @@ def _make_path(rng: Generator, spec: SimulationSpec) -> NDArray[numpy.float64]:
     return path + rng.uniform(-1.0, 1.0, path.shape) * spec.jitter_px
 
 
-def _host_path(path: PathKind, number: int, step: float) -> Iterator[Any]:
+def _host_path(path: str, number: int, step: float) -> Iterator[Any]:
     from ptychodus.api.simulate import probe_positions as host
 
     if path in ('raster', 'snake'):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import math
 import signal
 import threading
 import time
@@ -100,8 +99,3 @@ class TrainingLog:
         finally:
             for number, handler in zip(numbers, previous):
                 signal.signal(number, handler)
-
-
-def mean_of(values: list[float]) -> float:
-    """Returns the mean; NaN for none."""
-    return sum(values) / len(values) if values else math.nan

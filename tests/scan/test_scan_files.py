@@ -156,6 +156,23 @@ def test_other_axis_orders_are_understood(tmp_path: Path, tiny_scan: Scan, axes)
     _assert_same(read_scan(_save(tmp_path, **arrays)), tiny_scan)
 
 
+@pytest.mark.parametrize('size', ['abc', []])
+@pytest.mark.parametrize('layout', ['pixels', 'metres'])
+def test_a_pixel_size_that_is_no_number_is_refused_by_name(
+    tmp_path: Path, tiny_scan: Scan, size, layout
+):
+    arrays = _arrays(tiny_scan)
+    if layout == 'metres':
+        arrays = {
+            'positions_m': tiny_scan.positions_px * 1e-8,
+            'diffraction': arrays['diff3d'],
+            'probe': arrays['probeGuess'],
+        }
+    arrays['pixel_size_m'] = numpy.asarray(size)
+    with pytest.raises(ValueError, match='scan.npz: pixel_size_m is .*: give a number'):
+        read_scan(_save(tmp_path, **arrays))
+
+
 def test_flat_object_is_made_to_cover_every_window(tmp_path: Path, tiny_scan: Scan):
     arrays = _arrays(tiny_scan)
     del arrays['objectGuess']
