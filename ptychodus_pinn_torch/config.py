@@ -363,7 +363,7 @@ class ReconstructionConfig(Section):
     refine_epochs: int = option(
         -1,
         'Epochs of physics refinement after the network. -1 goes on until held-out patterns stop '
-        'getting better (at least 1, at most 8).',
+        'getting better, and then makes the steps smaller.',
         unit='epochs',
         basic=True,
         ge=-1,
@@ -372,7 +372,8 @@ class ReconstructionConfig(Section):
     refine_method: Literal['rpie', 'adam'] = option('rpie', 'Update rule of the refinement.')
     alpha: float = option(
         0.0,
-        'rPIE regularisation. 0 chooses by dose.',
+        'rPIE regularisation: 1 divides by the peak of the coverage, less by the coverage itself. '
+        '0 chooses.',
         scope=Scope(needs=('reconstruction.refine_method', ('rpie',))),
         ge=0.0,
         le=1.0,

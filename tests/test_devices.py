@@ -162,7 +162,7 @@ def test_an_adam_epoch_waits_for_the_device_only_at_its_end(
         waited: list[int] = []
         batches = parts(measurement)
         refiner.epoch(measurement, batches, lambda done: waited.append(len(watch.waits)))
-        refiner.finish()
+        refiner.present()
     assert waited == [0] * len(batches)
     assert watch.waits == ['aten::_local_scalar_dense']
     assert watch.wide == []

@@ -22,7 +22,7 @@ class AdamRefiner:
     """Adam on object, and where asked probe and positions; its moments are kept over epochs.
 
     Args:
-        state: Changed in place; call `finish` at the end.
+        state: Where it starts; its object changes in place. `present` tells all.
         learning_rate: Of the object, in units of its amplitude; of positions, in pixels.
         update_probe: Adjust the probe as well; `update_positions` likewise.
     """
@@ -76,9 +76,11 @@ class AdamRefiner:
                 after_batch(done)
         return float(torch.stack(errors).mean()) if errors else 0.0
 
-    def finish(self) -> None:
-        """Writes probe and positions back, and ends the tracking of gradients."""
-        with torch.no_grad():
-            self.state.canvas = self.state.canvas.detach()
-            self.state.probe = self.state.probe + self.unit * self.change.detach()
-            self.state.shifts = self.state.shifts + self.moves.detach()
+    @torch.no_grad()
+    def present(self) -> SolverState:
+        """Returns a copy of object, probe and positions as they are now."""
+        return SolverState(
+            self.state.canvas.detach().clone(),
+            self.state.probe + self.unit * self.change.detach(),
+            self.state.shifts + self.moves.detach(),
+        )

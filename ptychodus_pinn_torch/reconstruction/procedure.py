@@ -22,7 +22,7 @@ from ..scan.scan import Scan, fingerprint
 from .placing import place_on_grid
 from .refining import Refined, Refinement
 from .run_log import RunLog
-from .starts import choose_start, network_start, object_start
+from .starts import choose_start, drop_broken_starts, network_start, object_start
 
 __all__ = ['reconstruct']
 
@@ -74,9 +74,12 @@ def _make_image(
         starts['network'] = run_network(measured.measurement)
     elif options.start == 'object':
         starts['object'] = object_start(measured)
-    if network is not None and options.update_probe and options.guard:
+    drop_broken_starts(starts, measured, log)
+    if 'network' in starts and options.update_probe and options.guard:
         # which start is best shows when the probe was improved
-        return Refinement(measured, config, log).run('network', starts['network'], run_network)
+        refinement = Refinement(measured, config, log)
+        if refinement.compares_starts:
+            return refinement.run('network', starts['network'], run_network)
     name = choose_start(starts, measured, config, log)
     is_gentle = name == 'network' and network is not None and network.is_precise
     return Refinement(measured, config, log, is_gentle=is_gentle).run(name, starts[name])

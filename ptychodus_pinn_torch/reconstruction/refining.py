@@ -1,9 +1,11 @@
-"""How a refinement goes: batches, dose, held-out patterns, when to stop."""
+"""How a refinement goes: search, annealing, held-out patterns, when to stop."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 
 import numpy
 import torch
@@ -15,25 +17,51 @@ from ..physics.measured_scan import MeasuredScan
 from ..physics.measurement import Measurement
 from ..scan.grouping import choose_held_out
 from .adam import AdamRefiner
+from .annealing import Phase, anneal, phases_of, search
 from .run_log import RunLog
-from .solver import RpieSettings, SolverState, relative_error, rpie_epoch
+from .solver import Momentum, RpieSettings, SolverState, relative_error, rpie_epoch
 
 __all__ = ['Refined', 'Refinement']
 
-MAX_EPOCHS = 8
 LOW_DOSE = 5e4
-"""Photons per pattern below which many patterns share an update."""
+"""Photons per pattern below which many patterns share an update, and steps are small."""
+
+MAX_SEARCH = 32
+"""Epochs. Fewer in large scans, where an epoch has more updates (see `longest_search`)."""
+
+DEVICE_BATCH = 64
 HOLDOUT_FRACTION = 0.04
 MIN_PATTERNS_TO_HOLD_OUT = 50
-SMALLEST_GAIN = 0.01
-"""The refinement goes on while an epoch lowers the held-out error by at least this part."""
+TOLERATED_RISE = 1.25
+"""A refinement may raise the held-out error by so much: a few patterns do not say it exactly."""
+
+SMALLEST_CHANGE = 0.003
+"""A search is over when an epoch changes the means over squares of the object by less than this."""
+
+SQUARE_PX = 16
+
+USEFUL_FALL = 0.995
+"""A long search from a good start goes on when its second epoch meets less than this part of the
+error of its first one. Where the model of the measurement is wrong, it would only add noise."""
+
+PATIENCE = 4
+"""Epochs without a new lowest error that a search goes on."""
+
+PROBE_STEP = 0.5
 
 Rerun = Callable[[Measurement], Tensor]
 
 
 @dataclass
 class Refined:
-    """The outcome of a refinement: losses are (epoch, relative amplitude error)."""
+    """The outcome of a refinement.
+
+    Attributes:
+        state: Object, probe and positions.
+        start: Name of the start.
+        losses: (epoch, relative amplitude error met).
+        held_out: The error on patterns that were held out, before they joined the others.
+    """
 
     state: SolverState
     start: str
@@ -41,47 +69,20 @@ class Refined:
     held_out: float | None = None
 
 
-@dataclass(frozen=True)
-class Plan:
-    """Which patterns refine, which judge, and how."""
-
-    settings: RpieSettings
-    batch: int
-    training: Tensor
-    held_out: Tensor
-    max_epochs: int
-
-    @property
-    def is_judged(self) -> bool:
-        """Whether held-out patterns decide when to stop."""
-        return len(self.held_out) > 0
+def longest_search(num_patterns: int, *, is_gentle: bool) -> int:
+    """Returns the most epochs of a search; `is_gentle`: from a start that is good already."""
+    epochs = max(2, 4096 // num_patterns - 2) if is_gentle else max(4, 8192 // num_patterns)
+    return min(MAX_SEARCH, epochs)
 
 
-def _plan(measured: MeasuredScan, config: Config, *, is_gentle: bool) -> Plan:
-    options, measurement = config.reconstruction, measured.measurement
-    everything = numpy.arange(measurement.num_patterns)
-    held_out = everything[:0]
-    if options.refine_epochs < 0 and len(everything) >= MIN_PATTERNS_TO_HOLD_OUT:
-        rng = numpy.random.default_rng([config.training.seed, 5])
-        held_out = choose_held_out(measured.scan.positions_px, HOLDOUT_FRACTION, rng)
-    # gentle where the start is good, large batches where photons are few
-    is_low = float(measurement.totals[0]) / len(everything) < LOW_DOSE
-    usual = 16 if is_gentle else 8
-    batch = options.refine_batch or (64 if is_low or measurement.device.type != 'cpu' else usual)
-    epochs = options.refine_epochs
-    if epochs < 0:
-        epochs = MAX_EPOCHS if len(held_out) else 1
-    return Plan(
-        RpieSettings(
-            alpha=options.alpha or (1.0 if is_low or is_gentle else 0.3),
-            update_probe=options.update_probe,
-            update_positions=options.update_positions,
-        ),
-        min(batch, len(everything)),
-        torch.from_numpy(numpy.setdiff1d(everything, held_out)),
-        torch.from_numpy(held_out),
-        epochs,
-    )
+def _has_settled(before: Tensor, after: Tensor, errors: Sequence[float]) -> bool:
+    """Returns whether means over squares hardly change, or errors have long not fallen.
+
+    The errors hardly see large scales, which come last.
+    """
+    change = torch.linalg.vector_norm(after - before)
+    is_still = bool(change < SMALLEST_CHANGE * torch.linalg.vector_norm(after))
+    return is_still or len(errors) - errors.index(min(errors)) > PATIENCE
 
 
 class Refinement:
@@ -91,15 +92,48 @@ class Refinement:
         measured: The scan.
         config: What to update, how long, and by which rule.
         log: Takes reports, times and sentences.
-        is_gentle: The start is so good that small steps are needed.
+        is_gentle: The start is so good that few and small steps are needed.
     """
 
     def __init__(
         self, measured: MeasuredScan, config: Config, log: RunLog, *, is_gentle: bool = False
     ) -> None:
         self.config, self.log, self.name = config, log, measured.scan.name
-        self.measurement = measured.measurement
-        self.plan = _plan(measured, config, is_gentle=is_gentle)
+        self.measurement, self.is_gentle = measured.measurement, is_gentle
+        number = self.measurement.num_patterns
+        self.is_low = float(self.measurement.totals[0]) / number < LOW_DOSE
+        everything, held_out = numpy.arange(number), numpy.arange(0)
+        if config.reconstruction.refine_epochs < 0 and number >= MIN_PATTERNS_TO_HOLD_OUT:
+            rng = numpy.random.default_rng([config.training.seed, 5])
+            held_out = choose_held_out(measured.scan.positions_px, HOLDOUT_FRACTION, rng)
+        self.everything = torch.from_numpy(everything)
+        self.training = torch.from_numpy(numpy.setdiff1d(everything, held_out))
+        self.held_out = torch.from_numpy(held_out)
+        self.phases = self._plan(number)
+
+    def _plan(self, num_patterns: int) -> list[Phase]:
+        """Returns the phases of the run, the longest search assumed where it is judged."""
+        epochs = self.config.reconstruction.refine_epochs
+        if epochs < 0 and len(self.held_out):
+            longest = longest_search(num_patterns, is_gentle=self.is_gentle)
+            return [
+                search(longest, is_low=self.is_low, is_gentle=self.is_gentle),
+                *anneal(longest, is_low=self.is_low),
+            ]
+        epochs = 1 if epochs < 0 else epochs
+        if not epochs:
+            return []
+        return phases_of(epochs, is_low=self.is_low, is_gentle=self.is_gentle)
+
+    @property
+    def num_epochs(self) -> int:
+        """The epochs of the run, as far as they are known."""
+        return sum(phase.num_epochs for phase in self.phases)
+
+    @property
+    def compares_starts(self) -> bool:
+        """Whether the run is long enough to find a probe, and the start that goes with it."""
+        return self.num_epochs > 1
 
     def run(self, name: str, canvas: Tensor, rerun: Rerun | None = None) -> Refined:
         """Returns the refined start.
@@ -112,55 +146,69 @@ class Refinement:
                 improved from a flat start, and what then explains the counts best goes on.
         """
         with self.log.phase('refine'):
-            refined, first = self._begin(name, canvas), 0
-            if rerun is not None and self.plan.max_epochs > 1:
-                refined, first = self._find_probe(refined, rerun)
+            refined = self._begin(name, canvas)
+            if rerun is not None and self.compares_starts:
+                refined = self._find_probe(refined, rerun)
             if self.config.reconstruction.refine_method == 'adam':
                 self._run_adam(refined)
             else:
-                self._run_rpie(refined, first)
+                self._run_rpie(refined)
         return refined
 
     def _begin(self, name: str, canvas: Tensor) -> Refined:
         return Refined(SolverState.start(canvas, self.measurement), name)
 
-    def _find_probe(self, given: Refined, rerun: Rerun) -> tuple[Refined, int]:
-        """Returns the best of three runs after the same number of epochs, and that number.
+    def _find_probe(self, given: Refined, rerun: Rerun) -> Refined:
+        """Returns the best of three runs after the same number of epochs.
 
         The three: from the network under the given probe, from flat, and from the network under
         the probe that the flat run has arrived at.
         """
-        epochs = min(3, max(1, self.plan.max_epochs // 2))
-        canvas = given.state.canvas
+        epochs = min(3, max(1, self.num_epochs // 2))
+        canvas, first = given.state.canvas, self._first_phase
         flat = self._begin('flat', torch.ones_like(canvas) * canvas.abs().mean())
-        for epoch in range(epochs):
-            self._epoch(flat, epoch)
+        self._run_phase(flat, replace(first, num_epochs=epochs), self.training)
         again = self._begin(
             'network', rerun(replace(self.measurement, probe=flat.state.probe.clone()))
         )
         again.state.probe = flat.state.probe.clone()
         again.state.shifts = flat.state.shifts.clone()
         again.losses = list(flat.losses[:-1])
-        self._epoch(again, epochs - 1)
-        for epoch in range(epochs):
-            self._epoch(given, epoch)
+        self._run_phase(again, replace(first, num_epochs=1), self.training)
+        self._run_phase(given, replace(first, num_epochs=epochs), self.training)
         best = min((given, again, flat), key=self._judge)
         if best is flat:
             self.log.say(
                 f'{self.name}: with the probe as far as it could be improved, the flat start '
                 'explains the counts better than the network: going on from the flat one.'
             )
-        return best, epochs
+        return best
 
-    def _batches(self, epoch: int) -> Sequence[Tensor]:
+    @property
+    def _first_phase(self) -> Phase:
+        return search(1, is_low=self.is_low, is_gentle=self.is_gentle)
+
+    def _settings(self, phase: Phase) -> RpieSettings:
+        options = self.config.reconstruction
+        return RpieSettings(
+            alpha=options.alpha or 1.0,
+            step=phase.step,
+            update_probe=options.update_probe,
+            probe_step=PROBE_STEP * phase.step / self._first_phase.step,
+            update_positions=options.update_positions,
+        )
+
+    def _batches(self, which: Tensor, batch: int, epoch: int) -> Sequence[Tensor]:
+        if self.measurement.device.type != 'cpu':
+            batch = max(batch, DEVICE_BATCH)
+        batch = self.config.reconstruction.refine_batch or batch
         rng = numpy.random.default_rng([self.config.training.seed, 6, epoch])
-        order = torch.from_numpy(rng.permutation(len(self.plan.training)))
-        return self.plan.training[order].split(self.plan.batch)
+        return which[torch.from_numpy(rng.permutation(len(which)))].split(batch)
 
     def _counter(self, epoch: int) -> Callable[[int], None]:
         """Returns what takes the patterns done in an epoch, in all, and reports them."""
-        total, last = len(self.plan.training), 0
-        count = self.log.counter('refine', self.plan.max_epochs * total, epoch * total)
+        number, last = len(self.everything), 0
+        count = self.log.counter('refine', max(self.num_epochs, epoch + 1) * number, epoch * number)
 
         def after_batch(done: int) -> None:
             nonlocal last
@@ -169,42 +217,108 @@ class Refinement:
 
         return after_batch
 
-    def _epoch(self, refined: Refined, epoch: int) -> None:
+    def _run_phase(self, refined: Refined, phase: Phase, which: Tensor) -> None:
+        """Runs a phase; numbers that are no longer finite end it, and are taken back."""
+        momentum, before = Momentum(refined.state), refined.state.clone()
+        for _ in range(phase.num_epochs):
+            self._epoch(refined, phase, which, momentum)
+        if not refined.state.is_finite():
+            refined.state = before
+
+    def _epoch(self, refined: Refined, phase: Phase, which: Tensor, momentum: Momentum) -> None:
+        epoch = len(refined.losses)
         error = rpie_epoch(
             refined.state,
             self.measurement,
-            self._batches(epoch),
-            self.plan.settings,
+            self._batches(which, phase.batch, epoch),
+            self._settings(phase),
             self._counter(epoch),
+            momentum,
         )
         refined.losses.append((epoch + 1, error))
 
     def _judge(self, refined: Refined) -> float:
-        """Returns the error on held-out patterns, or on all where none are held out."""
-        which = self.plan.held_out if self.plan.is_judged else self.plan.training
-        return with_chunks_that_fit(
-            self.measurement, lambda part: relative_error(refined.state, part, which), self.log.say
-        )
+        """Returns the error on held-out patterns, or on all where none are held out.
 
-    def _run_rpie(self, refined: Refined, first: int) -> None:
-        kept, best = refined.state.clone(), float('inf')
-        if first and self.plan.is_judged:
-            best = self._judge(refined)
-        for epoch in range(first, self.plan.max_epochs):
-            self._epoch(refined, epoch)
-            if not self.plan.is_judged:
-                continue
-            error = self._judge(refined)
-            if error < best:
-                kept = refined.state.clone()
-            if error > best * (1.0 - SMALLEST_GAIN):
-                refined.state, best = kept, min(best, error)
-                break
-            best = error
-        if self.plan.is_judged:
-            refined.held_out = best
-            last = self.plan.held_out.split(self.plan.batch)
-            rpie_epoch(refined.state, self.measurement, last, self.plan.settings)
+        Where positions are updated, those of the held-out patterns are fitted first: the others
+        have moved as well.
+        """
+        which, state = self.training, refined.state
+        if len(self.held_out):
+            which = self.held_out
+            if self.config.reconstruction.update_positions:
+                fit = RpieSettings(step=0.0, update_positions=True)
+                rpie_epoch(state, self.measurement, which.split(DEVICE_BATCH), fit)
+        error = with_chunks_that_fit(
+            self.measurement, lambda part: relative_error(state, part, which), self.log.say
+        )
+        return error if math.isfinite(error) else math.inf
+
+    def _run_rpie(self, refined: Refined) -> None:
+        if not len(self.held_out):
+            done = len(refined.losses)  # by the search for the probe
+            for phase in self.phases:
+                skipped = min(done, phase.num_epochs)
+                done -= skipped
+                left = replace(phase, num_epochs=phase.num_epochs - skipped)
+                self._run_phase(refined, left, self.everything)
+            return
+        start, at_start = refined.state.clone(), self._judge(refined)
+        self._search(refined, at_start)
+        number = len(refined.losses)
+        *phases, last = anneal(number, is_low=self.is_low)
+        self.phases = [replace(self.phases[0], num_epochs=number), *phases, last]
+        for phase in phases:
+            self._run_phase(refined, phase, self.training)
+        refined.held_out = self._judge(refined)
+        if refined.held_out > TOLERATED_RISE * at_start:
+            self.log.say(
+                f'{self.name}: the refinement explains patterns that were held out worse than its '
+                f'start ({refined.held_out:.3g} against {at_start:.3g}): going on from the start.'
+            )
+            refined.state, refined.held_out = start, at_start
+        # what was held out has judged, and is part of the image from now on
+        self._run_phase(refined, last, self.everything)
+
+    def _search(self, refined: Refined, held_out: float) -> None:
+        """Runs the first phase as long as it helps.
+
+        From a good start whose error large steps do not lower at once, there is nothing to search
+        for; at low dose the held-out error ends the search, before noise is fitted. Otherwise it
+        ends when the image has settled.
+        """
+        start = kept = refined.state.clone()
+        momentum, phase, squares = Momentum(start), self.phases[0], self._squares(start)
+        errors: list[float] = []
+        for _ in range(len(refined.losses), max(phase.num_epochs, len(refined.losses) + 1)):
+            self._epoch(refined, phase, self.training, momentum)
+            errors.append(refined.losses[-1][1])
+            is_longer = self.is_gentle and phase.num_epochs > len(errors) == 2
+            if is_longer and errors[1] > USEFUL_FALL * errors[0]:
+                refined.state = start
+                return
+            if self.is_gentle and self.is_low:
+                before, held_out = held_out, self._judge(refined)
+                if held_out > before:
+                    refined.state = kept
+                    return
+            if not refined.state.is_finite():
+                refined.state = kept
+                return
+            kept, last, squares = refined.state.clone(), squares, self._squares(refined.state)
+            if _has_settled(last, squares, errors):
+                return
+
+    def _squares(self, state: SolverState) -> Tensor:
+        """Returns the means of the object (2, y, x) over squares that the probe has covered."""
+        parts = torch.view_as_real(state.canvas * self._is_covered).movedim(-1, 1)
+        size = min(SQUARE_PX, *parts.shape[-2:])
+        return torch.nn.functional.avg_pool2d(parts, size)
+
+    @cached_property
+    def _is_covered(self) -> Tensor:
+        coverage = self.measurement.coverage()
+        return coverage > 0.1 * coverage.max()
 
     def _run_adam(self, refined: Refined) -> None:
         options = self.config.reconstruction
@@ -213,17 +327,20 @@ class Refinement:
             update_probe=options.update_probe,
             update_positions=options.update_positions,
         )
-        best, kept = float('inf'), refined.state.canvas.detach().clone()
-        for epoch in range(self.plan.max_epochs):
-            error = refiner.epoch(self.measurement, self._batches(epoch), self._counter(epoch))
+        best, kept = math.inf, refined.state
+        for _ in range(len(refined.losses), self.num_epochs):
+            epoch = len(refined.losses)
+            batches = self._batches(self.training, self._first_phase.batch, epoch)
+            error = refiner.epoch(self.measurement, batches, self._counter(epoch))
             refined.losses.append((epoch + 1, error))
-            if not self.plan.is_judged:
+            refined.state = refiner.present()
+            if not len(self.held_out):
                 continue
             with torch.no_grad():
                 judged = self._judge(refined)
             if judged >= best:
+                refined.state = kept
                 break
-            best, kept = judged, refined.state.canvas.detach().clone()
-        refiner.finish()
-        if self.plan.is_judged:
-            refined.held_out, refined.state.canvas = best, kept
+            best, kept = judged, refined.state
+        if len(self.held_out):
+            refined.held_out = best

@@ -1,6 +1,6 @@
 """The solver: ordered subsets of patterns move object, and where asked probe and positions.
 
-rPIE in batches (Maiden, Johnson & Li, Optica 4, 736, 2017).
+rPIE in batches, with the momentum of mPIE (both Maiden, Johnson & Li, Optica 4, 736, 2017).
 """
 
 from __future__ import annotations
@@ -20,10 +20,13 @@ from ..physics.probe import unshift_probe
 from ..physics.propagation import intensity, squared_modulus, to_detector
 from ..physics.update_rule import divide_by_coverage, object_update, wave_difference
 
-__all__ = ['RpieSettings', 'SolverState', 'relative_error', 'rpie_epoch']
+__all__ = ['Momentum', 'RpieSettings', 'SolverState', 'relative_error', 'rpie_epoch']
 
 COUNT_FLOOR = 0.01
 """Counts added before the root of measured over expected is taken."""
+
+MOMENTUM_INTERVAL = 9
+"""Batches between two steps of the momentum."""
 
 
 @dataclass
@@ -50,6 +53,11 @@ class SolverState:
         """Returns an independent copy."""
         return SolverState(self.canvas.clone(), self.probe.clone(), self.shifts.clone())
 
+    def is_finite(self) -> bool:
+        """Returns whether all of it are numbers."""
+        values = (self.canvas, self.probe, self.shifts)
+        return all(bool(torch.isfinite(value).all()) for value in values)
+
     def seen(self, measurement: Measurement) -> Measurement:
         """Returns the measurement under the present probe and positions."""
         return replace(measurement, probe=self.probe, shifts=self.shifts)
@@ -75,12 +83,48 @@ class RpieSettings:
     max_position_change_px: float = 0.5
 
 
+class Momentum:
+    """Carries object and probe on along the way that they have come since the last time.
+
+    `v <- f v + (O - O_before); O <- O + f v`, for the probe with half the factor. It makes the
+    low spatial frequencies, which single batches hardly see, arrive early. Annealing must follow:
+    what is carried on is noise as well.
+
+    Args:
+        state: Where it starts; a new phase of the solver starts with a new momentum.
+        factor: f, between 0 and 1.
+    """
+
+    def __init__(self, state: SolverState, factor: float = 0.9) -> None:
+        self._ways = [_Way(state.canvas, factor), _Way(state.probe, 0.5 * factor)]
+        self._batches = 0
+
+    def count_batch(self, state: SolverState, *, update_probe: bool) -> None:
+        """Takes notice of a batch, and moves the state when it is time."""
+        self._batches += 1
+        if self._batches % MOMENTUM_INTERVAL == 0:
+            self._ways[0].carry_on(state.canvas)
+            if update_probe:
+                self._ways[1].carry_on(state.probe)
+
+
+class _Way:
+    def __init__(self, start: Tensor, factor: float) -> None:
+        self.before, self.velocity, self.factor = start.clone(), torch.zeros_like(start), factor
+
+    def carry_on(self, present: Tensor) -> None:
+        self.velocity.mul_(self.factor).add_(present - self.before)
+        present.add_(self.velocity, alpha=self.factor)
+        self.before.copy_(present)
+
+
 def rpie_epoch(
     state: SolverState,
     measurement: Measurement,
     batches: Iterable[Tensor],
     settings: RpieSettings,
     after_batch: Callable[[int], None] | None = None,
+    momentum: Momentum | None = None,
 ) -> float:
     """Updates `state` by one pass over the batches and returns the relative amplitude error met.
 
@@ -90,6 +134,7 @@ def rpie_epoch(
         batches: Indices (J,) of the patterns of each update, in order, on the host.
         settings: Step sizes, and what is updated.
         after_batch: Called with the number of patterns done; may raise to stop.
+        momentum: Of the phase that the epoch belongs to, if it has one.
     """
     seen, done = state.seen(measurement), 0
     misfit = torch.zeros(2, device=measurement.device)
@@ -106,6 +151,9 @@ def rpie_epoch(
         _update_object(state, chunk, difference, seen.corners[indices], settings)
         if settings.update_probe:
             _update_probe(state, exposure, difference, chunk, settings)
+        if momentum is not None:
+            momentum.count_batch(state, update_probe=settings.update_probe)
+        if settings.update_probe:
             seen = state.seen(measurement)
         done += len(indices)
         if after_batch is not None:

@@ -17,7 +17,7 @@ from ..physics.measurement import Measurement
 from .run_log import RunLog
 from .solver import SolverState, relative_error
 
-__all__ = ['choose_start', 'network_start', 'object_start']
+__all__ = ['choose_start', 'drop_broken_starts', 'network_start', 'object_start']
 
 GUARD_PATTERNS = 256
 
@@ -46,6 +46,18 @@ def object_start(measured: MeasuredScan) -> Complex[Tensor, '1 y x']:
     measurement = measured.measurement
     window = measured.cut(measured.scan.object_, measurement.canvas_shape[1:])
     return torch.from_numpy(window)[None].to(measurement.device)
+
+
+def drop_broken_starts(starts: dict[str, Tensor], measured: MeasuredScan, log: RunLog) -> None:
+    """Takes out starts (1, Y, X) with pixels that are no numbers, and says so."""
+    for name, canvas in list(starts.items()):
+        if name != 'flat' and not bool(torch.isfinite(canvas).all()):
+            del starts[name]
+            log.say(
+                f'{measured.scan.name}: the {name} start has pixels that are not finite: it is '
+                'left out, and the flat start is used. Examine the model, or the object, and the '
+                'probe with ptychodus-pinn check.'
+            )
 
 
 def choose_start(

@@ -11,7 +11,7 @@ import torch
 
 from ptychodus_pinn_torch.backend import EpochReport, Reconstruction, ReconstructRequest
 from ptychodus_pinn_torch.config import Config, override_config
-from ptychodus_pinn_torch.metrics.comparison import compare_objects, coverage_mask
+from ptychodus_pinn_torch.metrics.comparison import compare_objects, coverage_mask, data_error
 from ptychodus_pinn_torch.reconstruction.procedure import reconstruct
 from ptychodus_pinn_torch.scan.scan import Scan
 from ptychodus_pinn_torch.simulation.simulated_scan import SimulationSpec, simulate_scan
@@ -153,13 +153,9 @@ def test_a_badly_wrong_probe_falls_back_to_the_flat_start_and_says_so(scan: Scan
 def test_with_probe_update_the_network_start_is_never_worse_than_the_flat_one(
     scan: Scan, kind: str
 ) -> None:
-    probe = torch.from_numpy(scan.probe)
     if kind == 'defocus':
-        frequency = torch.fft.fftfreq(64)
-        squared = frequency[:, None] ** 2 + frequency[None] ** 2
-        spectrum = torch.fft.fft2(probe)
         for strength in range(10, 400, 5):
-            wrong = torch.fft.ifft2(spectrum * torch.exp(-1j * strength * squared)).numpy()
+            wrong = _defocused(scan.probe, float(strength))
             overlap = abs(numpy.vdot(wrong, scan.probe)) / numpy.linalg.norm(scan.probe) ** 2
             if overlap < 0.95:
                 break
@@ -190,10 +186,85 @@ def test_positions_that_are_half_a_pixel_off_cost_little_and_can_be_mended(scan:
     assert (residual - residual.mean(axis=0)).std() < 0.25
 
 
-def test_automatic_refinement_stops_by_held_out_patterns(scan: Scan) -> None:
-    image = image_of(scan)
-    assert 1 <= len(image.losses) <= 8
-    assert image.held_out is not None and image.held_out < 0.1
+@pytest.mark.parametrize('start', ['network', 'flat'])
+def test_without_options_the_image_is_as_good_as_the_solver_can_make_it(
+    scan: Scan, start: str
+) -> None:
+    """A fixed number of epochs of plain rPIE leaves 0.05 from the network, 0.12 from flat."""
+    image = image_of(scan, start=start)
+    assert error_of(scan, image) < 0.035
+    assert image.held_out is not None and image.held_out < 0.01
+    assert [epoch for epoch, _ in image.losses] == list(range(1, len(image.losses) + 1))
+
+
+def test_at_low_dose_the_refinement_does_not_fit_noise() -> None:
+    scan = simulate_scan(SimulationSpec(num_positions=400, photons=1e3, seed=4))
+    alone, refined = image_of(scan, refine_epochs=0), image_of(scan)
+    assert error_of(scan, refined) < 1.02 * error_of(scan, alone)
+
+
+def test_held_out_patterns_are_judged_with_positions_of_their_own(scan: Scan) -> None:
+    rng = numpy.random.default_rng(0)
+    off = replace(
+        scan, positions_px=scan.positions_px + 0.7 * rng.standard_normal(scan.positions_px.shape)
+    )
+    image = image_of(off, update_positions=True)
+    residual = image.positions_px - scan.positions_px
+    assert (residual - residual.mean(axis=0)).std() < 0.25
+    assert image.held_out is not None and image.held_out < 2.0 * image.losses[-1][1]
+
+
+def test_one_epoch_with_probe_update_is_guarded_too(
+    scan: Scan, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from ptychodus_pinn_torch.networks.unrolled import UnrolledNetwork
+
+    reconstruct_ = UnrolledNetwork.reconstruct
+
+    def spoil(self: Any, measurement: Any) -> Any:
+        canvas = reconstruct_(self, measurement)
+        return replace(canvas, object_=3.0 * canvas.object_)
+
+    monkeypatch.setattr(UnrolledNetwork, 'reconstruct', spoil)
+    image = image_of(scan, refine_epochs=1, update_probe=True)
+    assert image.start == 'flat'
+    assert any('flat object' in message for message in image.messages)
+
+
+@pytest.mark.parametrize('options', [{}, {'update_probe': True}, {'guard': False}])
+def test_a_start_that_is_not_finite_never_reaches_the_image(
+    scan: Scan, monkeypatch: pytest.MonkeyPatch, options: dict[str, Any]
+) -> None:
+    from ptychodus_pinn_torch.networks.unrolled import UnrolledNetwork
+
+    reconstruct_ = UnrolledNetwork.reconstruct
+
+    def spoil(self: Any, measurement: Any) -> Any:
+        canvas = reconstruct_(self, measurement)
+        canvas.object_[:, 50:60] = numpy.nan
+        return canvas
+
+    monkeypatch.setattr(UnrolledNetwork, 'reconstruct', spoil)
+    image = image_of(scan, **options)
+    assert image.start == 'flat'
+    assert numpy.isfinite(image.object_).all()
+    assert any('not finite' in message for message in image.messages)
+    assert error_of(scan, image) < 0.05
+
+
+def _defocused(probe: Any, strength: float) -> Any:
+    frequency = torch.fft.fftfreq(probe.shape[-1])
+    squared = frequency[:, None] ** 2 + frequency[None] ** 2
+    spectrum = torch.fft.fft2(torch.from_numpy(probe))
+    return torch.fft.ifft2(spectrum * torch.exp(-1j * strength * squared)).numpy()
+
+
+def test_adam_is_judged_and_kept_with_its_own_probe(scan: Scan) -> None:
+    wrong = replace(scan, probe=_defocused(scan.probe, 100.0))
+    image = image_of(wrong, refine_method='adam', update_probe=True)
+    own = data_error(scan, image.object_, image.probe)
+    assert own == pytest.approx(image.held_out, rel=0.15)
+    assert error_of(scan, image) < 0.06
 
 
 @pytest.mark.parametrize('update_probe', [False, True])

@@ -9,7 +9,9 @@ import torch
 from ptychodus_pinn_torch.physics.measured_scan import measure_scan
 from ptychodus_pinn_torch.physics.measurement import Measurement
 from ptychodus_pinn_torch.reconstruction.adam import AdamRefiner
+from ptychodus_pinn_torch.reconstruction.annealing import anneal, phases_of
 from ptychodus_pinn_torch.reconstruction.solver import (
+    Momentum,
     RpieSettings,
     SolverState,
     relative_error,
@@ -48,6 +50,50 @@ def test_rpie_explains_the_counts_far_better_than_a_flat_object(scan: Scan) -> N
     state = flat_state(measurement)
     before = relative_error(state, measurement)
     assert run(measurement, state, RpieSettings(), 6) < 0.15 * before
+
+
+def test_momentum_and_smaller_steps_bring_the_object_nearer_in_the_same_epochs(
+    scan: Scan,
+) -> None:
+    assert scan.truth is not None
+    measured = measure_scan(scan)
+    measurement = measured.measurement
+    truth = torch.from_numpy(measured.cut(scan.truth, measurement.canvas_shape[1:]))[None]
+    seen = measurement.coverage() > 0.3 * measurement.coverage().max()
+
+    def distance(state: SolverState) -> float:
+        phase = torch.vdot(state.canvas[seen], truth[seen]).sgn()
+        return float((phase * state.canvas - truth)[seen].abs().square().mean().sqrt())
+
+    plain, ours = flat_state(measurement), flat_state(measurement)
+    run(measurement, plain, RpieSettings(alpha=1.0), 20)
+    epoch = 0
+    with torch.inference_mode():
+        for phase in phases_of(20, is_low=False, is_gentle=False):
+            momentum = Momentum(ours)
+            for _ in range(phase.num_epochs):
+                order = batches(measurement, epoch, phase.batch)
+                settings = RpieSettings(alpha=1.0, step=phase.step)
+                rpie_epoch(ours, measurement, order, settings, momentum=momentum)
+                epoch += 1
+    assert epoch == 20
+    assert distance(ours) < 0.6 * distance(plain)
+
+
+@pytest.mark.parametrize('is_low', [False, True])
+@pytest.mark.parametrize('is_gentle', [False, True])
+def test_a_run_has_the_epochs_that_were_asked_for_and_steps_that_fall(
+    is_low: bool, is_gentle: bool
+) -> None:
+    for number in range(1, 60):
+        phases = phases_of(number, is_low=is_low, is_gentle=is_gentle)
+        assert sum(phase.num_epochs for phase in phases) == number
+        steps = [phase.step for phase in phases]
+        assert steps == sorted(steps, reverse=True)
+        assert all(phase.num_epochs > 0 for phase in phases)
+    assert phases[0].num_epochs >= sum(
+        phase.num_epochs for phase in anneal(phases[0].num_epochs, is_low=is_low)
+    )
 
 
 def test_the_true_object_is_a_fixed_point_up_to_noise(scan: Scan) -> None:
@@ -96,9 +142,8 @@ def test_adam_explains_the_counts_far_better_than_a_flat_object(scan: Scan) -> N
     refiner = AdamRefiner(state, learning_rate=0.02)
     for epoch in range(10):
         refiner.epoch(measurement, batches(measurement, epoch, 16))
-    refiner.finish()
     with torch.no_grad():
-        assert relative_error(state, measurement) < 0.2 * before
+        assert relative_error(refiner.present(), measurement) < 0.2 * before
 
 
 def test_bad_pixels_do_not_change_the_result(scan: Scan) -> None:

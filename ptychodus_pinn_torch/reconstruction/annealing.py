@@ -1,0 +1,66 @@
+"""Which epochs a run of the solver consists of: a search with large steps, then smaller ones."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+__all__ = ['Phase', 'anneal', 'phases_of', 'search']
+
+
+@dataclass(frozen=True)
+class Phase:
+    """Epochs with one step; what is left of the noise in the image follows the step.
+
+    Attributes:
+        num_epochs: Passes over the patterns.
+        batch: Patterns per update.
+        step: Factor on the object update.
+    """
+
+    num_epochs: int
+    batch: int
+    step: float
+
+
+def search(num_epochs: int, *, is_low: bool, is_gentle: bool) -> Phase:
+    """Returns the epochs in which momentum finds the object.
+
+    Args:
+        num_epochs: Of the phase.
+        is_low: Photons are few.
+        is_gentle: The start is good.
+    """
+    if is_low:
+        return Phase(num_epochs, 64, 0.3) if is_gentle else Phase(num_epochs, 16, 0.5)
+    return Phase(num_epochs, 8, 1.0)
+
+
+def anneal(search_epochs: int, *, is_low: bool) -> list[Phase]:
+    """Returns the phases after a search: steps get smaller, batches larger.
+
+    They take about two thirds of the time of the search, at least three epochs.
+    """
+    number = max(1, search_epochs // 4)
+    last = max(1, number // 2)
+    if is_low:
+        return [Phase(number, 64, 0.2), Phase(last, 128, 0.2)]
+    return [Phase(number, 16, 0.5), Phase(number, 16, 0.2), Phase(last, 32, 0.2)]
+
+
+def phases_of(num_epochs: int, *, is_low: bool, is_gentle: bool) -> list[Phase]:
+    """Returns a run of exactly so many epochs.
+
+    Args:
+        num_epochs: In all, at least 1.
+        is_low: Photons are few.
+        is_gentle: The start is so good that a few epochs of large steps would spoil it.
+    """
+    for search_epochs in range(num_epochs, 0, -1):
+        annealing = anneal(search_epochs, is_low=is_low)
+        left = num_epochs - sum(phase.num_epochs for phase in annealing)
+        if left >= search_epochs:
+            return [search(left, is_low=is_low, is_gentle=is_gentle), *annealing]
+    steps = [search(1, is_low=is_low, is_gentle=is_gentle), *anneal(0, is_low=is_low)]
+    if is_gentle and not is_low:
+        steps = steps[1:]
+    return [replace(phase, num_epochs=1) for phase in steps[:num_epochs]]
