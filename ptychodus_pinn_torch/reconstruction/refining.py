@@ -40,9 +40,10 @@ SMALLEST_CHANGE = 0.003
 
 SQUARE_PX = 16
 
-USEFUL_FALL = 0.995
-"""A long search from a good start goes on when its second epoch meets less than this part of the
-error of its first one. Where the model of the measurement is wrong, it would only add noise."""
+MIN_SEARCH = 2
+USEFUL_FALL = 0.97
+"""A long search from a good start has been of use when it has lowered the error by this factor, or
+that on held-out patterns. Where the model of the measurement is wrong, it only adds noise."""
 
 PATIENCE = 4
 """Epochs without a new lowest error that a search goes on."""
@@ -71,7 +72,9 @@ class Refined:
 
 def longest_search(num_patterns: int, *, is_gentle: bool) -> int:
     """Returns the most epochs of a search; `is_gentle`: from a start that is good already."""
-    epochs = max(2, 4096 // num_patterns - 2) if is_gentle else max(4, 8192 // num_patterns)
+    epochs = (
+        max(MIN_SEARCH, 4096 // num_patterns - 2) if is_gentle else max(4, 8192 // num_patterns)
+    )
     return min(MAX_SEARCH, epochs)
 
 
@@ -281,22 +284,19 @@ class Refinement:
         self._run_phase(refined, last, self.everything)
 
     def _search(self, refined: Refined, held_out: float) -> None:
-        """Runs the first phase as long as it helps.
+        """Runs the first phase as long as it helps; `held_out` is the error of the start.
 
-        From a good start whose error large steps do not lower at once, there is nothing to search
-        for; at low dose the held-out error ends the search, before noise is fitted. Otherwise it
-        ends when the image has settled.
+        At low dose the held-out error ends the search from a good start, before noise is fitted;
+        otherwise it ends when the image has settled. A long search from a good start that has been
+        of no use is taken back.
         """
         start = kept = refined.state.clone()
         momentum, phase, squares = Momentum(start), self.phases[0], self._squares(start)
+        is_long = self.is_gentle and phase.num_epochs > MIN_SEARCH
         errors: list[float] = []
         for _ in range(len(refined.losses), max(phase.num_epochs, len(refined.losses) + 1)):
             self._epoch(refined, phase, self.training, momentum)
             errors.append(refined.losses[-1][1])
-            is_longer = self.is_gentle and phase.num_epochs > len(errors) == 2
-            if is_longer and errors[1] > USEFUL_FALL * errors[0]:
-                refined.state = start
-                return
             if self.is_gentle and self.is_low:
                 before, held_out = held_out, self._judge(refined)
                 if held_out > before:
@@ -306,8 +306,12 @@ class Refinement:
                 refined.state = kept
                 return
             kept, last, squares = refined.state.clone(), squares, self._squares(refined.state)
-            if _has_settled(last, squares, errors):
-                return
+            is_rising = is_long and len(errors) > MIN_SEARCH and errors[-1] > errors[0]
+            if is_rising or _has_settled(last, squares, errors):
+                break
+        is_useless = is_long and not self.is_low and errors[-1] > USEFUL_FALL * errors[0]
+        if is_useless and self._judge(refined) > held_out:
+            refined.state = start
 
     def _squares(self, state: SolverState) -> Tensor:
         """Returns the means of the object (2, y, x) over squares that the probe has covered."""

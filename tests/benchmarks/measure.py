@@ -101,6 +101,55 @@ def simulated() -> None:
             say(f'{name:<12} {kind:<12} {alone_s:.2f} s, +4 {four_s:.2f} s: {shown}')
 
 
+def solver() -> None:
+    """The procedure on two families of objects, medians of three seeds, network and flat start."""
+    sparse = {'60 %': (256, 8.0, 2.0), '40 %': (144, 12.0, 3.0)}
+    cases: dict[str, dict[str, Any]] = {'80 %': {'num_positions': 1024}}
+    for name, (number, step_px, jitter_px) in sparse.items():
+        cases[name] = {'num_positions': number, 'step_px': step_px, 'jitter_px': jitter_px}
+    for photons in (1e4, 1e3):
+        cases[f'{photons:.0e} photons'] = {'num_positions': 1024, 'photons': photons}
+    for radius in (4.0, 6.0, 8.0):
+        cases[f'beamstop {radius:.0f} px'] = {'num_positions': 1024, 'beamstop_px': radius}
+    cases['positions 1 px'] = cases['positions 3 px'] = cases['probe 0.80'] = cases['80 %']
+    freed = {
+        'positions 1 px': {'update_positions': True},
+        'positions 3 px': {'update_positions': True},
+        'probe 0.80': {'update_probe': True},
+    }
+    for name, spec in cases.items():
+        for kind in ('leaves', 'photo'):
+            found: dict[str, list[tuple[float, float]]] = {'network': [], 'flat': []}
+            for seed in range(3):
+                scan = pinn.simulate(object_kind=kind, seed=seed, **spec)
+                given = _spoil(scan, name, seed)
+                for start, row in found.items():
+                    result, seconds = image(given, start=start, **freed.get(name, {}))
+                    row.append((error(scan, result), seconds))
+            shown = [
+                f'{start} {numpy.median(row, axis=0)[0]:.4f} in {numpy.median(row, axis=0)[1]:.1f} s'
+                for start, row in found.items()
+            ]
+            say(f'{name:<16} {kind:<8} {", ".join(shown)}')
+
+
+def _spoil(scan: Scan, name: str, seed: int) -> Scan:
+    """Returns the scan with what the name of a case says wrong about probe or positions."""
+    if name.startswith('positions'):
+        rms_px = float(name.split()[1])
+        moves = numpy.random.default_rng(seed).standard_normal(scan.positions_px.shape)
+        return replace(scan, positions_px=scan.positions_px + rms_px / 2**0.5 * moves)
+    if name.startswith('probe'):
+        frequency = numpy.fft.fftfreq(scan.pattern_shape[0])
+        squared = frequency[:, None] ** 2 + frequency[None] ** 2
+        spectrum, power = numpy.fft.fft2(scan.probe), numpy.linalg.norm(scan.probe) ** 2
+        for strength in range(10, 900, 5):
+            probe = numpy.fft.ifft2(spectrum * numpy.exp(-1j * strength * squared))
+            if abs(numpy.vdot(probe, scan.probe)) < float(name.split()[1]) * power:
+                return replace(scan, probe=probe.astype(numpy.complex64))
+    return scan
+
+
 def real() -> None:
     """Shipped model on the measured scan that it never saw; half of it held out."""
     scan = read_scan(DATA / 'velociprobe_siemens_128.npz')
@@ -305,6 +354,7 @@ def memory() -> None:
 WHAT: dict[str, Callable[[], None]] = {
     'simulated': simulated,
     'real': real,
+    'solver': solver,
     'wrong': wrong,
     'speed': speed,
     'memory': memory,
