@@ -35,7 +35,8 @@ QUANTITIES = {
 }
 """What a parameter that is called so is measured in has to end its name."""
 UNITLESS = {
-    'RpieSettings.step',  # a factor
+    'Phase.step',  # a factor
+    'RpieSettings.step',
     'Registration.distance',  # relative
     'RunLog.seconds',
 }

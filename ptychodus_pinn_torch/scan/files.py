@@ -92,12 +92,7 @@ def read_scan(
         (32, 32)
     """
     path = Path(path)
-    layout = next((each for each in LAYOUTS if each.recognises(path)), None)
-    if layout is None:
-        raise ValueError(
-            f'{path} is neither an NPZ nor an HDF5 file: name a training NPZ, or a folder with '
-            'diffraction.h5 and product.h5.'
-        )
+    layout = _find_layout(path)
     raw = layout.read(path, None if product is None else Path(product), diffraction_kind)
     scan = build_scan(raw.source or path, raw)
     if crop is not None:
@@ -121,6 +116,16 @@ def read_scan(
         *scan.object_.shape,
     )
     return scan
+
+
+def _find_layout(path: Path) -> Layout:
+    for layout in LAYOUTS:
+        if layout.recognises(path):
+            return layout
+    raise ValueError(
+        f'{path} is neither an NPZ nor an HDF5 file: name a training NPZ, or a folder with '
+        'diffraction.h5 and product.h5.'
+    )
 
 
 def _read_magic(path: Path) -> bytes:
