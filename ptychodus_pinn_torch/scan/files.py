@@ -95,10 +95,8 @@ def read_scan(
     layout = _find_layout(path)
     raw = layout.read(path, None if product is None else Path(product), diffraction_kind)
     scan = build_scan(raw.source or path, raw)
-    if crop is not None:
-        scan = crop_scan(scan, crop)
-    if bin is not None:
-        scan = bin_scan(scan, bin)
+    scan = scan if crop is None else crop_scan(scan, crop)
+    scan = scan if bin is None else bin_scan(scan, bin)
     size = scan.pattern_shape[0]
     if size % 2 or not _MIN_SIZE <= size <= _MAX_SIZE:
         raise ValueError(
