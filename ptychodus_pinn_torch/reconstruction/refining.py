@@ -221,12 +221,22 @@ class Refinement:
         return after_batch
 
     def _run_phase(self, refined: Refined, phase: Phase, which: Tensor) -> None:
-        """Runs a phase; numbers that are no longer finite end it, and are taken back."""
+        """Runs a phase; one that ends in numbers that are not finite is taken back."""
         momentum, before = Momentum(refined.state), refined.state.clone()
         for _ in range(phase.num_epochs):
             self._epoch(refined, phase, which, momentum)
-        if not refined.state.is_finite():
-            refined.state = before
+        self._keep_finite(refined, before)
+
+    def _keep_finite(self, refined: Refined, before: SolverState) -> bool:
+        """Returns whether all numbers are finite; goes back to the state before if they are not."""
+        if refined.state.is_finite():
+            return True
+        refined.state = before
+        self.log.say(
+            f'{self.name}: the refinement came to numbers that are not finite, and goes on from '
+            'where it was before. The image is doubtful: examine the scan with ptychodus-pinn check.'
+        )
+        return False
 
     def _epoch(self, refined: Refined, phase: Phase, which: Tensor, momentum: Momentum) -> None:
         epoch = len(refined.losses)
@@ -302,8 +312,7 @@ class Refinement:
                 if held_out > before:
                     refined.state = kept
                     return
-            if not refined.state.is_finite():
-                refined.state = kept
+            if not self._keep_finite(refined, kept):
                 return
             kept, last, squares = refined.state.clone(), squares, self._squares(refined.state)
             is_rising = is_long and len(errors) > MIN_SEARCH and errors[-1] > errors[0]

@@ -252,6 +252,26 @@ def test_a_start_that_is_not_finite_never_reaches_the_image(
     assert error_of(scan, image) < 0.05
 
 
+@pytest.mark.parametrize('epochs', [-1, 4])
+def test_a_refinement_that_is_not_finite_is_taken_back_and_said(
+    scan: Scan, monkeypatch: pytest.MonkeyPatch, epochs: int
+) -> None:
+    from ptychodus_pinn_torch.reconstruction import refining
+
+    original = refining.rpie_epoch
+
+    def spoil(state: Any, *arguments: Any) -> float:
+        error = original(state, *arguments)
+        state.canvas[:, 50:60] = numpy.nan
+        return error
+
+    monkeypatch.setattr(refining, 'rpie_epoch', spoil)
+    image = image_of(scan, refine_epochs=epochs)
+    assert numpy.isfinite(image.object_).all()
+    assert any('not finite' in message for message in image.messages)
+    assert error_of(scan, image) < 0.1
+
+
 def _defocused(probe: Any, strength: float) -> Any:
     frequency = torch.fft.fftfreq(probe.shape[-1])
     squared = frequency[:, None] ** 2 + frequency[None] ** 2
