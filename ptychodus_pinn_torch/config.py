@@ -373,7 +373,7 @@ class ReconstructionConfig(Section):
     alpha: float = option(
         0.0,
         'rPIE regularisation: 1 divides by the peak of the coverage, less by the coverage itself. '
-        '0 chooses.',
+        '0 stands for 1.',
         scope=Scope(needs=('reconstruction.refine_method', ('rpie',))),
         ge=0.0,
         le=1.0,

@@ -90,7 +90,7 @@ def merge(network: PatchwiseNetwork, measurement: Measurement) -> Canvas:
     chunk = measurement.chunk(torch.arange(measurement.num_patterns))
     level = find_level(measurement) if network.needs_level else None
     stacks = find_stacks(measurement.rows, measurement.corners, network.num_channels)
-    counts, photons = _inputs(chunk, measurement.visible_part())
+    counts, photons = _inputs(chunk, measurement.visible_part)
     there, first = _hand_over(stacks, counts.device)
     patches = network.map_stacks(counts[there], photons[there], level)
     patches = patches.flatten(0, 1)[first]
@@ -151,7 +151,7 @@ def _patches_of(
 ) -> Iterator[tuple[Chunk, Tensor]]:
     """Yields every chunk with the patches of its patterns."""
     level = find_level(measurement) if network.needs_level else None
-    visible = measurement.visible_part()
+    visible = measurement.visible_part
     if network.num_channels == 1:
         for chunk in measurement.chunks():
             counts, photons = _inputs(chunk, visible)
@@ -209,7 +209,7 @@ def _match_counts(
     The propagation is unitary, so the sum over all detectors is that of `coverage * |O|**2`, of
     which good pixels see about the part that they see of the probe.
     """
-    expected = (coverage * squared_modulus(canvas)).sum(dim=(-2, -1)) * measurement.visible_part()
+    expected = (coverage * squared_modulus(canvas)).sum(dim=(-2, -1)) * measurement.visible_part
     gain = torch.sqrt(measurement.totals.clamp(min=1e-12) / expected.clamp(min=1e-12))
     return canvas * gain[:, None, None]
 

@@ -183,22 +183,30 @@ class Measurement:
         good = counts if self.good_pixels is None else counts * self.good_pixels
         return total.index_add_(0, self._hand_over(self.rows), good.sum(dim=(-2, -1)))
 
-    def visible_part(self) -> Float[Tensor, '*group']:
-        """Returns the part of the probe's light that meets good pixels when there is no object.
+    @cached_property
+    def power(self) -> Float[Tensor, '*group']:
+        """The photons of the probe, all modes together."""
+        return squared_modulus(self.probe).sum(dim=(-3, -2, -1))
 
-        Where the whole detector is good: one. A beamstop hides the rest, which no brightness may
-        be compared with.
+    @cached_property
+    def visible_power(self) -> Float[Tensor, '*group']:
+        """Those that meet good pixels when there is no object; a beamstop hides the others.
+
+        No brightness may be compared with what is hidden.
         """
-        power = squared_modulus(self.probe).sum(dim=(-3, -2, -1))
         if self.good_pixels is None:
-            return torch.ones_like(power)
-        seen = (intensity(to_detector(self.probe)) * self.good_pixels).sum(dim=(-2, -1))
-        return seen / power.clamp(min=1e-20)
+            return self.power
+        return (intensity(to_detector(self.probe)) * self.good_pixels).sum(dim=(-2, -1))
+
+    @property
+    def visible_part(self) -> Float[Tensor, '*group']:
+        """The part of the photons that meets good pixels when there is no object."""
+        return self.visible_power / self.power.clamp(min=1e-20)
 
     def sent(self) -> Float[Tensor, ' group']:
         """Returns the counts that the probe would send onto good pixels without object."""
         number = self._hand_over(torch.bincount(self.rows, minlength=self.canvas_shape[0]))
-        return number * squared_modulus(self.probe).sum(dim=(-3, -2, -1)) * self.visible_part()
+        return number * self.visible_power
 
     def level(self) -> Float[Tensor, ' group']:
         """Returns the mean amplitude of each object: the root of measured over sent counts."""

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
-__all__ = ['Phase', 'anneal', 'phases_of', 'search']
+__all__ = ['MIN_SEARCH', 'Phase', 'anneal', 'longest_run', 'phases_of', 'search']
+
+MIN_SEARCH, MAX_SEARCH = 2, 32
 
 
 @dataclass(frozen=True)
@@ -47,11 +49,24 @@ def anneal(search_epochs: int, *, is_low: bool) -> list[Phase]:
     return [Phase(number, 16, 0.5), Phase(number, 16, 0.2), Phase(last, 32, 0.2)]
 
 
+def longest_run(num_patterns: int, *, is_low: bool, is_gentle: bool) -> list[Phase]:
+    """Returns the longest search that a scan may need, and what follows it.
+
+    Fewer epochs in large scans, where each has more updates, and from a good start.
+    """
+    wanted = 4096 // num_patterns - MIN_SEARCH if is_gentle else max(4, 8192 // num_patterns)
+    epochs = min(MAX_SEARCH, max(MIN_SEARCH, wanted))
+    return [
+        search(epochs, is_low=is_low, is_gentle=is_gentle),
+        *anneal(epochs, is_low=is_low),
+    ]
+
+
 def phases_of(num_epochs: int, *, is_low: bool, is_gentle: bool) -> list[Phase]:
     """Returns a run of exactly so many epochs.
 
     Args:
-        num_epochs: In all, at least 1.
+        num_epochs: In all; none for 0.
         is_low: Photons are few.
         is_gentle: The start is so good that a few epochs of large steps would spoil it.
     """

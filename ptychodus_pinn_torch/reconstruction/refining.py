@@ -17,7 +17,7 @@ from ..physics.measured_scan import MeasuredScan
 from ..physics.measurement import Measurement
 from ..scan.grouping import choose_held_out
 from .adam import AdamRefiner
-from .annealing import Phase, anneal, phases_of, search
+from .annealing import MIN_SEARCH, Phase, anneal, longest_run, phases_of, search
 from .run_log import RunLog
 from .solver import Momentum, RpieSettings, SolverState, relative_error, rpie_epoch
 
@@ -26,12 +26,11 @@ __all__ = ['Refined', 'Refinement']
 LOW_DOSE = 5e4
 """Photons per pattern below which many patterns share an update, and steps are small."""
 
-MAX_SEARCH = 32
-"""Epochs. Fewer in large scans, where an epoch has more updates (see `longest_search`)."""
-
 DEVICE_BATCH = 64
 HOLDOUT_FRACTION = 0.04
 MIN_PATTERNS_TO_HOLD_OUT = 50
+UNJUDGED_EPOCHS = 5
+"""At low dose, where nothing is held out that would see that noise is fitted."""
 TOLERATED_RISE = 1.25
 """A refinement may raise the held-out error by so much: a few patterns do not say it exactly."""
 
@@ -40,7 +39,6 @@ SMALLEST_CHANGE = 0.003
 
 SQUARE_PX = 16
 
-MIN_SEARCH = 2
 USEFUL_FALL = 0.97
 """A long search from a good start has been of use when it has lowered the error by this factor, or
 that on held-out patterns. Where the model of the measurement is wrong, it only adds noise."""
@@ -68,14 +66,6 @@ class Refined:
     start: str
     losses: list[tuple[int, float]] = field(default_factory=list)
     held_out: float | None = None
-
-
-def longest_search(num_patterns: int, *, is_gentle: bool) -> int:
-    """Returns the most epochs of a search; `is_gentle`: from a start that is good already."""
-    epochs = (
-        max(MIN_SEARCH, 4096 // num_patterns - 2) if is_gentle else max(4, 8192 // num_patterns)
-    )
-    return min(MAX_SEARCH, epochs)
 
 
 def _has_settled(before: Tensor, after: Tensor, errors: Sequence[float]) -> bool:
@@ -115,17 +105,12 @@ class Refinement:
         self.phases = self._plan(number)
 
     def _plan(self, num_patterns: int) -> list[Phase]:
-        """Returns the phases of the run, the longest search assumed where it is judged."""
+        """Returns the phases of the run, the longest search assumed where it may end earlier."""
         epochs = self.config.reconstruction.refine_epochs
-        if epochs < 0 and len(self.held_out):
-            longest = longest_search(num_patterns, is_gentle=self.is_gentle)
-            return [
-                search(longest, is_low=self.is_low, is_gentle=self.is_gentle),
-                *anneal(longest, is_low=self.is_low),
-            ]
-        epochs = 1 if epochs < 0 else epochs
-        if not epochs:
-            return []
+        if epochs < 0 and self.is_low and not len(self.held_out):
+            epochs = UNJUDGED_EPOCHS
+        if epochs < 0:
+            return longest_run(num_patterns, is_low=self.is_low, is_gentle=self.is_gentle)
         return phases_of(epochs, is_low=self.is_low, is_gentle=self.is_gentle)
 
     @property
@@ -334,20 +319,22 @@ class Refinement:
         return coverage > 0.1 * coverage.max()
 
     def _run_adam(self, refined: Refined) -> None:
-        options = self.config.reconstruction
+        options, best, kept = self.config.reconstruction, math.inf, refined.state.clone()
         refiner = AdamRefiner(
             refined.state,
             update_probe=options.update_probe,
             update_positions=options.update_positions,
         )
-        best, kept = math.inf, refined.state
         for _ in range(len(refined.losses), self.num_epochs):
             epoch = len(refined.losses)
             batches = self._batches(self.training, self._first_phase.batch, epoch)
             error = refiner.epoch(self.measurement, batches, self._counter(epoch))
             refined.losses.append((epoch + 1, error))
             refined.state = refiner.present()
+            if not self._keep_finite(refined, kept):
+                break
             if not len(self.held_out):
+                kept = refined.state
                 continue
             with torch.no_grad():
                 judged = self._judge(refined)

@@ -167,9 +167,9 @@ def read_image(path: Path | str, *, is_reference: bool = False) -> Image:
     """
     path = Path(path)
     magic = _read_magic(path)
-    if magic.startswith(b'\x89HDF'):
+    if magic == _HDF5_MAGIC:
         return _read_product(path)
-    if not magic.startswith(b'PK'):
+    if not magic.startswith(_ZIP_MAGIC):
         raise ValueError(
             f'{path} is neither an NPZ nor an HDF5 file: name a reconstruction or a product.'
         )

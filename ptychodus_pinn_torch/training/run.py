@@ -128,8 +128,8 @@ def _settle_network(config: Config, scans: Sequence[MeasuredScan]) -> Config:
     if len(sizes) > 1:
         shown = ', '.join(f'{height} x {width}' for height, width in sorted(sizes))
         raise ValueError(
-            f'the {config.network.kind} network takes patterns of one size, the scans have {shown} px: crop or bin '
-            'them to one size, or use the unrolled network.'
+            f'the {config.network.kind} network takes patterns of one size, the scans have {shown} '
+            'px: crop or bin them to one size, or use the unrolled network.'
         )
     size = scans[0].scan.pattern_shape[0]
     if config.network.size_px not in {0, size}:

@@ -79,9 +79,9 @@ def main(pictures):
         window.processing._export_training_data_action.trigger()
         window.actions.train_button.click()
         bar = window.status.progress_bar
-        window.wait(lambda: bar.value() > 0.6 * bar.maximum() > 30, timeout_s=900)
+        window.wait(lambda: bar.value() > 0.6 * bar.maximum() > 30, hang_s=900)
         photograph(window, pictures / 'gui_training.png')
-        window.wait(lambda: not window.is_working(), timeout_s=900)
+        window.wait(lambda: not window.is_working(), hang_s=900)
         window.actions.reconstruct_button.click()
         window.wait_for_work()
         photograph(window, pictures / 'gui_infer.png')

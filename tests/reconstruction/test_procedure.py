@@ -197,6 +197,13 @@ def test_without_options_the_image_is_as_good_as_the_solver_can_make_it(
     assert [epoch for epoch, _ in image.losses] == list(range(1, len(image.losses) + 1))
 
 
+def test_a_small_scan_of_which_nothing_is_held_out_is_searched_as_well() -> None:
+    scan = simulate_scan(SimulationSpec(num_positions=49, object_kind='leaves', seed=2))
+    image = image_of(scan)
+    assert image.held_out is None
+    assert error_of(scan, image) < 0.06
+
+
 def test_at_low_dose_the_refinement_does_not_fit_noise() -> None:
     scan = simulate_scan(SimulationSpec(num_positions=400, photons=1e3, seed=4))
     alone, refined = image_of(scan, refine_epochs=0), image_of(scan)
