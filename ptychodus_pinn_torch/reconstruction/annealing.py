@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 __all__ = ['MIN_SEARCH', 'Phase', 'anneal', 'longest_run', 'phases_of', 'search']
 
@@ -70,12 +70,17 @@ def phases_of(num_epochs: int, *, is_low: bool, is_gentle: bool) -> list[Phase]:
         is_low: Photons are few.
         is_gentle: The start is so good that a few epochs of large steps would spoil it.
     """
+    if num_epochs == 0:
+        return []
+    shortest = anneal(0, is_low=is_low)
+    if not (is_gentle or is_low) and num_epochs < 4 * (len(shortest) + 1):
+        # an object that has not been found yet gains more by searching on
+        last = shortest[: num_epochs // 4]
+        return [search(num_epochs - len(last), is_low=False, is_gentle=False), *last]
     for search_epochs in range(num_epochs, 0, -1):
         annealing = anneal(search_epochs, is_low=is_low)
         left = num_epochs - sum(phase.num_epochs for phase in annealing)
         if left >= search_epochs:
             return [search(left, is_low=is_low, is_gentle=is_gentle), *annealing]
-    steps = [search(1, is_low=is_low, is_gentle=is_gentle), *anneal(0, is_low=is_low)]
-    if is_gentle and not is_low:
-        steps = steps[1:]
-    return [replace(phase, num_epochs=1) for phase in steps[:num_epochs]]
+    first = [] if is_gentle and not is_low else [search(1, is_low=is_low, is_gentle=is_gentle)]
+    return [*first, *shortest][:num_epochs]
