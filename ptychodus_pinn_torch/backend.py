@@ -111,7 +111,7 @@ class Reconstruction:
 
     Attributes:
         object_: (Y, X) complex64 on the grid of `scan.object_`.
-        positions_px: (N, 2) and `probe` (P, H, W): as given, or refined where asked.
+        positions_px: (N, 2) and `probe` (P, H, W): as given, or refined (see `freed`).
         losses: (epoch, value) of the refinement: relative amplitude error.
         coverage: (Y, X) float32, probe power that each pixel saw, at most 1.
         seconds: Time by phase.
@@ -119,6 +119,7 @@ class Reconstruction:
         held_out: Relative amplitude error on patterns that did not take part, if any were kept out.
         messages: Sentences for the user.
         backend: The engine that ran the network.
+        freed: What was adjusted: of 'probe', 'positions', 'factors' and 'background'.
     """
 
     object_: Any
@@ -131,6 +132,7 @@ class Reconstruction:
     held_out: float | None = None
     messages: tuple[str, ...] = ()
     backend: str = DEFAULT_BACKEND
+    freed: tuple[str, ...] = ()
 
 
 @runtime_checkable

@@ -12,11 +12,20 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from importlib.metadata import entry_points
 from pathlib import Path
-from typing import Any, ClassVar, Literal, get_args, get_origin
+from typing import Annotated, Any, ClassVar, Literal, get_args, get_origin
 
-from pydantic import BaseModel, ConfigDict, Field, SerializeAsAny, ValidationError, field_validator
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    SerializeAsAny,
+    ValidationError,
+    field_validator,
+)
 
 __all__ = [
+    'DECISION',
     'Config',
     'ConfigError',
     'NetworkConfig',
@@ -355,6 +364,21 @@ class TrainingConfig(Section):
     )
 
 
+def _settle_decision(value: Any) -> Any:
+    """Returns the word for what version 0.1.0 called True; its False was the default."""
+    if isinstance(value, bool):
+        return 'on' if value else 'off'
+    return {'True': 'on', 'False': 'auto'}.get(value, value) if isinstance(value, str) else value
+
+
+DECISION = ('auto', 'on', 'off')
+
+Decision = Annotated[Literal['auto', 'on', 'off'], BeforeValidator(_settle_decision)]
+"""Whether something is done: always, never, or where it proves to help."""
+
+_RPIE = Scope(needs=('reconstruction.refine_method', ('rpie',)))
+
+
 class ReconstructionConfig(Section):
     """How a scan becomes an image."""
 
@@ -374,16 +398,31 @@ class ReconstructionConfig(Section):
         0.0,
         'rPIE regularisation: 1 divides by the peak of the coverage, less by the coverage itself. '
         '0 stands for 1.',
-        scope=Scope(needs=('reconstruction.refine_method', ('rpie',))),
+        scope=_RPIE,
         ge=0.0,
         le=1.0,
     )
     refine_batch: int = option(
         0, 'Patterns per refinement update. 0 chooses by dose.', unit='patterns', ge=0
     )
-    update_probe: bool = option(False, 'The refinement adjusts the probe as well.', basic=True)
-    update_positions: bool = option(
-        False, 'The refinement adjusts the positions as well.', basic=True
+    update_probe: Decision = option(
+        'auto',
+        'The refinement adjusts the probe as well. auto: when patterns that were held out are '
+        'explained better with it.',
+        basic=True,
+    )
+    update_positions: Decision = option(
+        'auto', 'The refinement adjusts the positions as well; auto likewise.', basic=True
+    )
+    update_factors: Decision = option(
+        'auto',
+        'The refinement adjusts the brightness of each frame as well; auto likewise.',
+        scope=_RPIE,
+    )
+    update_background: Decision = option(
+        'auto',
+        'The refinement adjusts a constant background as well; auto likewise.',
+        scope=_RPIE,
     )
     memory_MB: int = option(  # noqa: N815
         1024, 'Memory that one chunk of patterns may take.', unit='MB', ge=16

@@ -10,6 +10,7 @@ from typing import Any
 
 from ..backend import resolve_backend
 from ..config import (
+    DECISION,
     Config,
     Option,
     iter_options,
@@ -34,6 +35,8 @@ _SHORT = {
     'reconstruction.refine_epochs': '--refine',
     'reconstruction.update_probe': '--update-probe',
     'reconstruction.update_positions': '--update-positions',
+    'reconstruction.update_factors': '--update-factors',
+    'reconstruction.update_background': '--update-background',
     'execution.num_threads': '--threads',
     'execution.accelerator': '--device',
     'network.kind': '--network',
@@ -67,6 +70,16 @@ class _HelpAll(argparse.Action):
         parser.exit()
 
 
+class _Decide(argparse.Action):
+    """Means on, and off with `no-` in front; without the flag it is decided by evidence."""
+
+    def __call__(
+        self, parser: argparse.ArgumentParser, namespace: Any, values: Any, flag: str | None = None
+    ) -> None:
+        """Keeps the word."""
+        setattr(namespace, self.dest, 'off' if 'no-update' in str(flag) else 'on')
+
+
 def add_config_options(
     parser: argparse.ArgumentParser, command: str, words: Sequence[str] = ()
 ) -> None:
@@ -91,6 +104,8 @@ def add_config_options(
         if item.section not in groups:
             groups[item.section] = parser.add_argument_group(f'{item.section or "general"} options')
         names = [_SHORT[item.path], item.flag] if item.path in _SHORT else [item.flag]
+        if item.choices == DECISION:
+            names += [name.replace('update', 'no-update') for name in names]
         action = groups[item.section].add_argument(
             *names, dest=_PREFIX + item.path, default=None, **_describe(item)
         )
@@ -113,6 +128,8 @@ def _describe(item: Option) -> dict[str, Any]:
     unit = f' [{item.unit}]' if item.unit else ''
     text = f'{item.description}{unit} (default: {item.default})'.replace('%', '%%')
     choices = network_kinds() if item.path == _KIND else item.choices
+    if item.choices == DECISION:
+        return {'action': _Decide, 'nargs': 0, 'help': text}
     if item.kind is bool:
         return {'action': argparse.BooleanOptionalAction, 'help': text}
     if choices:

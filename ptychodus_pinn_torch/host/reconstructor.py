@@ -169,7 +169,7 @@ class PINNTorchReconstructor(TrainableReconstructor):
                 refinement = self._follow_reconstruction(worker)
             if refinement is not None:
                 losses = join_losses(self._curve_in_use, refinement)
-                product = make_product(parameters.product, folder, losses, config.reconstruction)
+                product = make_product(parameters.product, folder, losses)
         if product is not None:
             yield ReconstructOutput(product, progress=1)
 

@@ -13,7 +13,6 @@ from ptychodus.api.probe import ProbeSequence
 from ptychodus.api.probe_positions import ProbePositionSequence
 from ptychodus.api.product import LossValue, Product
 
-from ..config import ReconstructionConfig
 from ..scan.products import grid_of_product
 
 __all__ = ['TrainingCurve', 'make_product']
@@ -51,19 +50,16 @@ def join_losses(curve: TrainingCurve, refinement: Sequence[tuple[int, float]]) -
     return joined
 
 
-def make_product(
-    given: Product, folder: Path, losses: list[LossValue], config: ReconstructionConfig
-) -> Product:
+def make_product(given: Product, folder: Path, losses: list[LossValue]) -> Product:
     """Returns the given product with the reconstructed object in place of its own.
 
-    Object grid, pixel size and centre stay; so do positions and probe, unless the options that
-    refine them were on.
+    Object grid, pixel size and centre stay; so do positions and probe, unless the worker has left
+    refined ones.
 
     Args:
         given: The product that was handed to the reconstructor.
         folder: Where the worker has left its arrays.
         losses: To be plotted.
-        config: Which of positions and probe were refined.
 
     Raises:
         ValueError: the worker's object lies on another grid.
@@ -79,15 +75,16 @@ def make_product(
         object_=grid.make_object(array.astype(given.object_.dtype, copy=False)),
         losses=losses,
     )
-    if config.update_positions:
-        positions_px = numpy.load(folder / 'result_positions_px.npy', allow_pickle=False)
+    positions, probes = folder / 'result_positions_px.npy', folder / 'result_probe.npy'
+    if positions.exists():
+        positions_px = numpy.load(positions, allow_pickle=False)
         moved = [
             replace(old, y_m=float(y_m), x_m=float(x_m))
             for old, (y_m, x_m) in zip(given.probe_positions, grid.to_m(positions_px), strict=True)
         ]
         product = replace(product, probe_positions=ProbePositionSequence(moved))
-    if config.update_probe:
-        probe = numpy.load(folder / 'result_probe.npy', allow_pickle=False)
+    if probes.exists():
+        probe = numpy.load(probes, allow_pickle=False)
         product = replace(product, probes=_replace_probe(given.probes, probe))
     return product
 

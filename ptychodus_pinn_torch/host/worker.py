@@ -146,7 +146,8 @@ def _reconstruct(payload: ReconstructPayload, channel: Channel, report: Reporter
     reconstruct = find_procedure(payload, '.reconstruction.procedure', 'reconstruct')
     request = ReconstructRequest(scan, payload.config, payload.model, payload.backend)
     result: Reconstruction = reconstruct(request, report)
-    for name in ('object_', 'positions_px', 'probe'):
+    changed = {'positions': 'positions_px', 'probe': 'probe'}
+    for name in ('object_', *(changed[what] for what in result.freed if what in changed)):
         array = getattr(result, name)
         numpy.save(payload.folder / f'result_{name}.npy', array, allow_pickle=False)
     told = ('losses', 'seconds', 'start', 'messages', 'backend')

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from jaxtyping import Complex, Float, Int
@@ -32,7 +32,10 @@ class Exposure:
 
 def expose(canvas: Complex[Tensor, 'group y x'], chunk: Chunk) -> Exposure:
     """Returns what a canvas makes of the patterns of a chunk (see `expected_counts`)."""
-    return _expose(canvas, chunk.rows, chunk.corners, chunk.probe)
+    exposure = _expose(canvas, chunk.rows, chunk.corners, chunk.probe)
+    if chunk.background is None:
+        return exposure
+    return replace(exposure, expected=exposure.expected + chunk.background)
 
 
 def predict(

@@ -31,7 +31,7 @@ def _mean(values: Tensor, good_pixels: Tensor | None) -> Tensor:
 def amplitude_loss(
     expected: Float[Tensor, 'pattern height width'],
     counts: Float[Tensor, 'pattern height width'],
-    good_pixels: Bool[Tensor, 'height width'] | None = None,
+    good_pixels: Bool[Tensor, '*frame height width'] | None = None,
 ) -> Float[Tensor, '']:
     """Returns the mean of `(sqrt(I + 0.3) - sqrt(D + 0.3))**2` over good pixels.
 
@@ -42,7 +42,7 @@ def amplitude_loss(
 
 def amplitude_loss_floor(
     expected: Float[Tensor, 'pattern height width'],
-    good_pixels: Bool[Tensor, 'height width'] | None = None,
+    good_pixels: Bool[Tensor, '*frame height width'] | None = None,
 ) -> Float[Tensor, '']:
     """Returns the amplitude loss that photon noise alone implies.
 
@@ -55,7 +55,7 @@ def amplitude_loss_floor(
 def poisson_loss(
     expected: Float[Tensor, 'pattern height width'],
     counts: Float[Tensor, 'pattern height width'],
-    good_pixels: Bool[Tensor, 'height width'] | None = None,
+    good_pixels: Bool[Tensor, '*frame height width'] | None = None,
 ) -> Float[Tensor, '']:
     """Returns the Poisson deviance per good pixel, halved: zero where prediction meets counts.
 
@@ -70,7 +70,7 @@ def poisson_loss(
 def amplitude_misfit(
     expected: Float[Tensor, 'pattern height width'],
     counts: Float[Tensor, 'pattern height width'],
-    good_pixels: Bool[Tensor, 'height width'] | None = None,
+    good_pixels: Bool[Tensor, '*frame height width'] | None = None,
 ) -> tuple[Float[Tensor, ''], Float[Tensor, '']]:
     """Returns `sum (sqrt I - sqrt D)**2` and `sum D` over good pixels, to be added up."""
     misfit = (torch.sqrt(expected.clamp(min=0.0)) - torch.sqrt(counts)).square()
@@ -82,7 +82,7 @@ def amplitude_misfit(
 def relative_amplitude_error(
     expected: Float[Tensor, 'pattern height width'],
     counts: Float[Tensor, 'pattern height width'],
-    good_pixels: Bool[Tensor, 'height width'] | None = None,
+    good_pixels: Bool[Tensor, '*frame height width'] | None = None,
 ) -> Float[Tensor, '']:
     """Returns `sum (sqrt I - sqrt D)**2 / sum D` over good pixels."""
     misfit, total = amplitude_misfit(expected, counts, good_pixels)

@@ -40,7 +40,9 @@ class Chunk:
         shifts: (J, 2) sub-pixel rest of the positions, pixels.
         probe: (J, P, H, W) modes at each pattern's sub-pixel position, calibrated to counts.
         counts: (J, H, W) in corner order; what bad pixels hold must not be looked at.
-        good_pixels: (H, W), corner order, or None when all are good.
+        good_pixels: (H, W), or (J, H, W) where single frames have spikes; corner order; None when
+            all are good.
+        background: Counts that every pixel has beside those of the object, or None.
     """
 
     indices: Int[Tensor, ' pattern']
@@ -49,7 +51,8 @@ class Chunk:
     shifts: Float[Tensor, 'pattern 2']
     probe: Complex[Tensor, 'pattern mode height width']
     counts: Float[Tensor, 'pattern height width']
-    good_pixels: Bool[Tensor, 'height width'] | None = None
+    good_pixels: Bool[Tensor, '*frame height width'] | None = None
+    background: Float[Tensor, ''] | None = None
 
     @property
     def window(self) -> tuple[int, int]:
@@ -75,7 +78,12 @@ class Chunk:
             shifts=self.shifts[there],
             probe=self.probe[there],
             counts=self.counts[there],
+            good_pixels=self._good_pixels_of(there),
         )
+
+    def _good_pixels_of(self, there: Tensor) -> Tensor | None:
+        good = self.good_pixels
+        return good if good is None or good.ndim == 2 else good[there]
 
 
 @dataclass(frozen=True)
@@ -92,6 +100,10 @@ class Measurement:
         probe: Modes (P, H, W) or, one probe per canvas, (B, P, H, W), calibrated to counts.
         canvas_shape: (B, Y, X).
         good_pixels: (H, W), corner order, or None when all are good.
+        spikes: (n, 3) frame, row and column (corner order) of pixels that cannot be trusted in one
+            frame only, on the host, or None.
+        factors: (N,) brightness of the beam, frame by frame, around 1; None for a steady beam.
+        background: Counts that every pixel has beside those of the object, or None.
         chunk_size: Patterns that are read at a time.
         after_chunk: Called with the patterns of a chunk when it was used; may raise to stop.
 
@@ -106,6 +118,9 @@ class Measurement:
     probe: Complex[Tensor, '*group mode height width']
     canvas_shape: tuple[int, int, int]
     good_pixels: Bool[Tensor, 'height width'] | None = None
+    spikes: Int[Tensor, 'spike 3'] | None = None
+    factors: Float[Tensor, ' pattern'] | None = None
+    background: Float[Tensor, ''] | None = None
     chunk_size: int = 4096
     after_chunk: Callable[[int], None] | None = None
 
@@ -136,15 +151,34 @@ class Measurement:
         there = self._hand_over(indices)
         rows, shifts = self._hand_over(self.rows[indices]), self.shifts[there]
         spectrum = self._spectrum if self.probe.ndim == 3 else self._spectrum[rows]
+        probe = shift_spectrum(spectrum, shifts)
+        if self.factors is not None:
+            probe = probe * torch.sqrt(self.factors[there])[:, None, None, None]
         return Chunk(
             indices=indices,
             rows=rows,
             corners=self._hand_over(self.corners[indices]),
             shifts=shifts,
-            probe=shift_spectrum(spectrum, shifts),
+            probe=probe,
             counts=self.counts[there if isinstance(self.counts, Tensor) else indices],
-            good_pixels=self.good_pixels,
+            good_pixels=self._good_pixels_of(indices),
+            background=self.background,
         )
+
+    def _good_pixels_of(self, indices: Tensor) -> Tensor | None:
+        """Returns (H, W), or (J, H, W) where one of the frames has spikes."""
+        if self.spikes is None:
+            return self.good_pixels
+        frame, spike = torch.nonzero(indices[:, None] == self.spikes[:, 0], as_tuple=True)
+        if not len(frame):
+            return self.good_pixels
+        shape = (len(indices), *self.window)
+        good = torch.ones(shape, dtype=torch.bool, device=self.device)
+        if self.good_pixels is not None:
+            good &= self.good_pixels
+        _, y, x = self.spikes[spike].T
+        good[self._hand_over(frame), self._hand_over(y), self._hand_over(x)] = False
+        return good
 
     def _hand_over(self, places: Int[Tensor, '*shape']) -> Int[Tensor, '*shape']:
         """Returns places on the device; indexing with those of the host would wait for it."""
@@ -205,12 +239,24 @@ class Measurement:
 
     def sent(self) -> Float[Tensor, ' group']:
         """Returns the counts that the probe would send onto good pixels without object."""
-        number = self._hand_over(torch.bincount(self.rows, minlength=self.canvas_shape[0]))
-        return number * self.visible_power
+        return self._per_row(self.factors) * self.visible_power
+
+    def _per_row(self, values: Tensor | None) -> Tensor:
+        """Returns the sums (B,) of values (N,) of the patterns of each canvas, by default ones."""
+        if values is None:
+            number = torch.bincount(self.rows, minlength=self.canvas_shape[0])
+            return self._hand_over(number)
+        sums = torch.zeros(self.canvas_shape[0], device=self.device)
+        return sums.index_add_(0, self._hand_over(self.rows), values)
 
     def level(self) -> Float[Tensor, ' group']:
         """Returns the mean amplitude of each object: the root of measured over sent counts."""
-        return torch.sqrt(self.totals.clamp(min=1.0) / self.sent().clamp(min=1e-20))
+        totals = self.totals
+        if self.background is not None:
+            height, width = self.window
+            good = height * width if self.good_pixels is None else self.good_pixels.sum()
+            totals = totals - self.background * good * self._per_row(None)
+        return torch.sqrt(totals.clamp(min=1.0) / self.sent().clamp(min=1e-20))
 
     def flat(self) -> Complex[Tensor, 'group y x']:
         """Returns the flat canvases that let the measured counts through."""
@@ -234,17 +280,45 @@ class Measurement:
                 found = add_patches(found, each, rows, corners)
         return found
 
-    def select(self, keep: Tensor) -> Measurement:
-        """Returns the measurement with some of its patterns: a mask or indices, on the host."""
+    def select(self, keep: Tensor, *, are_read: bool = True) -> Measurement:
+        """Returns the measurement with some of its patterns: a mask or indices, on the host.
+
+        Their counts are read, or else when they are needed.
+        """
         chosen = torch.nonzero(keep)[:, 0] if keep.dtype == torch.bool else keep
         there = self._hand_over(chosen)
+        counts: Counts = _SomeCounts(self.counts, chosen)
+        if are_read or isinstance(self.counts, Tensor):
+            counts = self.counts[there if isinstance(self.counts, Tensor) else chosen]
         return replace(
             self,
-            counts=self.counts[there if isinstance(self.counts, Tensor) else chosen],
+            counts=counts,
             rows=self.rows[chosen],
             corners=self.corners[chosen],
             shifts=self.shifts[there],
+            spikes=self._spikes_of(chosen),
+            factors=None if self.factors is None else self.factors[there],
         )
+
+    def _spikes_of(self, chosen: Tensor) -> Tensor | None:
+        if self.spikes is None:
+            return None
+        place, spike = torch.nonzero(chosen[:, None] == self.spikes[:, 0], as_tuple=True)
+        return torch.cat([place[:, None], self.spikes[spike, 1:]], dim=1)
+
+    def part(self, chosen: Int[Tensor, ' pattern']) -> tuple[Measurement, tuple[slice, slice]]:
+        """Returns some patterns of one canvas on a canvas of their own, and where that one lies.
+
+        The counts are read when they are needed.
+        """
+        corners = self.corners[chosen]
+        (y, x), (last_y, last_x) = corners.amin(dim=0).tolist(), corners.amax(dim=0).tolist()
+        size = last_y - y + self.window[0], last_x - x + self.window[1]
+        some = replace(
+            self.select(chosen, are_read=False), corners=corners - torch.tensor([y, x]),
+            canvas_shape=(1, *size),
+        )  # fmt: skip
+        return some, (slice(y, y + size[0]), slice(x, x + size[1]))
 
     def to(self, device: torch.device) -> Measurement:
         """Returns the measurement, whose counts are in memory, on a device; places stay."""
@@ -258,7 +332,27 @@ class Measurement:
             shifts=move(self.shifts),
             probe=move(self.probe),
             good_pixels=move(self.good_pixels),
+            factors=move(self.factors),
+            background=move(self.background),
         )
+
+
+@dataclass(frozen=True)
+class _SomeCounts:
+    """Those of some patterns, read whenever somebody asks for them."""
+
+    everything: Counts
+    chosen: Tensor
+
+    @property
+    def shape(self) -> Sequence[int]:
+        return (len(self.chosen), *self.everything.shape[1:])
+
+    def __getitem__(self, indices: Tensor) -> Tensor:
+        return self.everything[self.chosen[indices]]  # type: ignore[no-any-return]
+
+    def total(self) -> float:
+        return sum(float(self[part].sum()) for part in torch.arange(len(self.chosen)).split(256))
 
 
 @dataclass(frozen=True)

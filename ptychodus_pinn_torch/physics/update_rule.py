@@ -12,13 +12,14 @@ from torch import Tensor
 
 from .forward_model import Exposure
 from .measurement import Chunk
+from .noise import lost_part
 from .propagation import to_sample
 
 __all__ = ['divide_by_coverage', 'object_update', 'wave_difference']
 
 
 def wave_difference(
-    exposure: Exposure, chunk: Chunk, *, floor: float
+    exposure: Exposure, chunk: Chunk, *, floor: float, is_unbiased: bool = False
 ) -> Complex[Tensor, 'pattern mode height width']:
     """Returns by how much the measured amplitudes would change the exit waves.
 
@@ -26,8 +27,12 @@ def wave_difference(
         exposure: The patterns of the chunk as the present object explains them.
         chunk: The measured patterns.
         floor: Counts added before roots are taken: keeps the step finite in the dark.
+        is_unbiased: Add to the roots of counts what noise takes from their mean.
     """
-    ratio = chunk.roots(floor) * (exposure.expected + floor).rsqrt() - 1.0
+    expected = exposure.expected + floor
+    ratio = chunk.roots(floor) * expected.rsqrt() - 1.0
+    if is_unbiased:
+        ratio = ratio + lost_part(expected, chunk.background)
     if chunk.good_pixels is not None:
         ratio = ratio * chunk.good_pixels
     return to_sample(exposure.far_field * ratio[:, None])

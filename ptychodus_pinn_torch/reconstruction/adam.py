@@ -60,7 +60,7 @@ class AdamRefiner:
         done, errors = 0, []
         for indices in batches:
             chunk = replace(
-                measurement,
+                self.state.seen(measurement),
                 probe=self.state.probe + self.unit * self.change,
                 shifts=self.state.shifts + self.moves,
             ).chunk(indices)
@@ -79,8 +79,9 @@ class AdamRefiner:
     @torch.no_grad()
     def present(self) -> SolverState:
         """Returns a copy of object, probe and positions as they are now."""
-        return SolverState(
-            self.state.canvas.detach().clone(),
-            self.state.probe + self.unit * self.change.detach(),
-            self.state.shifts + self.moves.detach(),
+        return replace(
+            self.state.clone(),
+            canvas=self.state.canvas.detach().clone(),
+            probe=self.state.probe + self.unit * self.change.detach(),
+            shifts=self.state.shifts + self.moves.detach(),
         )

@@ -4,9 +4,20 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-__all__ = ['MIN_SEARCH', 'Phase', 'anneal', 'longest_run', 'phases_of', 'search']
+from ..physics.measurement import Measurement
+
+__all__ = ['MIN_SEARCH', 'Phase', 'anneal', 'is_low_dose', 'longest_run', 'phases_of', 'search']
 
 MIN_SEARCH, MAX_SEARCH = 2, 32
+MOVING_BATCH = 32
+
+LOW_DOSE = 5e4
+"""Photons per pattern below which many patterns share an update, and steps are small."""
+
+
+def is_low_dose(measurement: Measurement) -> bool:
+    """Returns whether the steps must be small, since photons are few."""
+    return float(measurement.totals.sum()) / measurement.num_patterns < LOW_DOSE
 
 
 @dataclass(frozen=True)
@@ -24,17 +35,19 @@ class Phase:
     step: float
 
 
-def search(num_epochs: int, *, is_low: bool, is_gentle: bool) -> Phase:
+def search(num_epochs: int, *, is_low: bool, is_gentle: bool, moving: int = 0) -> Phase:
     """Returns the epochs in which momentum finds the object.
 
     Args:
         num_epochs: Of the phase.
         is_low: Photons are few.
         is_gentle: The start is good.
+        moving: Patterns of the scan where their positions are updated: they want an object of
+            little noise, and so larger batches.
     """
     if is_low:
         return Phase(num_epochs, 64, 0.3) if is_gentle else Phase(num_epochs, 16, 0.5)
-    return Phase(num_epochs, 8, 1.0)
+    return Phase(num_epochs, min(MOVING_BATCH, max(8, moving // 32)), 1.0)
 
 
 def anneal(search_epochs: int, *, is_low: bool) -> list[Phase]:
@@ -49,7 +62,9 @@ def anneal(search_epochs: int, *, is_low: bool) -> list[Phase]:
     return [Phase(number, 16, 0.5), Phase(number, 16, 0.2), Phase(last, 32, 0.2)]
 
 
-def longest_run(num_patterns: int, *, is_low: bool, is_gentle: bool) -> list[Phase]:
+def longest_run(
+    num_patterns: int, *, is_low: bool, is_gentle: bool, has_moves: bool = False
+) -> list[Phase]:
     """Returns the longest search that a scan may need, and what follows it.
 
     Fewer epochs in large scans, where each has more updates, and from a good start.
@@ -57,7 +72,7 @@ def longest_run(num_patterns: int, *, is_low: bool, is_gentle: bool) -> list[Pha
     wanted = 4096 // num_patterns - MIN_SEARCH if is_gentle else max(4, 8192 // num_patterns)
     epochs = min(MAX_SEARCH, max(MIN_SEARCH, wanted))
     return [
-        search(epochs, is_low=is_low, is_gentle=is_gentle),
+        search(epochs, is_low=is_low, is_gentle=is_gentle, moving=num_patterns if has_moves else 0),
         *anneal(epochs, is_low=is_low),
     ]
 

@@ -19,12 +19,18 @@ from ..physics.devices import choose_device, set_threads
 from ..physics.measured_scan import MeasuredScan, measure_scan
 from ..physics.measurement import Measurement
 from ..scan.scan import Scan, fingerprint
+from .examining import Examination, Found
 from .placing import place_on_grid
 from .refining import Refined, Refinement
 from .run_log import RunLog
+from .solver import Freed, SolverState
+from .splitting import split_patterns
 from .starts import choose_start, drop_broken_starts, network_start, object_start
 
 __all__ = ['reconstruct']
+
+EXPLAINED_START = 1.5
+"""Error of a start, over that of photon noise, up to which nothing needs to be examined."""
 
 CPU_CHUNK_BYTES = 2**24
 DEVICE_CHUNK_BYTES = 2**30
@@ -75,14 +81,24 @@ def _make_image(
     elif options.start == 'object':
         starts['object'] = object_start(measured)
     drop_broken_starts(starts, measured, log)
-    if 'network' in starts and options.update_probe and options.guard:
-        # which start is best shows when the probe was improved
-        refinement = Refinement(measured, config, log)
-        if refinement.compares_starts:
-            return refinement.run('network', starts['network'], run_network)
-    name = choose_start(starts, measured, config, log)
-    is_gentle = name == 'network' and network is not None and network.is_precise
-    return Refinement(measured, config, log, is_gentle=is_gentle).run(name, starts[name])
+    chosen = choose_start(starts, measured, config, log)
+    split = split_patterns(measured.scan.positions_px, config.training.seed)
+    found = Found(
+        chosen.name, SolverState.start(starts[chosen.name], measured.measurement), Freed()
+    )
+    if options.refine_epochs:
+        examination = Examination(measured, config, log, split.everything)
+        is_doubtful = chosen.to_noise > EXPLAINED_START and examination.possible
+        if is_doubtful or examination.forced.names():
+            rerun = run_network if 'network' in starts else None
+            found = examination.run(chosen.name, starts[chosen.name], rerun)
+    is_gentle = found.name == 'network' and network is not None and network.is_precise
+    if found.freed.positions or found.freed.factors:
+        is_gentle = False  # the network has not known them
+    refinement = Refinement(
+        measured, config, log, split=split, freed=found.freed, is_gentle=is_gentle
+    )
+    return refinement.run(found.name, found.state)
 
 
 def _with_trained_probe(scan: Scan, archive: Archive, log: RunLog) -> Scan:
@@ -119,16 +135,16 @@ def _finish(
 ) -> Reconstruction:
     with log.phase('place'):
         state, scan, measurement = refined.state, measured.scan, measured.measurement
-        coverage = replace(measurement, probe=state.probe).coverage()[0]
+        coverage = state.seen(measurement).coverage()[0]
         object_, covered = place_on_grid(
             state.canvas[0].detach().cpu().numpy(),
             (coverage / coverage.max()).cpu().numpy(),
             measured.origin,
             scan.object_,
         )
-        moves = (state.shifts - measurement.shifts).cpu().numpy()
+        moves = state.moves(measurement).cpu().numpy()
         probe: NDArray[Any] = scan.probe  # as it came: modes that were left out are still there
-        if config.reconstruction.update_probe:
+        if refined.freed.probe:
             probe = state.probe.detach().cpu().numpy() / measured.calibration
     return Reconstruction(
         object_=object_,
@@ -141,4 +157,5 @@ def _finish(
         held_out=refined.held_out,
         messages=tuple(log.messages),
         backend=backend.name,
+        freed=refined.freed.names(),
     )

@@ -14,21 +14,17 @@ from torch import Tensor
 from ..config import Config
 from ..physics.devices import with_chunks_that_fit
 from ..physics.measured_scan import MeasuredScan
-from ..physics.measurement import Measurement
-from ..scan.grouping import choose_held_out
 from .adam import AdamRefiner
-from .annealing import MIN_SEARCH, Phase, anneal, longest_run, phases_of, search
+from .annealing import MIN_SEARCH, Phase, anneal, is_low_dose, longest_run, phases_of, search
+from .misfit import relative_error
+from .relocating import fit_frames, relocate
 from .run_log import RunLog
-from .solver import Momentum, RpieSettings, SolverState, relative_error, rpie_epoch
+from .solver import NOTHING, Freed, Momentum, RpieSettings, SolverState, rpie_epoch
+from .splitting import Split
 
 __all__ = ['Refined', 'Refinement']
 
-LOW_DOSE = 5e4
-"""Photons per pattern below which many patterns share an update, and steps are small."""
-
 DEVICE_BATCH = 64
-HOLDOUT_FRACTION = 0.04
-MIN_PATTERNS_TO_HOLD_OUT = 50
 UNJUDGED_EPOCHS = 5
 """At low dose, where nothing is held out that would see that noise is fitted."""
 TOLERATED_RISE = 1.25
@@ -39,6 +35,9 @@ SMALLEST_CHANGE = 0.003
 
 SQUARE_PX = 16
 
+FIRST_EPOCHS = 6
+"""Of a search from a start that is not good: momentum has to arise before a change says much."""
+
 USEFUL_FALL = 0.97
 """A long search from a good start has been of use when it has lowered the error by this factor, or
 that on held-out patterns. Where the model of the measurement is wrong, it only adds noise."""
@@ -47,8 +46,6 @@ PATIENCE = 4
 """Epochs without a new lowest error that a search goes on."""
 
 PROBE_STEP = 0.5
-
-Rerun = Callable[[Measurement], Tensor]
 
 
 @dataclass
@@ -60,10 +57,12 @@ class Refined:
         start: Name of the start.
         losses: (epoch, relative amplitude error met).
         held_out: The error on patterns that were held out, before they joined the others.
+        freed: What was moved beside the object.
     """
 
     state: SolverState
     start: str
+    freed: Freed = NOTHING
     losses: list[tuple[int, float]] = field(default_factory=list)
     held_out: float | None = None
 
@@ -79,98 +78,63 @@ def _has_settled(before: Tensor, after: Tensor, errors: Sequence[float]) -> bool
 
 
 class Refinement:
-    """Refines starts on the patterns of a scan, as configured.
+    """Refines a start on the patterns of a scan, as configured.
 
     Args:
         measured: The scan.
-        config: What to update, how long, and by which rule.
+        config: How long, and by which rule.
         log: Takes reports, times and sentences.
+        split: Which patterns judge.
+        freed: What is moved beside the object.
         is_gentle: The start is so good that few and small steps are needed.
     """
 
     def __init__(
-        self, measured: MeasuredScan, config: Config, log: RunLog, *, is_gentle: bool = False
+        self,
+        measured: MeasuredScan,
+        config: Config,
+        log: RunLog,
+        *,
+        split: Split,
+        freed: Freed = NOTHING,
+        is_gentle: bool = False,
     ) -> None:
         self.config, self.log, self.name = config, log, measured.scan.name
         self.measurement, self.is_gentle = measured.measurement, is_gentle
-        number = self.measurement.num_patterns
-        self.is_low = float(self.measurement.totals[0]) / number < LOW_DOSE
-        everything, held_out = numpy.arange(number), numpy.arange(0)
-        if config.reconstruction.refine_epochs < 0 and number >= MIN_PATTERNS_TO_HOLD_OUT:
-            rng = numpy.random.default_rng([config.training.seed, 5])
-            held_out = choose_held_out(measured.scan.positions_px, HOLDOUT_FRACTION, rng)
-        self.everything = torch.from_numpy(everything)
-        self.training = torch.from_numpy(numpy.setdiff1d(everything, held_out))
-        self.held_out = torch.from_numpy(held_out)
-        self.phases = self._plan(number)
+        self.is_low = is_low_dose(self.measurement)
+        self.freed, self.split = freed, split
+        if config.reconstruction.refine_epochs >= 0:
+            self.split = split.whole()
+        self.phases = self._plan(len(split.everything))
 
     def _plan(self, num_patterns: int) -> list[Phase]:
         """Returns the phases of the run, the longest search assumed where it may end earlier."""
         epochs = self.config.reconstruction.refine_epochs
-        if epochs < 0 and self.is_low and not len(self.held_out):
+        if epochs < 0 and self.is_low and not self.split.judges:
             epochs = UNJUDGED_EPOCHS
-        if epochs < 0:
-            return longest_run(num_patterns, is_low=self.is_low, is_gentle=self.is_gentle)
-        return phases_of(epochs, is_low=self.is_low, is_gentle=self.is_gentle)
+        if epochs >= 0:
+            return phases_of(epochs, is_low=self.is_low, is_gentle=self.is_gentle)
+        return longest_run(
+            num_patterns,
+            is_low=self.is_low,
+            is_gentle=self.is_gentle,
+            has_moves=self.freed.positions,
+        )
 
     @property
     def num_epochs(self) -> int:
         """The epochs of the run, as far as they are known."""
         return sum(phase.num_epochs for phase in self.phases)
 
-    @property
-    def compares_starts(self) -> bool:
-        """Whether the run is long enough to find a probe, and the start that goes with it."""
-        return self.num_epochs > 1
-
-    def run(self, name: str, canvas: Tensor, rerun: Rerun | None = None) -> Refined:
-        """Returns the refined start.
-
-        Args:
-            name: Of the start.
-            canvas: (1, Y, X) object where it starts.
-            rerun: Given when the probe is updated from a network start: runs the network on a
-                measurement. A wrong probe spoils the network's image, so the probe is first
-                improved from a flat start, and what then explains the counts best goes on.
-        """
+    def run(self, name: str, start: SolverState) -> Refined:
+        """Returns the refined start of that name, which is left as it is."""
+        refined = Refined(start.clone(), name, self.freed)
         with self.log.phase('refine'):
-            refined = self._begin(name, canvas)
-            if rerun is not None and self.compares_starts:
-                refined = self._find_probe(refined, rerun)
             if self.config.reconstruction.refine_method == 'adam':
                 self._run_adam(refined)
             else:
                 self._run_rpie(refined)
         return refined
-
-    def _begin(self, name: str, canvas: Tensor) -> Refined:
-        return Refined(SolverState.start(canvas, self.measurement), name)
-
-    def _find_probe(self, given: Refined, rerun: Rerun) -> Refined:
-        """Returns the best of three runs after the same number of epochs.
-
-        The three: from the network under the given probe, from flat, and from the network under
-        the probe that the flat run has arrived at.
-        """
-        epochs = min(3, max(1, self.num_epochs // 2))
-        canvas, first = given.state.canvas, self._first_phase
-        flat = self._begin('flat', torch.ones_like(canvas) * canvas.abs().mean())
-        self._run_phase(flat, replace(first, num_epochs=epochs), self.training)
-        again = self._begin(
-            'network', rerun(replace(self.measurement, probe=flat.state.probe.clone()))
-        )
-        again.state.probe = flat.state.probe.clone()
-        again.state.shifts = flat.state.shifts.clone()
-        again.losses = list(flat.losses[:-1])
-        self._run_phase(again, replace(first, num_epochs=1), self.training)
-        self._run_phase(given, replace(first, num_epochs=epochs), self.training)
-        best = min((given, again, flat), key=self._judge)
-        if best is flat:
-            self.log.say(
-                f'{self.name}: with the probe as far as it could be improved, the flat start '
-                'explains the counts better than the network: going on from the flat one.'
-            )
-        return best
 
     @property
     def _first_phase(self) -> Phase:
@@ -181,9 +145,8 @@ class Refinement:
         return RpieSettings(
             alpha=options.alpha or 1.0,
             step=phase.step,
-            update_probe=options.update_probe,
             probe_step=PROBE_STEP * phase.step / self._first_phase.step,
-            update_positions=options.update_positions,
+            freed=self.freed,
         )
 
     def _batches(self, which: Tensor, batch: int, epoch: int) -> Sequence[Tensor]:
@@ -195,7 +158,7 @@ class Refinement:
 
     def _counter(self, epoch: int) -> Callable[[int], None]:
         """Returns what takes the patterns done in an epoch, in all, and reports them."""
-        number, last = len(self.everything), 0
+        number, last = len(self.split.everything), 0
         count = self.log.counter('refine', max(self.num_epochs, epoch + 1) * number, epoch * number)
 
         def after_batch(done: int) -> None:
@@ -236,38 +199,28 @@ class Refinement:
         refined.losses.append((epoch + 1, error))
 
     def _judge(self, refined: Refined) -> float:
-        """Returns the error on held-out patterns, or on all where none are held out.
-
-        Where positions are updated, those of the held-out patterns are fitted first: the others
-        have moved as well.
-        """
-        which, state = self.training, refined.state
-        if len(self.held_out):
-            which = self.held_out
-            if self.config.reconstruction.update_positions:
-                fit = RpieSettings(step=0.0, update_positions=True)
-                rpie_epoch(state, self.measurement, which.split(DEVICE_BATCH), fit)
+        """Returns the error on held-out patterns, or on all where none are held out."""
+        which = self.split.held_out if self.split.judges else self.split.training
+        state = fit_frames(refined.state, self.measurement, which, self.freed)
         error = with_chunks_that_fit(
             self.measurement, lambda part: relative_error(state, part, which), self.log.say
         )
         return error if math.isfinite(error) else math.inf
 
     def _run_rpie(self, refined: Refined) -> None:
-        if not len(self.held_out):
-            done = len(refined.losses)  # by the search for the probe
+        if not self.split.judges:
             for phase in self.phases:
-                skipped = min(done, phase.num_epochs)
-                done -= skipped
-                left = replace(phase, num_epochs=phase.num_epochs - skipped)
-                self._run_phase(refined, left, self.everything)
+                self._run_phase(refined, phase, self.split.everything)
             return
         start, at_start = refined.state.clone(), self._judge(refined)
         self._search(refined, at_start)
+        if self.freed.positions:
+            relocate(refined.state, self.measurement, self.split.training)
         number = len(refined.losses)
         *phases, last = anneal(number, is_low=self.is_low)
         self.phases = [replace(self.phases[0], num_epochs=number), *phases, last]
         for phase in phases:
-            self._run_phase(refined, phase, self.training)
+            self._run_phase(refined, phase, self.split.training)
         refined.held_out = self._judge(refined)
         if refined.held_out > TOLERATED_RISE * at_start:
             self.log.say(
@@ -276,7 +229,8 @@ class Refinement:
             )
             refined.state, refined.held_out = start, at_start
         # what was held out has judged, and is part of the image from now on
-        self._run_phase(refined, last, self.everything)
+        refined.state = fit_frames(refined.state, self.measurement, self.split.held_out, self.freed)
+        self._run_phase(refined, last, self.split.everything)
 
     def _search(self, refined: Refined, held_out: float) -> None:
         """Runs the first phase as long as it helps; `held_out` is the error of the start.
@@ -289,8 +243,8 @@ class Refinement:
         momentum, phase, squares = Momentum(start), self.phases[0], self._squares(start)
         is_long = self.is_gentle and phase.num_epochs > MIN_SEARCH
         errors: list[float] = []
-        for _ in range(len(refined.losses), max(phase.num_epochs, len(refined.losses) + 1)):
-            self._epoch(refined, phase, self.training, momentum)
+        for _ in range(phase.num_epochs):
+            self._epoch(refined, phase, self.split.training, momentum)
             errors.append(refined.losses[-1][1])
             if self.is_gentle and self.is_low:
                 before, held_out = held_out, self._judge(refined)
@@ -301,7 +255,8 @@ class Refinement:
                 return
             kept, last, squares = refined.state.clone(), squares, self._squares(refined.state)
             is_rising = is_long and len(errors) > MIN_SEARCH and errors[-1] > errors[0]
-            if is_rising or _has_settled(last, squares, errors):
+            may_end = self.is_gentle or len(errors) >= FIRST_EPOCHS
+            if may_end and (is_rising or _has_settled(last, squares, errors)):
                 break
         is_useless = is_long and not self.is_low and errors[-1] > USEFUL_FALL * errors[0]
         if is_useless and self._judge(refined) > held_out:
@@ -319,21 +274,21 @@ class Refinement:
         return coverage > 0.1 * coverage.max()
 
     def _run_adam(self, refined: Refined) -> None:
-        options, best, kept = self.config.reconstruction, math.inf, refined.state.clone()
+        best, kept = math.inf, refined.state.clone()
         refiner = AdamRefiner(
             refined.state,
-            update_probe=options.update_probe,
-            update_positions=options.update_positions,
+            update_probe=self.freed.probe,
+            update_positions=self.freed.positions,
         )
-        for _ in range(len(refined.losses), self.num_epochs):
+        for _ in range(self.num_epochs):
             epoch = len(refined.losses)
-            batches = self._batches(self.training, self._first_phase.batch, epoch)
+            batches = self._batches(self.split.training, self._first_phase.batch, epoch)
             error = refiner.epoch(self.measurement, batches, self._counter(epoch))
             refined.losses.append((epoch + 1, error))
             refined.state = refiner.present()
             if not self._keep_finite(refined, kept):
                 break
-            if not len(self.held_out):
+            if not self.split.judges:
                 kept = refined.state
                 continue
             with torch.no_grad():
@@ -342,5 +297,5 @@ class Refinement:
                 refined.state = kept
                 break
             best, kept = judged, refined.state
-        if len(self.held_out):
+        if self.split.judges:
             refined.held_out = best

@@ -7,23 +7,37 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
-from jaxtyping import Complex, Float
+from jaxtyping import Complex, Float, Int
 from torch import Tensor
 
 from ..physics.canvas import put_patches
-from ..physics.forward_model import Exposure, expose, predict
+from ..physics.forward_model import Exposure, expose
 from ..physics.losses import amplitude_misfit
 from ..physics.measurement import Chunk, Measurement
+from ..physics.noise import lost_part, root_bias
 from ..physics.probe import unshift_probe
 from ..physics.propagation import intensity, squared_modulus, to_detector
 from ..physics.update_rule import divide_by_coverage, object_update, wave_difference
 
-__all__ = ['Momentum', 'RpieSettings', 'SolverState', 'relative_error', 'rpie_epoch']
+__all__ = ['NOTHING', 'Freed', 'Momentum', 'RpieSettings', 'SolverState', 'rpie_epoch']
 
 COUNT_FLOOR = 0.01
 """Counts added before the root of measured over expected is taken."""
+
+BACKGROUND_INTERVAL, BACKGROUND_STEP = 4, 0.3
+"""Batches between two steps of the background; part of the way that a batch asks for."""
+
+UNEXPLAINED = 0.6
+"""Part of the unexplained counts that a fit without background is allowed."""
+
+FIRST_SPREAD_PX, LEAST_SPREAD_PX = 1.0, 0.1
+"""Errors that positions are expected to have before any has moved; and at least, afterwards."""
+
+ROOT_VARIANCE = 0.25
+"""Of the root of a Poisson count."""
 
 MOMENTUM_INTERVAL = 9
 """Batches between two steps of the momentum."""
@@ -37,30 +51,80 @@ class SolverState:
         canvas: (1, Y, X) object.
         probe: (P, H, W) modes, calibrated to counts.
         shifts: (N, 2) sub-pixel positions, pixels.
+        corners: (N, 2) first pixels of the windows, which follow the positions, on the host.
+        factors: (N,) brightness of the beam, frame by frame; None until it is updated.
+        background: Counts that every pixel has beside those of the object; None likewise.
     """
 
     canvas: Complex[Tensor, '1 y x']
     probe: Complex[Tensor, 'mode height width']
     shifts: Float[Tensor, 'pattern 2']
+    corners: Int[Tensor, 'pattern 2']
+    factors: Float[Tensor, ' pattern'] | None = None
+    background: Float[Tensor, ''] | None = None
 
     @classmethod
     def start(cls, canvas: Tensor, measurement: Measurement) -> SolverState:
-        """Returns an independent state with the given probe and positions of a measurement."""
-        probe, shifts = measurement.probe.clone(), measurement.shifts.clone()
-        return cls(canvas.detach().clone(), probe, shifts)
+        """Returns an independent state with what is given beside the object by a measurement."""
+        given = cls(
+            canvas.detach(),
+            measurement.probe,
+            measurement.shifts,
+            measurement.corners,
+            measurement.factors,
+            measurement.background,
+        )
+        return given.clone()
 
     def clone(self) -> SolverState:
         """Returns an independent copy."""
-        return SolverState(self.canvas.clone(), self.probe.clone(), self.shifts.clone())
+        copies: dict[str, Any] = {k: x if x is None else x.clone() for k, x in vars(self).items()}
+        return SolverState(**copies)
 
     def is_finite(self) -> bool:
         """Returns whether all of it are numbers."""
-        values = (self.canvas, self.probe, self.shifts)
-        return all(bool(torch.isfinite(value).all()) for value in values)
+        return all(x is None or bool(torch.isfinite(x).all()) for x in vars(self).values())
 
     def seen(self, measurement: Measurement) -> Measurement:
-        """Returns the measurement under the present probe and positions."""
-        return replace(measurement, probe=self.probe, shifts=self.shifts)
+        """Returns the measurement as it is explained at present."""
+        return replace(
+            measurement,
+            probe=self.probe,
+            shifts=self.shifts,
+            corners=self.corners,
+            factors=self.factors,
+            background=self.background,
+        )
+
+    def moves(self, measurement: Measurement) -> Float[Tensor, 'pattern 2']:
+        """Returns by how much the positions differ from those of a measurement, in pixels."""
+        windows = (self.corners - measurement.corners).to(self.shifts.device, non_blocking=True)
+        return windows + self.shifts - measurement.shifts
+
+    def move_windows(self) -> None:
+        """Lets the windows follow positions by whole pixels, as far as the canvas goes."""
+        limit = torch.tensor(self.canvas.shape[1:]) - torch.tensor(self.probe.shape[-2:])
+        wanted = self.corners + self.shifts.round().to('cpu', torch.int64)
+        after = torch.minimum(wanted.clamp(min=0), limit)
+        self.shifts -= (after - self.corners).to(self.shifts.device, non_blocking=True)
+        self.corners = after
+
+
+@dataclass(frozen=True)
+class Freed:
+    """What is moved beside the object."""
+
+    probe: bool = False
+    positions: bool = False
+    factors: bool = False
+    background: bool = False
+
+    def names(self) -> tuple[str, ...]:
+        """Returns the names of what is free."""
+        return tuple(name for name, is_free in vars(self).items() if is_free)
+
+
+NOTHING = Freed()
 
 
 @dataclass(frozen=True)
@@ -70,17 +134,18 @@ class RpieSettings:
     Attributes:
         alpha: Regularisation: 1 divides by the peak of the coverage (ePIE), 0 by the coverage.
         step: Factor on the object update.
-        update_probe: Adjust the probe as well; `probe_step` is its factor.
-        update_positions: Adjust the positions as well.
+        probe_step: Factor on the update of the probe.
+        position_step: Factor on the update of the positions.
+        max_position_change_px: Bound on one update of a position, per axis.
+        freed: What is adjusted beside the object.
     """
 
     alpha: float = 0.3
     step: float = 1.0
-    update_probe: bool = False
     probe_step: float = 0.5
-    update_positions: bool = False
     position_step: float = 1.0
-    max_position_change_px: float = 0.5
+    max_position_change_px: float = 1.0
+    freed: Freed = NOTHING
 
 
 class Momentum:
@@ -136,46 +201,44 @@ def rpie_epoch(
         after_batch: Called with the number of patterns done; may raise to stop.
         momentum: Of the phase that the epoch belongs to, if it has one.
     """
+    if settings.freed.factors and state.factors is None:
+        state.factors = torch.ones(measurement.num_patterns, device=measurement.device)
+    if settings.freed.background and state.background is None:
+        state.background = torch.zeros((), device=measurement.device)
     seen, done = state.seen(measurement), 0
     misfit = torch.zeros(2, device=measurement.device)
-    for indices in batches:
+    spread = _spread(state.moves(measurement))
+    for number, indices in enumerate(batches):
         chunk = seen.chunk(indices)
         exposure = expose(state.canvas, chunk)
         misfit += torch.stack(amplitude_misfit(exposure.expected, chunk.counts, chunk.good_pixels))
-        difference = wave_difference(exposure, chunk, floor=COUNT_FLOOR)
-        if settings.update_positions:
-            change = settings.position_step * _position_change(exposure, chunk)
-            limit = settings.max_position_change_px
+        difference = wave_difference(exposure, chunk, floor=COUNT_FLOOR, is_unbiased=True)
+        if settings.freed.positions:
             there = indices.to(state.shifts.device, non_blocking=True)
+            moved = (state.corners - measurement.corners)[indices].to(
+                there.device, non_blocking=True
+            )
+            moved = moved + (state.shifts - measurement.shifts)[there]
+            change = settings.position_step * _position_change(exposure, chunk, moved, spread)
+            limit = settings.max_position_change_px
             state.shifts[there] += change.clamp(-limit, limit)
+        if settings.freed.factors and state.factors is not None:
+            _update_factors(state.factors, exposure, chunk)
+        is_time = settings.freed.background and number % BACKGROUND_INTERVAL == 0
+        if is_time and state.background is not None:
+            _update_background(state.background, exposure, chunk)
         _update_object(state, chunk, difference, seen.corners[indices], settings)
-        if settings.update_probe:
+        if settings.freed.probe:
             _update_probe(state, exposure, difference, chunk, settings)
         if momentum is not None:
-            momentum.count_batch(state, update_probe=settings.update_probe)
-        if settings.update_probe:
+            momentum.count_batch(state, update_probe=settings.freed.probe)
+        if settings.freed.probe:
             seen = state.seen(measurement)
         done += len(indices)
         if after_batch is not None:
             after_batch(done)
-    return _ratio(misfit)
-
-
-def relative_error(
-    state: SolverState, measurement: Measurement, indices: Tensor | None = None
-) -> float:
-    """Returns `sum (sqrt I - sqrt D)**2 / sum D` over good pixels of some patterns, or of all.
-
-    `indices` are (J,), on the host.
-    """
-    misfit = torch.zeros(2, device=measurement.device)
-    for chunk in state.seen(replace(measurement, after_chunk=None)).chunks(indices):
-        expected = predict(state.canvas, chunk)
-        misfit += torch.stack(amplitude_misfit(expected, chunk.counts, chunk.good_pixels))
-    return _ratio(misfit)
-
-
-def _ratio(misfit: Tensor) -> float:
+    if settings.freed.positions:
+        state.move_windows()
     error, counts = misfit.tolist()
     return error / max(counts, 1e-9)
 
@@ -212,8 +275,50 @@ def _update_probe(
     state.probe += settings.probe_step * divide_by_coverage(update.sum(dim=0), power, alpha)
 
 
-def _position_change(exposure: Exposure, chunk: Chunk) -> Float[Tensor, 'pattern 2']:
+def _update_factors(factors: Tensor, exposure: Exposure, chunk: Chunk) -> None:
+    """Fits the brightness of each frame to its amplitudes, their mean over the scan kept."""
+    background = 0.0 if chunk.background is None else chunk.background
+    expected = exposure.expected - background
+    if chunk.good_pixels is not None:
+        expected = expected * chunk.good_pixels
+    wanted = torch.sqrt((chunk.counts - background).clamp(min=0.0) * expected)
+    ratio = wanted.sum(dim=(-2, -1)) / expected.sum(dim=(-2, -1)).clamp(min=1e-6)
+    factors[chunk.indices.to(factors.device, non_blocking=True)] *= ratio.square().clamp(0.5, 2.0)
+    factors /= factors.mean()
+
+
+def _update_background(background: Tensor, exposure: Exposure, chunk: Chunk) -> None:
+    """Moves the background towards what the counts of the batch say, each weighted by its noise.
+
+    A fit to roots leaves a part of the mean counts unexplained, which is not background; the
+    object, in turn, explains a part of the background. `UNEXPLAINED` weighs the two.
+    """
+    expected = exposure.expected.clamp(min=1e-6)
+    root = torch.sqrt((expected - root_bias(expected)).clamp(min=0.0))
+    mended = root + torch.sqrt(expected) * lost_part(expected, background)
+    unexplained = expected - mended.square()
+    weight = 1.0 / (expected + 1.0)
+    if chunk.good_pixels is not None:
+        weight = weight * chunk.good_pixels
+    wanted = (chunk.counts - expected - UNEXPLAINED * unexplained) * weight
+    step = BACKGROUND_STEP * wanted.sum() / weight.sum().clamp(min=1e-6)
+    background.add_(step).clamp_(min=0.0)
+
+
+def _spread(moves: Tensor) -> Tensor:
+    """Returns the standard deviation, per axis, of the errors that positions seem to have."""
+    squares = moves.square().mean(dim=1)
+    usual = torch.minimum(squares, 9.0 * squares.median()).mean().sqrt()
+    return torch.where((moves == 0.0).all(), FIRST_SPREAD_PX, usual.clamp(min=LEAST_SPREAD_PX))
+
+
+def _position_change(
+    exposure: Exposure, chunk: Chunk, moved: Tensor, spread: Tensor
+) -> Float[Tensor, 'pattern 2']:
     """Returns one Gauss-Newton step of the positions on the detector amplitudes, in pixels.
+
+    It is drawn back towards the given position as strongly as photon noise could have `moved` (J, 2)
+    it, if errors of positions have a certain `spread`: a frame that says little stays.
 
     The amplitude A changes with the position by `sum_p Re(conj(F_p) F[dP_p O]) / A`; the two
     slopes are fitted to `sqrt(D) - A`, pattern by pattern. In the sample plane the same fit would
@@ -223,14 +328,17 @@ def _position_change(exposure: Exposure, chunk: Chunk) -> Float[Tensor, 'pattern
     residual = chunk.roots(0.0) - torch.sqrt(exposure.expected)
     if chunk.good_pixels is not None:
         residual = residual * chunk.good_pixels
+        slopes = [slope * chunk.good_pixels for slope in slopes]
 
     def dot(first: Tensor, second: Tensor) -> Tensor:
         return (first * second).sum(dim=(-2, -1))
 
     a, b, c = dot(slopes[0], slopes[0]), dot(slopes[0], slopes[1]), dot(slopes[1], slopes[1])
-    p, q = dot(slopes[0], residual), dot(slopes[1], residual)
+    hold = ROOT_VARIANCE / spread**2
+    p = dot(slopes[0], residual) - hold * moved[:, 0]
+    q = dot(slopes[1], residual) - hold * moved[:, 1]
     # over a flat object the slopes are rounding noise and must not move anything
-    damping = 1e-3 * (a + c) + 1e-6 * exposure.expected.sum(dim=(-2, -1)) + 1e-20
+    damping = 1e-3 * (a + c) + 1e-6 * exposure.expected.sum(dim=(-2, -1)) + hold
     a, c = a + damping, c + damping
     determinant = a * c - b * b
     return torch.stack([(c * p - b * q) / determinant, (a * q - b * p) / determinant], dim=1)

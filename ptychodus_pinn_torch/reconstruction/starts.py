@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from functools import partial
 
 import torch
@@ -14,10 +14,11 @@ from ..networks.contract import Network
 from ..physics.devices import with_chunks_that_fit
 from ..physics.measured_scan import MeasuredScan
 from ..physics.measurement import Measurement
+from .misfit import misfit
 from .run_log import RunLog
-from .solver import SolverState, relative_error
+from .solver import SolverState
 
-__all__ = ['choose_start', 'drop_broken_starts', 'network_start', 'object_start']
+__all__ = ['Chosen', 'choose_start', 'drop_broken_starts', 'network_start', 'object_start']
 
 GUARD_PATTERNS = 256
 
@@ -60,29 +61,41 @@ def drop_broken_starts(starts: dict[str, Tensor], measured: MeasuredScan, log: R
             )
 
 
+@dataclass(frozen=True)
+class Chosen:
+    """The start that explains the counts best.
+
+    Attributes:
+        name: Of the start.
+        to_noise: Its error over that of photon noise.
+    """
+
+    name: str
+    to_noise: float
+
+
 def choose_start(
     starts: dict[str, Tensor], measured: MeasuredScan, config: Config, log: RunLog
-) -> str:
+) -> Chosen:
     """Returns the start that explains the counts best, saying so when it is not the wanted one.
 
     `starts` are objects (1, Y, X) by name.
     """
-    preferred = config.reconstruction.start
-    if preferred == 'flat' or preferred not in starts or not config.reconstruction.guard:
-        return preferred if preferred in starts else 'flat'
-    measurement = measured.measurement
+    measurement, preferred = measured.measurement, config.reconstruction.start
     stride = max(1, measurement.num_patterns // GUARD_PATTERNS)
     sample = torch.arange(0, measurement.num_patterns, stride)
-    errors = {}
+    misfits = {}
     for name, canvas in starts.items():
-        state = SolverState(canvas, measurement.probe, measurement.shifts)
-        judge = partial(relative_error, state, indices=sample)
-        errors[name] = with_chunks_that_fit(measurement, judge, log.say)
-    if errors[preferred] <= errors['flat']:
-        return preferred
-    log.say(
-        f'{measured.scan.name}: the {preferred} start explains the counts worse than a flat object '
-        f'(relative error {errors[preferred]:.3g} against {errors["flat"]:.3g}): starting from '
-        'the flat one. The probe is probably wrong: try --reconstruction.update-probe.'
-    )
-    return 'flat'
+        state = SolverState.start(canvas, measurement)
+        judge = partial(misfit, state, indices=sample)
+        misfits[name] = with_chunks_that_fit(measurement, judge, log.say)
+    name = preferred if preferred in starts else 'flat'
+    is_worse = misfits[name].relative > misfits['flat'].relative
+    if is_worse and config.reconstruction.guard:
+        log.say(
+            f'{measured.scan.name}: the {name} start explains the counts worse than a flat object '
+            f'(relative error {misfits[name].relative:.3g} against '
+            f'{misfits["flat"].relative:.3g}): starting from the flat one.'
+        )
+        name = 'flat'
+    return Chosen(name, misfits[name].to_noise)

@@ -58,6 +58,11 @@ class PlainEngine:
             seconds={'refine': 0.1},
             start='network',
             messages=('All is well.',),
+            freed=tuple(
+                name
+                for name in ('probe', 'positions')
+                if getattr(request.config.reconstruction, f'update_{name}') == 'on'
+            ),
         )
 
 

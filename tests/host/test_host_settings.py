@@ -53,7 +53,7 @@ def test_values_survive_a_round_trip_through_an_ini(settings, registry, tmp_path
     config = other.read('unsupervised')
     assert config.training.learning_rate == 3e-4
     assert config.training.start == '/some where/100 %.h5.zip'
-    assert config.reconstruction.update_probe is True
+    assert config.reconstruction.update_probe == 'on'
     assert other.backend.get_value() == 'tensorflow'
 
 

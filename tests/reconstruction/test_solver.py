@@ -10,11 +10,12 @@ from ptychodus_pinn_torch.physics.measured_scan import measure_scan
 from ptychodus_pinn_torch.physics.measurement import Measurement
 from ptychodus_pinn_torch.reconstruction.adam import AdamRefiner
 from ptychodus_pinn_torch.reconstruction.annealing import anneal, phases_of
+from ptychodus_pinn_torch.reconstruction.misfit import relative_error
 from ptychodus_pinn_torch.reconstruction.solver import (
+    Freed,
     Momentum,
     RpieSettings,
     SolverState,
-    relative_error,
     rpie_epoch,
 )
 from ptychodus_pinn_torch.scan.scan import Scan
@@ -117,7 +118,7 @@ def test_probe_update_mends_a_wrong_probe(scan: Scan) -> None:
     fixed, free = flat_state(measurement), flat_state(measurement)
     fixed.probe, free.probe = wrong.clone(), wrong.clone()
     error_fixed = run(measurement, fixed, RpieSettings(), 6)
-    error_free = run(measurement, free, RpieSettings(update_probe=True), 6)
+    error_free = run(measurement, free, RpieSettings(freed=Freed(probe=True)), 6)
     assert error_free < 0.5 * error_fixed
     assert torch.equal(fixed.probe, wrong)
 
@@ -129,7 +130,7 @@ def test_position_update_moves_positions_towards_the_truth(scan: Scan) -> None:
     state = flat_state(measurement)
     run(measurement, state, RpieSettings(), 10)
     state.shifts = measurement.shifts + offset
-    run(measurement, state, RpieSettings(update_positions=True, step=0.2), 8)
+    run(measurement, state, RpieSettings(freed=Freed(positions=True), step=0.2), 8)
     residual = state.shifts - measurement.shifts
     residual = residual - residual.mean(dim=0)
     assert float(residual.std()) < 0.6 * float(offset.std())

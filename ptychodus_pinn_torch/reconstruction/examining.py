@@ -1,0 +1,236 @@
+"""What must be moved beside the object: found by trials that held-out patterns judge."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+
+import numpy
+import torch
+from torch import Tensor
+
+from ..config import Config
+from ..physics.measured_scan import MeasuredScan
+from ..physics.measurement import Measurement
+from .annealing import Phase, is_low_dose, search
+from .misfit import misfit
+from .relocating import fit_frames, relocate
+from .run_log import RunLog
+from .solver import NOTHING, Freed, Momentum, RpieSettings, SolverState, rpie_epoch
+from .splitting import Split, split_patterns, take_middle
+
+__all__ = ['Examination', 'Found']
+
+TRIAL_PATTERNS = 1024
+"""At most so many patterns, in the middle of the scan, are looked at in trials."""
+
+TRIAL_UPDATES, MIN_TRIAL, MAX_TRIAL = 4096, 4, 12
+"""Patterns that a trial of the probe meets; epochs that it has at least and at most. Others need
+half of them."""
+
+EXPLAINED = 1.35
+"""Error over that of photon noise up to which nothing is missing."""
+
+UNDER_NOISE = 0.5
+"""Below this, counts are not photons, and their noise is not known."""
+
+USEFUL_FALL = 0.93
+"""What is freed must lower the error on held-out patterns by this factor."""
+
+STILL_FALLING = 0.8
+"""While more epochs with what is free lower it by this factor, nothing is decided."""
+
+NEARLY_AS_GOOD = 1.1
+"""The network's second try is preferred up to this: errors hardly see the large scales, on which
+an image that began under wrong assumptions is slow to come right."""
+
+MAX_ROUNDS = 6
+PROBE_STEP = 1.0
+
+WORDS = {
+    'probe': 'the probe',
+    'positions': 'the positions',
+    'factors': 'the brightness of each frame',
+    'background': 'a constant background',
+}
+
+Rerun = Callable[[Measurement], Tensor]
+
+
+@dataclass(frozen=True)
+class Found:
+    """Where the refinement of the whole scan starts, and with what.
+
+    Attributes:
+        name: Of the start.
+        state: Object, probe and all that goes with it.
+        freed: What is to be moved beside the object.
+    """
+
+    name: str
+    state: SolverState
+    freed: Freed
+
+
+@dataclass(frozen=True)
+class _Trial:
+    state: SolverState
+    freed: Freed
+    error: float
+
+
+class Examination:
+    """Tries on a part of the scan what helps to explain its counts.
+
+    Args:
+        measured: The scan.
+        config: What may be, must be and must not be moved.
+        log: Takes reports, times and sentences.
+        everything: (N,) the patterns that make the image, on the host.
+    """
+
+    def __init__(
+        self, measured: MeasuredScan, config: Config, log: RunLog, everything: Tensor
+    ) -> None:
+        self.measured, self.log, self.seed = measured, log, config.training.seed
+        self.name, self.alpha = measured.scan.name, config.reconstruction.alpha or 1.0
+        options = {name: getattr(config.reconstruction, f'update_{name}') for name in WORDS}
+        self.forced = Freed(**{name: value == 'on' for name, value in options.items()})
+        self.possible = [name for name, value in options.items() if value == 'auto']
+        self.is_low = is_low_dose(measured.measurement)
+        positions = measured.scan.positions_px
+        chosen = everything[take_middle(positions[everything.numpy()], TRIAL_PATTERNS)]
+        self.is_whole = len(chosen) == measured.measurement.num_patterns
+        self.part, self.box = measured.measurement.part(chosen)
+        self.split: Split = split_patterns(positions[chosen.numpy()], self.seed)
+        epochs = TRIAL_UPDATES // len(chosen)
+        self.num_epochs = min(MAX_TRIAL, max(MIN_TRIAL, epochs))
+        self._done = 0
+
+    def run(self, name: str, canvas: Tensor, rerun: Rerun | None = None) -> Found:
+        """Returns what is to be moved, and from where.
+
+        Args:
+            name: Of the start.
+            canvas: (1, Y, X) object where it starts.
+            rerun: Runs the network on a measurement, where it has made the start: a wrong probe
+                spoils its image, so it has another try under the probe that was found.
+        """
+        given = SolverState.start(canvas, self.measured.measurement)
+        if not self.split.judges:
+            return Found(name, given, self.forced)
+        with self.log.phase('examine'):
+            best = self._decide(canvas[:, *self.box])
+            if best is None:
+                return Found(name, given, self.forced)
+            if not best.freed.names():
+                return Found(name, best.state if self.is_whole else given, best.freed)
+            return self._choose_start(name, given, best, rerun)
+
+    def _decide(self, canvas: Tensor) -> _Trial | None:
+        """Returns the best trial, or None where the start is good enough as it is."""
+        best = self._try(SolverState.start(canvas, self.part), self.forced, 1)
+        if self._is_explained(best):
+            return best if self.forced.names() else None
+        flat = SolverState.start(self.part.flat(), self.part)
+        if self.forced.probe:
+            tried = self._try(flat, self.forced, self.num_epochs)
+            best = min(best, tried, key=lambda trial: trial.error)
+        for turn in range(MAX_ROUNDS):
+            before = best
+            best, trials = self._try(before.state, before.freed, self.num_epochs // 2), []
+            for name in self._candidates(before):
+                is_first = name == 'probe' and not turn  # an image under a wrong probe is useless
+                state = flat if is_first else before.state
+                num_epochs = self.num_epochs if is_first else self.num_epochs // 2
+                trials.append(self._try(state, replace(before.freed, **{name: True}), num_epochs))
+            tried = min(trials, key=lambda trial: trial.error, default=best)
+            if tried.error < USEFUL_FALL * best.error:
+                self._say(best, tried)
+                best = tried
+                if self._is_explained(best):
+                    break
+            elif best.error > STILL_FALLING * before.error:
+                return min(best, before, key=lambda trial: trial.error)
+        return best
+
+    def _is_explained(self, trial: _Trial) -> bool:
+        return UNDER_NOISE < self._error(trial.state, self.split.training) < EXPLAINED
+
+    def _candidates(self, before: _Trial) -> list[str]:
+        closed = [name for name in self.possible if not getattr(before.freed, name)]
+        others = [name for name in closed if name != 'background']
+        return closed if len(others) < len(closed) else others
+
+    def _try(self, start: SolverState, freed: Freed, num_epochs: int) -> _Trial:
+        state, phase = start.clone(), self._phase(num_epochs, freed)
+        settings = RpieSettings(
+            alpha=self.alpha, step=phase.step, probe_step=PROBE_STEP * phase.step, freed=freed
+        )
+        momentum, number = Momentum(state), len(self.split.training)
+        count = self.log.counter('examine', num_epochs * number)
+        for epoch in range(num_epochs):
+            rng = numpy.random.default_rng([self.seed, 7, self._done])
+            order = self.split.training[torch.from_numpy(rng.permutation(number))]
+            last = 0
+
+            def after_batch(done: int) -> None:
+                nonlocal last
+                count(done - last)
+                last = done
+
+            rpie_epoch(state, self.part, order.split(phase.batch), settings, after_batch, momentum)
+            self._done += 1
+            if freed.positions and epoch == num_epochs // 2:
+                relocate(state, self.part, self.split.training)
+        return _Trial(state, freed, self._error(state, self.split.held_out, freed))
+
+    def _phase(self, num_epochs: int, freed: Freed) -> Phase:
+        moving = len(self.split.everything) if freed.positions else 0
+        return search(num_epochs, is_low=self.is_low, is_gentle=False, moving=moving)
+
+    def _error(self, state: SolverState, which: Tensor, freed: Freed = NOTHING) -> float:
+        """Returns the error of some patterns over that of photon noise."""
+        error = misfit(fit_frames(state, self.part, which, freed), self.part, which).to_noise
+        return error if math.isfinite(error) else math.inf
+
+    def _say(self, before: _Trial, after: _Trial) -> None:
+        new = set(after.freed.names()) - set(before.freed.names())
+        what = ' and '.join(WORDS[name] for name in WORDS if name in new)
+        self.log.say(
+            f'{self.name}: {what} will be adjusted: patterns that were held out are then explained '
+            f'{after.error:.3g} instead of {before.error:.3g} times as badly as photon noise allows.'
+        )
+
+    def _choose_start(
+        self, name: str, given: SolverState, best: _Trial, rerun: Rerun | None
+    ) -> Found:
+        """Returns the better of what the trials have come to and the network's second try."""
+        found = best.state
+        if rerun is not None:
+            again = replace(found.clone(), canvas=rerun(found.seen(self.part)))
+            tried = self._try(again, best.freed, 1)
+            if tried.error <= NEARLY_AS_GOOD * best.error:
+                if self.is_whole:
+                    return Found('network', tried.state, best.freed)
+                again = self._enlarge(given, found)
+                canvas = rerun(again.seen(self.measured.measurement))
+                return Found('network', replace(again, canvas=canvas), best.freed)
+            if best.freed.probe:
+                self.log.say(
+                    f'{self.name}: with the probe as far as it could be improved, the flat start '
+                    'explains the counts better than the network: going on from the flat one.'
+                )
+                name = 'flat'
+        if self.is_whole:
+            return Found(name, found, best.freed)
+        whole = self._enlarge(given, found)
+        if best.freed.probe:
+            whole = replace(whole, canvas=whole.seen(self.measured.measurement).flat())
+        return Found(name, whole, best.freed)
+
+    @staticmethod
+    def _enlarge(given: SolverState, found: SolverState) -> SolverState:
+        """Returns the state of the whole scan with what a part has found that is not a frame's."""
+        return replace(given.clone(), probe=found.probe.clone(), background=found.background)

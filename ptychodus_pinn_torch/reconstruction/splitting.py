@@ -1,0 +1,78 @@
+"""Which patterns make the image, and which of them are held out to judge it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import numpy
+import torch
+from jaxtyping import Float, Int
+from numpy.typing import NDArray
+from scipy.spatial import KDTree
+from torch import Tensor
+
+from ..scan.grouping import choose_held_out
+
+__all__ = ['Split', 'split_patterns', 'take_middle']
+
+HOLDOUT_FRACTION = 0.04
+MIN_PATTERNS_TO_HOLD_OUT = 50
+
+
+@dataclass(frozen=True)
+class Split:
+    """Numbers of patterns, on the host.
+
+    Attributes:
+        everything: (N,) what makes the image.
+        held_out: Those of them that judge, until the last phase; few scans are too small for it.
+    """
+
+    everything: Int[Tensor, ' pattern']
+    held_out: Int[Tensor, ' judge']
+
+    @property
+    def judges(self) -> bool:
+        """Whether any are held out."""
+        return len(self.held_out) > 0
+
+    @property
+    def training(self) -> Int[Tensor, ' kept']:
+        """Those that are not held out."""
+        return self.everything[~torch.isin(self.everything, self.held_out)]
+
+    def whole(self) -> Split:
+        """Returns the split that holds nothing out."""
+        return replace(self, held_out=self.held_out[:0])
+
+
+def split_patterns(
+    positions_px: Float[NDArray[numpy.float64], 'pattern 2'],
+    seed: int,
+    chosen: NDArray[numpy.int64] | None = None,
+) -> Split:
+    """Returns a split of patterns, scattered over the scan, the same for the same seed.
+
+    Args:
+        positions_px: (N, 2) of all patterns.
+        seed: Of the choice.
+        chosen: Those that make the image; all by default.
+    """
+    everything = numpy.arange(len(positions_px)) if chosen is None else chosen
+    held_out = everything[:0]
+    if len(everything) >= MIN_PATTERNS_TO_HOLD_OUT:
+        rng = numpy.random.default_rng([seed, 5])
+        held_out = everything[choose_held_out(positions_px[everything], HOLDOUT_FRACTION, rng)]
+    return Split(torch.from_numpy(everything), torch.from_numpy(numpy.sort(held_out)))
+
+
+def take_middle(
+    positions_px: Float[NDArray[numpy.float64], 'pattern 2'], number: int
+) -> Int[Tensor, ' chosen']:
+    """Returns the patterns nearest to the middle of the scan, at most `number`, in order.
+
+    Positions are (N, 2).
+    """
+    middle = (positions_px.max(axis=0) + positions_px.min(axis=0)) / 2.0
+    _, nearest = KDTree(positions_px).query(middle, k=min(number, len(positions_px)))
+    return torch.from_numpy(numpy.sort(numpy.atleast_1d(nearest)).astype(numpy.int64))

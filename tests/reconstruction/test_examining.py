@@ -1,0 +1,129 @@
+"""Scans with one thing wrong come right without options, and the sentence names it."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import numpy
+import pytest
+import torch
+
+from ptychodus_pinn_torch.backend import Reconstruction, ReconstructRequest, ignore_report
+from ptychodus_pinn_torch.config import Config, override_config
+from ptychodus_pinn_torch.metrics.comparison import compare_objects, coverage_mask
+from ptychodus_pinn_torch.reconstruction.procedure import reconstruct
+from ptychodus_pinn_torch.scan.scan import Scan
+from ptychodus_pinn_torch.simulation.simulated_scan import SimulationSpec, simulate_scan
+
+
+def image_of(scan: Scan, **options: Any) -> Reconstruction:
+    named = {f'reconstruction.{key}': value for key, value in options.items()}
+    return reconstruct(ReconstructRequest(scan, override_config(Config(), named)), ignore_report)
+
+
+def error_of(scan: Scan, image: Reconstruction) -> float:
+    assert scan.truth is not None
+    return compare_objects(image.object_, scan.truth, weights=coverage_mask(scan)).nrmse
+
+
+@pytest.fixture(scope='module')
+def scan() -> Scan:
+    return simulate_scan(SimulationSpec(num_positions=256, seed=2))
+
+
+@pytest.fixture(scope='module')
+def clean(scan: Scan) -> Reconstruction:
+    return image_of(scan)
+
+
+def defocus(scan: Scan, strength: float) -> Scan:
+    frequency = numpy.fft.fftfreq(scan.pattern_shape[0])
+    ramp = numpy.exp(-1j * strength * (frequency[:, None] ** 2 + frequency[None] ** 2))
+    probe = numpy.fft.ifft2(numpy.fft.fft2(scan.probe) * ramp)
+    return replace(scan, probe=probe.astype(numpy.complex64))
+
+
+def move(scan: Scan, rms_px: float) -> Scan:
+    moves = numpy.random.default_rng(0).standard_normal(scan.positions_px.shape)
+    return replace(scan, positions_px=scan.positions_px + rms_px / 2**0.5 * moves)
+
+
+def flicker(scan: Scan) -> Scan:
+    rng = numpy.random.default_rng(0)
+    factors = rng.uniform(0.6, 1.0, scan.num_patterns)[:, None, None]
+    return replace(scan, patterns=rng.binomial(scan.patterns, factors).astype(numpy.uint32))
+
+
+def add_background(scan: Scan) -> Scan:
+    counts = numpy.random.default_rng(0).poisson(2.0, scan.patterns.shape)
+    return replace(scan, patterns=(scan.patterns + counts).astype(numpy.uint32))
+
+
+def test_a_clean_scan_is_not_examined(clean: Reconstruction) -> None:
+    assert clean.freed == ()
+    assert 'examine' not in clean.seconds
+    assert clean.messages == ()
+
+
+@pytest.mark.parametrize(
+    ('spoil', 'what', 'word', 'factor'),
+    [
+        (lambda scan: defocus(scan, 150.0), 'probe', 'the probe', 2.0),
+        (lambda scan: move(scan, 1.5), 'positions', 'the positions', 2.0),
+        (flicker, 'factors', 'the brightness of each frame', 2.0),
+        (add_background, 'background', 'a constant background', 2.5),
+    ],
+    ids=['probe', 'positions', 'factors', 'background'],
+)
+def test_what_is_wrong_is_found_and_said(
+    scan: Scan, clean: Reconstruction, spoil: Any, what: str, word: str, factor: float
+) -> None:
+    given = spoil(scan)
+    fixed = image_of(given, **{f'update_{what}': 'off'})
+    image = image_of(given)
+    assert what in image.freed
+    assert what not in fixed.freed
+    assert any(word in message and 'held out' in message for message in image.messages)
+    assert error_of(scan, image) < factor * error_of(scan, clean)
+    assert error_of(scan, image) < 0.7 * error_of(scan, fixed)
+
+
+def test_positions_come_back_where_they_were(scan: Scan) -> None:
+    image = image_of(move(scan, 2.0))
+    off = image.positions_px - scan.positions_px
+    assert numpy.hypot(*(off - off.mean(axis=0)).T).max() < 1.0
+    assert numpy.hypot(*(off - numpy.median(off, axis=0)).T).mean() < 0.35
+
+
+def test_off_means_off_and_on_means_on(scan: Scan) -> None:
+    names = ('probe', 'positions', 'factors', 'background')
+    shut = image_of(move(scan, 1.0), **{f'update_{name}': 'off' for name in names})
+    assert shut.freed == ()
+    forced = image_of(scan, update_factors='on')
+    assert forced.freed == ('factors',)
+
+
+def test_a_frame_far_from_its_place_is_found_again(scan: Scan) -> None:
+    from ptychodus_pinn_torch.physics.measured_scan import measure_scan
+    from ptychodus_pinn_torch.reconstruction.relocating import relocate
+    from ptychodus_pinn_torch.reconstruction.solver import SolverState
+
+    assert scan.truth is not None
+    positions = scan.positions_px.copy()
+    positions[[100, 150]] += [[8.0, -6.0], [-5.0, 9.0]]
+    measured = measure_scan(replace(scan, positions_px=positions))
+    shape = measured.measurement.canvas_shape[1:]
+    canvas = torch.from_numpy(measured.cut(scan.truth, shape))[None]
+    state = SolverState.start(canvas, measured.measurement)
+    found = relocate(state, measured.measurement, torch.arange(scan.num_patterns))
+    assert sorted(found.tolist()) == [100, 150]
+    moved = positions + state.moves(measured.measurement).numpy()
+    assert numpy.abs(moved - scan.positions_px).max() < 2.0
+
+
+def test_an_empty_frame_stays_where_it_is(scan: Scan) -> None:
+    patterns = numpy.array(scan.patterns)
+    patterns[40] = 0
+    image = image_of(replace(scan, patterns=patterns), update_positions='on')
+    assert numpy.abs(image.positions_px[40] - scan.positions_px[40]).max() < 0.2
