@@ -10,7 +10,8 @@ from numpy.typing import NDArray
 from scipy.spatial import KDTree
 
 from ..physics.measured_scan import measure_scan
-from ..reconstruction.solver import RpieSettings, SolverState, rpie_epoch
+from ..reconstruction.solver import RpieSettings, rpie_epoch
+from ..reconstruction.state import SolverState
 from ..scan.resampling import crop_scan
 from ..scan.scan import Scan
 

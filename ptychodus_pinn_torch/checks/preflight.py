@@ -14,8 +14,9 @@ from scipy.spatial import KDTree
 
 from ..config import Config
 from ..physics.probe import support_box
+from ..scan.calibration import calibrate_probe
 from ..scan.pattern_store import block_slices
-from ..scan.scan import Scan, calibrate_probe, split_positions
+from ..scan.scan import Scan, split_positions
 from .orientation import compare_orientations
 
 __all__ = ['Finding', 'Level', 'examine_scan', 'probe_diameter_px', 'probe_support_px']

@@ -120,7 +120,7 @@ def _find_weights(
 
 def _judge_by_counts(image: Image, scan: Any, held_out: str | None) -> dict[str, Any]:
     from ..metrics.comparison import data_error
-    from ..scan.scan import calibrate_probe
+    from ..scan.calibration import calibrate_probe
 
     _check_grid(image, f'the scan {scan.name}', scan.object_)
     indices = None if held_out is None else _read_indices(held_out, scan.num_patterns)

@@ -9,9 +9,10 @@ from typing import Any
 import numpy
 from numpy.typing import NDArray
 
+from ..scan.calibration import calibrate_probe
 from ..scan.output import training_arrays, write_npz
 from ..scan.pattern_store import stage_blocks
-from ..scan.scan import Scan, calibrate_probe
+from ..scan.scan import Scan
 
 __all__ = ['write_amplitude_npz']
 

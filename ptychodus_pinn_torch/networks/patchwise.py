@@ -14,7 +14,8 @@ from scipy.spatial import KDTree
 from torch import Tensor, nn
 
 from ..physics.canvas import Canvas, add_patches
-from ..physics.measurement import Chunk, GroupBatch, Measurement
+from ..physics.chunk import Chunk
+from ..physics.measurement import GroupBatch, Measurement
 from ..physics.probe import support_box
 from ..physics.propagation import center_frequencies, intensity, squared_modulus
 from .stitching import PatchStack, blend, put_weighted

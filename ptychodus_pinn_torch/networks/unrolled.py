@@ -11,8 +11,9 @@ from torch import Tensor, nn
 
 from ..config import NetworkConfig, UnrolledConfig
 from ..physics.canvas import Canvas, add_patches
+from ..physics.chunk import Chunk
 from ..physics.forward_model import expose
-from ..physics.measurement import Chunk, GroupBatch, Measurement
+from ..physics.measurement import GroupBatch, Measurement
 from ..physics.propagation import intensity
 from ..physics.update_rule import object_update, wave_difference
 from .blocks import CanvasUNet

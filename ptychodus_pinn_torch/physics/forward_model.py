@@ -9,7 +9,8 @@ from jaxtyping import Complex, Float, Int
 from torch import Tensor, nn
 
 from .canvas import take_patches
-from .measurement import Chunk, GroupBatch
+from .chunk import Chunk
+from .measurement import GroupBatch
 from .propagation import intensity, to_detector
 
 __all__ = ['Exposure', 'ForwardModel', 'expected_counts', 'expose', 'predict']

@@ -11,7 +11,9 @@ from jaxtyping import Float
 from numpy.typing import NDArray
 from torch import Tensor
 
-from ..scan.scan import Scan, calibrate_probe, split_positions
+from ..scan.calibration import calibrate_probe
+from ..scan.scan import Scan, split_positions
+from ..scan.triage import Triage
 from .measurement import Measurement
 
 __all__ = ['MeasuredScan', 'ScanCounts', 'measure_scan']
@@ -31,11 +33,15 @@ class ScanCounts:
     Args:
         scan: Patterns (N, H, W) in the dtype of the file, zero frequency in the middle.
         device: Where the counts are wanted.
+        frames: (J,) numbers of those frames that are looked at; all by default.
     """
 
-    def __init__(self, scan: Scan, device: torch.device) -> None:
-        self.scan, self.device = scan, device
-        self.shape = (scan.num_patterns, *scan.pattern_shape)
+    def __init__(
+        self, scan: Scan, device: torch.device, frames: NDArray[numpy.int64] | None = None
+    ) -> None:
+        self.scan, self.device, self.frames = scan, device, frames
+        number = scan.num_patterns if frames is None else len(frames)
+        self.shape = (number, *scan.pattern_shape)
         good = numpy.fft.ifftshift(scan.good_pixels)
         self._good = None if good.all() else torch.from_numpy(good)
         self._total: float | None = None
@@ -53,7 +59,7 @@ class ScanCounts:
         if self._total is None:
             good, total = self.scan.good_pixels, 0.0
             for part in self._parts():
-                raw = numpy.asarray(self.scan.patterns[part[0] : part[-1] + 1])
+                raw = self._raw(part)
                 total += float(raw.sum(axis=0, dtype=numpy.float64)[good].sum())
             self._total = total
         return self._total
@@ -63,8 +69,12 @@ class ScanCounts:
         everything = numpy.arange(self.shape[0])
         return [everything[i : i + length] for i in range(0, len(everything), length)]
 
+    def _raw(self, indices: NDArray[numpy.int64]) -> NDArray[Any]:
+        frames = indices if self.frames is None else self.frames[indices]
+        return numpy.asarray(self.scan.patterns[frames])
+
     def _read(self, indices: NDArray[numpy.int64]) -> Float[Tensor, 'pattern height width']:
-        raw = numpy.asarray(self.scan.patterns[indices])
+        raw = self._raw(indices)
         # two rolls of half the size are an ifftshift of even patterns; slices are faster
         height, width = self.shape[1:]
         half_y, half_x = height // 2, width // 2
@@ -92,12 +102,19 @@ class MeasuredScan:
         measurement: The canvas is the smallest box that holds every window.
         origin: (2,) first pixel (y, x) of the canvas on the object grid.
         calibration: What the given probe was multiplied with.
+        frames: (J,) numbers in the scan of the patterns of the measurement.
     """
 
     scan: Scan
     measurement: Measurement
     origin: NDArray[numpy.int64]
     calibration: float
+    frames: NDArray[numpy.int64]
+
+    @property
+    def positions_px(self) -> Float[NDArray[numpy.float64], 'pattern 2']:
+        """The given positions (J, 2) of the patterns of the measurement."""
+        return self.scan.positions_px[self.frames]
 
     def cut(
         self, object_: NDArray[Any], shape: tuple[int, int], offset: Any = (0, 0)
@@ -123,6 +140,7 @@ def measure_scan(
     device: torch.device | None = None,
     num_probe_modes: int = 0,
     chunk_bytes: int = CPU_CHUNK_BYTES,
+    triage: Triage | None = None,
 ) -> MeasuredScan:
     """Returns the scan as a measurement with a calibrated probe.
 
@@ -131,26 +149,42 @@ def measure_scan(
         device: Where the physics happens; the CPU by default.
         num_probe_modes: Modes that are used, brightest first, with the power of all; 0 is all.
         chunk_bytes: Memory that the arrays of a chunk may take, roughly.
+        triage: What is left out of it.
     """
     device = device or torch.device('cpu')
-    probe, calibration = calibrate_probe(scan)
+    probe, calibration = calibrate_probe(scan, triage)
+    frames, spikes = numpy.arange(scan.num_patterns), None
+    if triage is not None:
+        frames, spikes = triage.kept(scan.num_patterns), _place_spikes(triage, scan)
     if num_probe_modes and num_probe_modes < len(probe):
         power = numpy.sum(numpy.abs(probe) ** 2)
         probe = probe[:num_probe_modes]
         probe = probe * numpy.sqrt(power / numpy.sum(numpy.abs(probe) ** 2))
-    corners, shifts = split_positions(scan.positions_px, scan.pattern_shape)
+    corners, shifts = split_positions(scan.positions_px[frames], scan.pattern_shape)
     origin = corners.min(axis=0)
     extent = (corners - origin).max(axis=0) + numpy.asarray(scan.pattern_shape)
     good = numpy.fft.ifftshift(scan.good_pixels)
     frame_bytes = scan.pattern_shape[0] * scan.pattern_shape[1] * (8 + 16 * len(probe))
     measurement = Measurement(
-        counts=ScanCounts(scan, device),
-        rows=torch.zeros(scan.num_patterns, dtype=torch.int64),
+        counts=ScanCounts(scan, device, frames if len(frames) < scan.num_patterns else None),
+        rows=torch.zeros(len(frames), dtype=torch.int64),
         corners=torch.from_numpy(corners - origin),
         shifts=torch.from_numpy(shifts.astype(numpy.float32)).to(device),
         probe=torch.from_numpy(numpy.ascontiguousarray(probe, dtype=numpy.complex64)).to(device),
         canvas_shape=(1, int(extent[0]), int(extent[1])),
         good_pixels=None if good.all() else torch.from_numpy(good).to(device),
+        spikes=spikes,
         chunk_size=int(max(1, min(MAX_CHUNK, chunk_bytes // frame_bytes))),
     )
-    return MeasuredScan(scan, measurement, origin, calibration)
+    return MeasuredScan(scan, measurement, origin, calibration, frames)
+
+
+def _place_spikes(triage: Triage, scan: Scan) -> Tensor | None:
+    """Returns spikes as a measurement of the other frames counts them, in corner order."""
+    if not len(triage.spikes):
+        return None
+    height, width = scan.pattern_shape
+    frame, y, x = triage.spikes.T
+    rows = numpy.searchsorted(triage.kept(scan.num_patterns), frame)
+    places = [rows, (y - height // 2) % height, (x - width // 2) % width]
+    return torch.from_numpy(numpy.stack(places, axis=1))

@@ -12,6 +12,7 @@ from jaxtyping import Bool, Complex, Float, Int
 from torch import Tensor
 
 from .canvas import add_patches, check_windows
+from .chunk import Chunk
 from .probe import probe_spectrum, shift_spectrum
 from .propagation import intensity, squared_modulus, to_detector
 
@@ -28,62 +29,6 @@ class Counts(Protocol):
 
     def __getitem__(self, indices: Any, /) -> Any:
         """Returns (J, H, W), float32, corner order of frequencies, on the measurement's device."""
-
-
-@dataclass(frozen=True)
-class Chunk:
-    """Some patterns of a measurement, ready to be compared with a canvas.
-
-    Attributes:
-        indices: (J,) numbers of the patterns, on the host.
-        rows: (J,) canvas of each pattern; `corners` (J, 2) first pixel (y, x) of its window.
-        shifts: (J, 2) sub-pixel rest of the positions, pixels.
-        probe: (J, P, H, W) modes at each pattern's sub-pixel position, calibrated to counts.
-        counts: (J, H, W) in corner order; what bad pixels hold must not be looked at.
-        good_pixels: (H, W), or (J, H, W) where single frames have spikes; corner order; None when
-            all are good.
-        background: Counts that every pixel has beside those of the object, or None.
-    """
-
-    indices: Int[Tensor, ' pattern']
-    rows: Int[Tensor, ' pattern']
-    corners: Int[Tensor, 'pattern 2']
-    shifts: Float[Tensor, 'pattern 2']
-    probe: Complex[Tensor, 'pattern mode height width']
-    counts: Float[Tensor, 'pattern height width']
-    good_pixels: Bool[Tensor, '*frame height width'] | None = None
-    background: Float[Tensor, ''] | None = None
-
-    @property
-    def window(self) -> tuple[int, int]:
-        """(H, W) of a pattern."""
-        return int(self.counts.shape[-2]), int(self.counts.shape[-1])
-
-    def roots(self, floor: float) -> Float[Tensor, 'pattern height width']:
-        """Returns the root of the counts, after `floor` counts were added."""
-        return torch.sqrt(self.counts + floor)
-
-    def good_counts(self) -> Float[Tensor, 'pattern height width']:
-        """Returns the counts with zeros at bad pixels."""
-        return self.counts if self.good_pixels is None else self.counts * self.good_pixels
-
-    def select(self, keep: Tensor) -> Chunk:
-        """Returns the chunk with some of its patterns; `keep` are places (k,) on the host."""
-        there = keep.to(self.rows.device, non_blocking=True)
-        return replace(
-            self,
-            indices=self.indices[keep],
-            rows=self.rows[there],
-            corners=self.corners[there],
-            shifts=self.shifts[there],
-            probe=self.probe[there],
-            counts=self.counts[there],
-            good_pixels=self._good_pixels_of(there),
-        )
-
-    def _good_pixels_of(self, there: Tensor) -> Tensor | None:
-        good = self.good_pixels
-        return good if good is None or good.ndim == 2 else good[there]
 
 
 @dataclass(frozen=True)
@@ -212,10 +157,17 @@ class Measurement:
         """The counts over good pixels of all patterns of each canvas; they are added up once."""
         total = torch.zeros(self.canvas_shape[0], device=self.device)
         if hasattr(self.counts, 'total'):
-            return total + self.counts.total()
+            return total + self.counts.total() - self._spiking_counts()
         counts: Any = self.counts
         good = counts if self.good_pixels is None else counts * self.good_pixels
         return total.index_add_(0, self._hand_over(self.rows), good.sum(dim=(-2, -1)))
+
+    def _spiking_counts(self) -> float:
+        """Returns what a lazily read measurement has counted where it cannot be trusted."""
+        if self.spikes is None or not len(self.spikes):
+            return 0.0
+        frames, y, x = self.spikes.T
+        return float(self.counts[frames][torch.arange(len(frames)), y, x].sum())
 
     @cached_property
     def power(self) -> Float[Tensor, '*group']:

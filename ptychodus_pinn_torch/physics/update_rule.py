@@ -10,8 +10,8 @@ from __future__ import annotations
 from jaxtyping import Complex, Float
 from torch import Tensor
 
+from .chunk import Chunk
 from .forward_model import Exposure
-from .measurement import Chunk
 from .noise import lost_part
 from .propagation import to_sample
 

@@ -15,10 +15,12 @@ from ..physics.measured_scan import MeasuredScan
 from ..physics.measurement import Measurement
 from .annealing import Phase, is_low_dose, search
 from .misfit import misfit
+from .momentum import Momentum
 from .relocating import fit_frames, relocate
 from .run_log import RunLog
-from .solver import NOTHING, Freed, Momentum, RpieSettings, SolverState, rpie_epoch
+from .solver import RpieSettings, rpie_epoch
 from .splitting import Split, split_patterns, take_middle
+from .state import NOTHING, Freed, SolverState
 
 __all__ = ['Examination', 'Found']
 
@@ -99,7 +101,7 @@ class Examination:
         self.forced = Freed(**{name: value == 'on' for name, value in options.items()})
         self.possible = [name for name, value in options.items() if value == 'auto']
         self.is_low = is_low_dose(measured.measurement)
-        positions = measured.scan.positions_px
+        positions = measured.positions_px
         chosen = everything[take_middle(positions[everything.numpy()], TRIAL_PATTERNS)]
         self.is_whole = len(chosen) == measured.measurement.num_patterns
         self.part, self.box = measured.measurement.part(chosen)

@@ -19,13 +19,14 @@ from ..physics.devices import choose_device, set_threads
 from ..physics.measured_scan import MeasuredScan, measure_scan
 from ..physics.measurement import Measurement
 from ..scan.scan import Scan, fingerprint
+from ..scan.triage import examine_frames
 from .examining import Examination, Found
 from .placing import place_on_grid
 from .refining import Refined, Refinement
 from .run_log import RunLog
-from .solver import Freed, SolverState
 from .splitting import split_patterns
 from .starts import choose_start, drop_broken_starts, network_start, object_start
+from .state import Freed, SolverState
 
 __all__ = ['reconstruct']
 
@@ -55,8 +56,12 @@ def reconstruct(request: ReconstructRequest, report: Report) -> Reconstruction:
             archive = open_model(request.model or shipped_model())
             scan = _with_trained_probe(scan, archive, log)
             network = backend.load_network(archive, config)
+        triage = examine_frames(scan)
+        if triage.sentence():
+            log.say(f'{scan.name}: {triage.sentence()}')
         measured = measure_scan(
             scan,
+            triage=triage,
             device=device,
             num_probe_modes=config.physics.num_probe_modes,
             chunk_bytes=_chunk_bytes(config, device),
@@ -82,7 +87,7 @@ def _make_image(
         starts['object'] = object_start(measured)
     drop_broken_starts(starts, measured, log)
     chosen = choose_start(starts, measured, config, log)
-    split = split_patterns(measured.scan.positions_px, config.training.seed)
+    split = split_patterns(measured.positions_px, config.training.seed)
     found = Found(
         chosen.name, SolverState.start(starts[chosen.name], measured.measurement), Freed()
     )
@@ -142,13 +147,14 @@ def _finish(
             measured.origin,
             scan.object_,
         )
-        moves = state.moves(measurement).cpu().numpy()
+        positions_px = scan.positions_px.copy()
+        positions_px[measured.frames] += state.moves(measurement).cpu().numpy()
         probe: NDArray[Any] = scan.probe  # as it came: modes that were left out are still there
         if refined.freed.probe:
             probe = state.probe.detach().cpu().numpy() / measured.calibration
     return Reconstruction(
         object_=object_,
-        positions_px=scan.positions_px + moves,
+        positions_px=positions_px,
         probe=probe.astype(numpy.complex64),
         losses=tuple(refined.losses),
         coverage=covered,

@@ -17,10 +17,12 @@ from ..physics.measured_scan import MeasuredScan
 from .adam import AdamRefiner
 from .annealing import MIN_SEARCH, Phase, anneal, is_low_dose, longest_run, phases_of, search
 from .misfit import relative_error
+from .momentum import Momentum
 from .relocating import fit_frames, relocate
 from .run_log import RunLog
-from .solver import NOTHING, Freed, Momentum, RpieSettings, SolverState, rpie_epoch
+from .solver import RpieSettings, rpie_epoch
 from .splitting import Split
+from .state import NOTHING, Freed, SolverState
 
 __all__ = ['Refined', 'Refinement']
 

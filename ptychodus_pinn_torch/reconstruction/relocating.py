@@ -7,10 +7,12 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
+from ..physics.chunk import Chunk
 from ..physics.forward_model import expected_counts
-from ..physics.measurement import Chunk, Measurement
+from ..physics.measurement import Measurement
 from .misfit import misfit
-from .solver import Freed, RpieSettings, SolverState, rpie_epoch
+from .solver import RpieSettings, rpie_epoch
+from .state import Freed, SolverState
 
 __all__ = ['fit_frames', 'relocate']
 

@@ -6,23 +6,25 @@ rPIE in batches, with the momentum of mPIE (both Maiden, Johnson & Li, Optica 4,
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, replace
-from typing import Any
+from dataclasses import dataclass
 
 import torch
-from jaxtyping import Complex, Float, Int
+from jaxtyping import Float
 from torch import Tensor
 
 from ..physics.canvas import put_patches
+from ..physics.chunk import Chunk
 from ..physics.forward_model import Exposure, expose
 from ..physics.losses import amplitude_misfit
-from ..physics.measurement import Chunk, Measurement
+from ..physics.measurement import Measurement
 from ..physics.noise import lost_part, root_bias
 from ..physics.probe import unshift_probe
 from ..physics.propagation import intensity, squared_modulus, to_detector
 from ..physics.update_rule import divide_by_coverage, object_update, wave_difference
+from .momentum import Momentum
+from .state import NOTHING, Freed, SolverState
 
-__all__ = ['NOTHING', 'Freed', 'Momentum', 'RpieSettings', 'SolverState', 'rpie_epoch']
+__all__ = ['RpieSettings', 'rpie_epoch']
 
 COUNT_FLOOR = 0.01
 """Counts added before the root of measured over expected is taken."""
@@ -38,93 +40,6 @@ FIRST_SPREAD_PX, LEAST_SPREAD_PX = 1.0, 0.1
 
 ROOT_VARIANCE = 0.25
 """Of the root of a Poisson count."""
-
-MOMENTUM_INTERVAL = 9
-"""Batches between two steps of the momentum."""
-
-
-@dataclass
-class SolverState:
-    """What the solver changes in place.
-
-    Attributes:
-        canvas: (1, Y, X) object.
-        probe: (P, H, W) modes, calibrated to counts.
-        shifts: (N, 2) sub-pixel positions, pixels.
-        corners: (N, 2) first pixels of the windows, which follow the positions, on the host.
-        factors: (N,) brightness of the beam, frame by frame; None until it is updated.
-        background: Counts that every pixel has beside those of the object; None likewise.
-    """
-
-    canvas: Complex[Tensor, '1 y x']
-    probe: Complex[Tensor, 'mode height width']
-    shifts: Float[Tensor, 'pattern 2']
-    corners: Int[Tensor, 'pattern 2']
-    factors: Float[Tensor, ' pattern'] | None = None
-    background: Float[Tensor, ''] | None = None
-
-    @classmethod
-    def start(cls, canvas: Tensor, measurement: Measurement) -> SolverState:
-        """Returns an independent state with what is given beside the object by a measurement."""
-        given = cls(
-            canvas.detach(),
-            measurement.probe,
-            measurement.shifts,
-            measurement.corners,
-            measurement.factors,
-            measurement.background,
-        )
-        return given.clone()
-
-    def clone(self) -> SolverState:
-        """Returns an independent copy."""
-        copies: dict[str, Any] = {k: x if x is None else x.clone() for k, x in vars(self).items()}
-        return SolverState(**copies)
-
-    def is_finite(self) -> bool:
-        """Returns whether all of it are numbers."""
-        return all(x is None or bool(torch.isfinite(x).all()) for x in vars(self).values())
-
-    def seen(self, measurement: Measurement) -> Measurement:
-        """Returns the measurement as it is explained at present."""
-        return replace(
-            measurement,
-            probe=self.probe,
-            shifts=self.shifts,
-            corners=self.corners,
-            factors=self.factors,
-            background=self.background,
-        )
-
-    def moves(self, measurement: Measurement) -> Float[Tensor, 'pattern 2']:
-        """Returns by how much the positions differ from those of a measurement, in pixels."""
-        windows = (self.corners - measurement.corners).to(self.shifts.device, non_blocking=True)
-        return windows + self.shifts - measurement.shifts
-
-    def move_windows(self) -> None:
-        """Lets the windows follow positions by whole pixels, as far as the canvas goes."""
-        limit = torch.tensor(self.canvas.shape[1:]) - torch.tensor(self.probe.shape[-2:])
-        wanted = self.corners + self.shifts.round().to('cpu', torch.int64)
-        after = torch.minimum(wanted.clamp(min=0), limit)
-        self.shifts -= (after - self.corners).to(self.shifts.device, non_blocking=True)
-        self.corners = after
-
-
-@dataclass(frozen=True)
-class Freed:
-    """What is moved beside the object."""
-
-    probe: bool = False
-    positions: bool = False
-    factors: bool = False
-    background: bool = False
-
-    def names(self) -> tuple[str, ...]:
-        """Returns the names of what is free."""
-        return tuple(name for name, is_free in vars(self).items() if is_free)
-
-
-NOTHING = Freed()
 
 
 @dataclass(frozen=True)
@@ -146,41 +61,6 @@ class RpieSettings:
     position_step: float = 1.0
     max_position_change_px: float = 1.0
     freed: Freed = NOTHING
-
-
-class Momentum:
-    """Carries object and probe on along the way that they have come since the last time.
-
-    `v <- f v + (O - O_before); O <- O + f v`, for the probe with half the factor. It makes the
-    low spatial frequencies, which single batches hardly see, arrive early. Annealing must follow:
-    what is carried on is noise as well.
-
-    Args:
-        state: Where it starts; a new phase of the solver starts with a new momentum.
-        factor: f, between 0 and 1.
-    """
-
-    def __init__(self, state: SolverState, factor: float = 0.9) -> None:
-        self._ways = [_Way(state.canvas, factor), _Way(state.probe, 0.5 * factor)]
-        self._batches = 0
-
-    def count_batch(self, state: SolverState, *, update_probe: bool) -> None:
-        """Takes notice of a batch, and moves the state when it is time."""
-        self._batches += 1
-        if self._batches % MOMENTUM_INTERVAL == 0:
-            self._ways[0].carry_on(state.canvas)
-            if update_probe:
-                self._ways[1].carry_on(state.probe)
-
-
-class _Way:
-    def __init__(self, start: Tensor, factor: float) -> None:
-        self.before, self.velocity, self.factor = start.clone(), torch.zeros_like(start), factor
-
-    def carry_on(self, present: Tensor) -> None:
-        self.velocity.mul_(self.factor).add_(present - self.before)
-        present.add_(self.velocity, alpha=self.factor)
-        self.before.copy_(present)
 
 
 def rpie_epoch(

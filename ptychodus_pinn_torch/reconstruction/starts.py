@@ -16,7 +16,7 @@ from ..physics.measured_scan import MeasuredScan
 from ..physics.measurement import Measurement
 from .misfit import misfit
 from .run_log import RunLog
-from .solver import SolverState
+from .state import SolverState
 
 __all__ = ['Chosen', 'choose_start', 'drop_broken_starts', 'network_start', 'object_start']
 

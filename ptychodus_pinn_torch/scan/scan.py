@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import logging
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -12,13 +11,7 @@ from typing import Any
 import numpy
 from numpy.typing import NDArray
 
-__all__ = ['CALIBRATED_RATIO', 'Scan', 'calibrate_probe', 'fingerprint', 'split_positions']
-
-logger = logging.getLogger(__name__)
-
-CALIBRATED_RATIO = (0.05, 1.25)
-"""Counts of the brightest frame over photons of the probe, if the probe is calibrated: less than
-one behind an absorbing object, a little more where the probe was scaled to the mean frame."""
+__all__ = ['Scan', 'fingerprint', 'split_positions']
 
 
 @dataclass(frozen=True)
@@ -115,39 +108,3 @@ def fingerprint(scan: Scan) -> str:
         counts = numpy.asarray(scan.patterns[index], dtype=numpy.float64)
         digest.update(numpy.ascontiguousarray(counts * scan.good_pixels).tobytes())
     return digest.hexdigest()[:32]
-
-
-def calibrate_probe(scan: Scan) -> tuple[NDArray[numpy.complex64], float]:
-    """Returns the probe (P, H, W) in counts, brightest mode first, and the factor that was applied.
-
-    `sum |P|**2` of a calibrated probe is the number of photons of a frame without object. A probe
-    counts as calibrated when the brightest frame holds a part of that within `CALIBRATED_RATIO`;
-    otherwise it is scaled so that the brightest frame is what an empty frame would be.
-
-    Raises:
-        ValueError: the probe is zero everywhere.
-    """
-    probe = numpy.asarray(scan.probe, dtype=numpy.complex64)
-    powers = numpy.sum(probe.real.astype(float) ** 2 + probe.imag.astype(float) ** 2, axis=(1, 2))
-    power = float(powers.sum())
-    if not power > 0.0 or not numpy.isfinite(power):
-        raise ValueError(f'{scan.name}: the probe is zero or not finite: give another probe.')
-    probe = probe[numpy.argsort(-powers, kind='stable')]
-    brightest = scan.max_counts()
-    # photons of an empty frame on good pixels; a beamstop hides the others
-    far_field = numpy.fft.fft2(probe.astype(numpy.complex128), norm='ortho')
-    frame = numpy.fft.fftshift(numpy.sum(numpy.abs(far_field) ** 2, axis=0))
-    visible = float(frame[scan.good_pixels].sum())
-    is_calibrated = CALIBRATED_RATIO[0] * visible <= brightest <= CALIBRATED_RATIO[1] * power
-    if brightest <= 0.0 or visible <= 0.0 or is_calibrated:
-        return probe, 1.0
-    factor = float(numpy.sqrt(brightest / visible))
-    logger.warning(
-        '%s: the probe holds %.3g photons but the brightest frame %.3g counts: the probe was '
-        'multiplied by %.4g.',
-        scan.name,
-        visible,
-        brightest,
-        factor,
-    )
-    return (probe * factor).astype(numpy.complex64), factor

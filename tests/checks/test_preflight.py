@@ -13,7 +13,8 @@ from ptychodus_pinn_torch.checks.orientation import (
     orient_positions,
 )
 from ptychodus_pinn_torch.checks.preflight import examine_scan, probe_diameter_px, probe_support_px
-from ptychodus_pinn_torch.scan.scan import Scan, calibrate_probe
+from ptychodus_pinn_torch.scan.calibration import calibrate_probe
+from ptychodus_pinn_torch.scan.scan import Scan
 from ptychodus_pinn_torch.simulation.simulated_scan import SimulationSpec, simulate_scan
 
 OTHERS = [name for name in ORIENTATIONS if name != 'as given']

@@ -107,7 +107,7 @@ def test_off_means_off_and_on_means_on(scan: Scan) -> None:
 def test_a_frame_far_from_its_place_is_found_again(scan: Scan) -> None:
     from ptychodus_pinn_torch.physics.measured_scan import measure_scan
     from ptychodus_pinn_torch.reconstruction.relocating import relocate
-    from ptychodus_pinn_torch.reconstruction.solver import SolverState
+    from ptychodus_pinn_torch.reconstruction.state import SolverState
 
     assert scan.truth is not None
     positions = scan.positions_px.copy()
@@ -127,3 +127,15 @@ def test_an_empty_frame_stays_where_it_is(scan: Scan) -> None:
     patterns[40] = 0
     image = image_of(replace(scan, patterns=patterns), update_positions='on')
     assert numpy.abs(image.positions_px[40] - scan.positions_px[40]).max() < 0.2
+
+
+def test_bad_frames_and_spikes_are_left_out_and_said(scan: Scan, clean: Reconstruction) -> None:
+    patterns = scan.patterns.astype(numpy.uint32)
+    patterns[[5, 130]] = 0
+    patterns[[60, 200]] *= 4
+    patterns[100, 10, 50] = patterns[170, 40, 3] = 3_000_000
+    image = image_of(replace(scan, patterns=patterns))
+    assert any('2 frames are empty' in message for message in image.messages)
+    assert image.freed == ()
+    assert image.positions_px.shape == scan.positions_px.shape
+    assert error_of(scan, image) < 1.2 * error_of(scan, clean)

@@ -11,13 +11,9 @@ from ptychodus_pinn_torch.physics.measurement import Measurement
 from ptychodus_pinn_torch.reconstruction.adam import AdamRefiner
 from ptychodus_pinn_torch.reconstruction.annealing import anneal, phases_of
 from ptychodus_pinn_torch.reconstruction.misfit import relative_error
-from ptychodus_pinn_torch.reconstruction.solver import (
-    Freed,
-    Momentum,
-    RpieSettings,
-    SolverState,
-    rpie_epoch,
-)
+from ptychodus_pinn_torch.reconstruction.momentum import Momentum
+from ptychodus_pinn_torch.reconstruction.solver import RpieSettings, rpie_epoch
+from ptychodus_pinn_torch.reconstruction.state import Freed, SolverState
 from ptychodus_pinn_torch.scan.scan import Scan
 from ptychodus_pinn_torch.simulation.simulated_scan import SimulationSpec, simulate_scan
 

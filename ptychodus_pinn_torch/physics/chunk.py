@@ -1,0 +1,67 @@
+"""Some patterns of a measurement, read and ready to be compared with a canvas."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import torch
+from jaxtyping import Bool, Complex, Float, Int
+from torch import Tensor
+
+__all__ = ['Chunk']
+
+
+@dataclass(frozen=True)
+class Chunk:
+    """Some patterns of a measurement, ready to be compared with a canvas.
+
+    Attributes:
+        indices: (J,) numbers of the patterns, on the host.
+        rows: (J,) canvas of each pattern; `corners` (J, 2) first pixel (y, x) of its window.
+        shifts: (J, 2) sub-pixel rest of the positions, pixels.
+        probe: (J, P, H, W) modes at each pattern's sub-pixel position, calibrated to counts.
+        counts: (J, H, W) in corner order; what bad pixels hold must not be looked at.
+        good_pixels: (H, W), or (J, H, W) where single frames have spikes; corner order; None when
+            all are good.
+        background: Counts that every pixel has beside those of the object, or None.
+    """
+
+    indices: Int[Tensor, ' pattern']
+    rows: Int[Tensor, ' pattern']
+    corners: Int[Tensor, 'pattern 2']
+    shifts: Float[Tensor, 'pattern 2']
+    probe: Complex[Tensor, 'pattern mode height width']
+    counts: Float[Tensor, 'pattern height width']
+    good_pixels: Bool[Tensor, '*frame height width'] | None = None
+    background: Float[Tensor, ''] | None = None
+
+    @property
+    def window(self) -> tuple[int, int]:
+        """(H, W) of a pattern."""
+        return int(self.counts.shape[-2]), int(self.counts.shape[-1])
+
+    def roots(self, floor: float) -> Float[Tensor, 'pattern height width']:
+        """Returns the root of the counts, after `floor` counts were added."""
+        return torch.sqrt(self.counts + floor)
+
+    def good_counts(self) -> Float[Tensor, 'pattern height width']:
+        """Returns the counts with zeros at bad pixels."""
+        return self.counts if self.good_pixels is None else self.counts * self.good_pixels
+
+    def select(self, keep: Tensor) -> Chunk:
+        """Returns the chunk with some of its patterns; `keep` are places (k,) on the host."""
+        there = keep.to(self.rows.device, non_blocking=True)
+        return replace(
+            self,
+            indices=self.indices[keep],
+            rows=self.rows[there],
+            corners=self.corners[there],
+            shifts=self.shifts[there],
+            probe=self.probe[there],
+            counts=self.counts[there],
+            good_pixels=self._good_pixels_of(there),
+        )
+
+    def _good_pixels_of(self, there: Tensor) -> Tensor | None:
+        good = self.good_pixels
+        return good if good is None or good.ndim == 2 else good[there]

@@ -1,0 +1,98 @@
+"""What the solver moves: object, probe, positions, brightness, background."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from jaxtyping import Complex, Float, Int
+from torch import Tensor
+
+from ..physics.measurement import Measurement
+
+__all__ = ['NOTHING', 'Freed', 'SolverState']
+
+
+@dataclass(frozen=True)
+class Freed:
+    """What is moved beside the object."""
+
+    probe: bool = False
+    positions: bool = False
+    factors: bool = False
+    background: bool = False
+
+    def names(self) -> tuple[str, ...]:
+        """Returns the names of what is free."""
+        return tuple(name for name, is_free in vars(self).items() if is_free)
+
+
+NOTHING = Freed()
+
+
+@dataclass
+class SolverState:
+    """What the solver changes in place.
+
+    Attributes:
+        canvas: (1, Y, X) object.
+        probe: (P, H, W) modes, calibrated to counts.
+        shifts: (N, 2) sub-pixel positions, pixels.
+        corners: (N, 2) first pixels of the windows, which follow the positions, on the host.
+        factors: (N,) brightness of the beam, frame by frame; None until it is updated.
+        background: Counts that every pixel has beside those of the object; None likewise.
+    """
+
+    canvas: Complex[Tensor, '1 y x']
+    probe: Complex[Tensor, 'mode height width']
+    shifts: Float[Tensor, 'pattern 2']
+    corners: Int[Tensor, 'pattern 2']
+    factors: Float[Tensor, ' pattern'] | None = None
+    background: Float[Tensor, ''] | None = None
+
+    @classmethod
+    def start(cls, canvas: Tensor, measurement: Measurement) -> SolverState:
+        """Returns an independent state with what is given beside the object by a measurement."""
+        given = cls(
+            canvas.detach(),
+            measurement.probe,
+            measurement.shifts,
+            measurement.corners,
+            measurement.factors,
+            measurement.background,
+        )
+        return given.clone()
+
+    def clone(self) -> SolverState:
+        """Returns an independent copy."""
+        copies: dict[str, Any] = {k: x if x is None else x.clone() for k, x in vars(self).items()}
+        return SolverState(**copies)
+
+    def is_finite(self) -> bool:
+        """Returns whether all of it are numbers."""
+        return all(x is None or bool(torch.isfinite(x).all()) for x in vars(self).values())
+
+    def seen(self, measurement: Measurement) -> Measurement:
+        """Returns the measurement as it is explained at present."""
+        return replace(
+            measurement,
+            probe=self.probe,
+            shifts=self.shifts,
+            corners=self.corners,
+            factors=self.factors,
+            background=self.background,
+        )
+
+    def moves(self, measurement: Measurement) -> Float[Tensor, 'pattern 2']:
+        """Returns by how much the positions differ from those of a measurement, in pixels."""
+        windows = (self.corners - measurement.corners).to(self.shifts.device, non_blocking=True)
+        return windows + self.shifts - measurement.shifts
+
+    def move_windows(self) -> None:
+        """Lets the windows follow positions by whole pixels, as far as the canvas goes."""
+        limit = torch.tensor(self.canvas.shape[1:]) - torch.tensor(self.probe.shape[-2:])
+        wanted = self.corners + self.shifts.round().to('cpu', torch.int64)
+        after = torch.minimum(wanted.clamp(min=0), limit)
+        self.shifts -= (after - self.corners).to(self.shifts.device, non_blocking=True)
+        self.corners = after
