@@ -24,6 +24,7 @@ __all__ = [
     'Reconstruction',
     'ReconstructRequest',
     'TrainRequest',
+    'Trust',
     'available_backends',
     'get_backend',
     'ignore_report',
@@ -106,6 +107,23 @@ class ReconstructRequest:
 
 
 @dataclass(frozen=True)
+class Trust:
+    """What is to be thought of an image.
+
+    Attributes:
+        verdict: 'right', 'doubtful' or 'wrong'.
+        sentence: The verdict with its reason, and what to do.
+        to_noise: Error of the amplitudes over that of photon noise; 1 where all is explained.
+        frames: (N,) the same for each frame; NaN for those that were left out.
+    """
+
+    verdict: str
+    sentence: str
+    to_noise: float
+    frames: Any
+
+
+@dataclass(frozen=True)
 class Reconstruction:
     """An image on the input object's grid, and how it came about.
 
@@ -120,6 +138,7 @@ class Reconstruction:
         messages: Sentences for the user.
         backend: The engine that ran the network.
         freed: What was adjusted: of 'probe', 'positions', 'factors' and 'background'.
+        trust: Whether the image is to be believed.
     """
 
     object_: Any
@@ -133,6 +152,7 @@ class Reconstruction:
     messages: tuple[str, ...] = ()
     backend: str = DEFAULT_BACKEND
     freed: tuple[str, ...] = ()
+    trust: Trust | None = None
 
 
 @runtime_checkable

@@ -107,6 +107,9 @@ def _flatten(object_: NDArray[Any], weight: NDArray[Any]) -> NDArray[Any]:
     return flat * numpy.exp(-1j * numpy.angle((weight * flat).sum()))
 
 
+_VERDICTS = {'right': 'black', 'doubtful': 'darkorange', 'wrong': 'firebrick'}
+
+
 def draw_reconstruction(path: Path, scan: Scan, result: Reconstruction) -> Path:
     """Writes a PNG of amplitude, phase, probe and refinement losses, rows downwards as stored.
 
@@ -126,7 +129,11 @@ def draw_reconstruction(path: Path, scan: Scan, result: Reconstruction) -> Path:
         epochs, values = zip(*result.losses)
         axes[3].plot(epochs, values, 'o-')
     axes[3].set(xlabel='refinement epoch', title='relative amplitude error')
-    figure.suptitle(f'{scan.name}: {scan.num_patterns} patterns, from the {result.start} start')
+    title = f'{scan.name}: {scan.num_patterns} patterns, from the {result.start} start'
+    verdict = '' if result.trust is None else result.trust.verdict
+    if verdict in _VERDICTS:
+        title += f'; the image is {verdict}'
+    figure.suptitle(title, color=_VERDICTS.get(verdict, 'black'))
     return _save(figure, path)
 
 

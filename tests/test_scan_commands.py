@@ -130,3 +130,22 @@ def test_measured_reference_brings_its_own_area(real_scan_path: Path, capsys):
 def test_quiet_prints_nothing(tmp_path: Path, capsys):
     out = _run(capsys, 'simulate', tmp_path / 'a.npz', '--num-positions', 4, '--quiet')
     assert out == '' and (tmp_path / 'a.npz').exists()
+
+
+def test_reconstruct_tells_scripts_and_people_whether_to_believe_it(tmp_path: Path, capsys):
+    scan, image = tmp_path / 'scan.npz', tmp_path / 'image.npz'
+    _run(capsys, 'simulate', scan, '--num-positions', 100)
+    figures = json.loads(_run(capsys, 'reconstruct', scan, '--output', image, '--json'))
+    assert figures['verdict'] == 'right' and figures['freed'] == [] and figures['messages'] == []
+    assert len(figures['frames']) == 100 and 0.5 < figures['to_noise'] < 1.5
+    assert set(figures['seconds']) >= {'read', 'network', 'refine', 'judge', 'write'}
+    assert _is_png(image.with_suffix('.png'))
+    out = _run(capsys, 'reconstruct', scan, '--output', image, '--overwrite', '--no-picture')
+    assert figures['sentence'] in out
+    wrong = ['--num-positions', 100, '--position-error', 2]
+    _run(capsys, 'simulate', tmp_path / 'wrong.npz', *wrong)
+    fixed = [f'--no-update-{name}' for name in ('probe', 'positions', 'factors', 'background')]
+    out = _run(
+        capsys, 'reconstruct', tmp_path / 'wrong.npz', '--output', image, '--overwrite', *fixed
+    )
+    assert 'the image is wrong' in out and 'ptychodus-pinn check' in out

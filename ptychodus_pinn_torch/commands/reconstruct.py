@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import argparse
+import json
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 from ..backend import Reconstruction, ReconstructRequest
 from ..progress import ProgressLine
@@ -31,6 +33,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument('--no-picture', action='store_true', help='write no PNG')
     parser.add_argument('--backend', help='pytorch or tensorflow')
+    parser.add_argument('--json', action='store_true', help='print the figures as JSON')
     add_overwrite_option(parser)
     add_scan_options(parser)
 
@@ -56,7 +59,10 @@ def run(arguments: argparse.Namespace) -> int:
     started = time.monotonic()
     write_image(output, scan, result)
     write_s = time.monotonic() - started
-    if not arguments.quiet:
+    if arguments.json:
+        seconds = {'read': read_s, **result.seconds, 'write': write_s}
+        sys.stdout.write(json.dumps({'output': str(output), **_figures(result, seconds)}) + '\n')
+    elif not arguments.quiet:
         sys.stdout.write(_summary(scan, result, output, read_s, write_s))
     if not arguments.no_picture:
         from ..pictures import draw_reconstruction
@@ -81,6 +87,26 @@ def write_image(output: Path, scan: Scan, result: Reconstruction) -> None:
         write_product(output, scan, **contents)
 
 
+def _figures(result: Reconstruction, seconds: dict[str, float]) -> dict[str, Any]:
+    """Returns what a script wants to know of an image."""
+    figures: dict[str, Any] = {
+        'start': result.start,
+        'epochs': len(result.losses),
+        'error': result.losses[-1][1] if result.losses else None,
+        'held_out': result.held_out,
+        'freed': result.freed,
+        'messages': result.messages,
+        'seconds': seconds,
+    }
+    if result.trust is not None:
+        frames = result.trust.frames
+        figures['verdict'] = result.trust.verdict
+        figures['sentence'] = result.trust.sentence
+        figures['to_noise'] = result.trust.to_noise
+        figures['frames'] = [round(float(x), 3) if x == x else None for x in frames]
+    return figures
+
+
 def _summary(
     scan: Scan, result: Reconstruction, output: Path, read_s: float, write_s: float
 ) -> str:
@@ -94,5 +120,7 @@ def _summary(
         lines.append(f'relative amplitude error {result.losses[-1][1]:.5f}')
     if result.held_out is not None:
         lines.append(f'on held-out patterns {result.held_out:.5f}')
+    if result.trust is not None:
+        lines.append(result.trust.sentence)
     lines.append(f'{times}; {scan.num_patterns / sum(phases.values()):.0f} patterns/s')
     return '\n'.join(lines) + '\n'

@@ -27,6 +27,7 @@ from .run_log import RunLog
 from .splitting import split_patterns
 from .starts import choose_start, drop_broken_starts, network_start, object_start
 from .state import Freed, SolverState
+from .trust import judge_image
 
 __all__ = ['reconstruct']
 
@@ -152,6 +153,8 @@ def _finish(
         probe: NDArray[Any] = scan.probe  # as it came: modes that were left out are still there
         if refined.freed.probe:
             probe = state.probe.detach().cpu().numpy() / measured.calibration
+    with log.phase('judge'):
+        trust = judge_image(refined, measured, log)
     return Reconstruction(
         object_=object_,
         positions_px=positions_px,
@@ -164,4 +167,5 @@ def _finish(
         messages=tuple(log.messages),
         backend=backend.name,
         freed=refined.freed.names(),
+        trust=trust,
     )

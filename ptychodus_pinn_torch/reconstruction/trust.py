@@ -1,0 +1,82 @@
+"""Whether an image is to be believed: how far the counts are explained, frame by frame."""
+
+from __future__ import annotations
+
+import logging
+
+import numpy
+
+from ..backend import Trust
+from ..physics.devices import with_chunks_that_fit
+from ..physics.measured_scan import MeasuredScan
+from .misfit import misfit
+from .refining import Refined
+from .run_log import RunLog
+
+__all__ = ['judge_image']
+
+logger = logging.getLogger(__name__)
+
+EXPLAINED, HELD_OUT_EXPLAINED = 1.5, 2.0
+"""Error over that of photon noise up to which an image is right: on what has made it, and on
+patterns that were held out."""
+
+WRONG = 4.0
+"""From this on the image is wrong, since the counts say something else."""
+
+UNDER_NOISE = 0.5
+"""Below this, counts are not photons: their noise is not known."""
+
+CLOSE = 3e-4
+"""Part of the counts up to which errors are small in any case: the limit of very bright scans."""
+
+OUTLIER, MOST_OUTLIERS = 3.0, 0.05
+"""A frame stands out from the median by this factor; an image may have so many of them."""
+
+ADVICE = 'examine the scan with ptychodus-pinn check'
+
+
+def judge_image(refined: Refined, measured: MeasuredScan, log: RunLog) -> Trust:
+    """Returns what is to be thought of an image, and says so unless it is right."""
+    measurement = measured.measurement
+    seen = with_chunks_that_fit(measurement, lambda part: misfit(refined.state, part), log.say)
+    frames = numpy.full(measured.scan.num_patterns, numpy.nan, dtype=numpy.float32)
+    frames[measured.frames] = (seen.errors / seen.noise.clamp(min=1e-9)).cpu().numpy()
+    noise = float(seen.noise.sum() / seen.counts.sum().clamp(min=1e-9))
+    held_out = None if refined.held_out is None else refined.held_out / max(noise, 1e-12)
+    verdict, why = _decide(seen.to_noise, seen.relative, held_out, frames)
+    what = f'{measured.scan.name}: the image is {verdict}'
+    sentence = f'{what}: {why}.' if verdict == 'right' else f'{what}, because {why}.'
+    if verdict == 'right':
+        logger.info('%s', sentence)
+    else:
+        log.say(sentence)
+    return Trust(verdict, sentence, seen.to_noise, frames)
+
+
+def _decide(
+    to_noise: float, relative: float, held_out: float | None, frames: numpy.ndarray
+) -> tuple[str, str]:
+    """Returns the verdict and the reason."""
+    badly = f'the counts are explained {to_noise:.2g} times as badly as photon noise allows'
+    if not numpy.isfinite(to_noise) or (to_noise > WRONG and relative > CLOSE):
+        return 'wrong', f'{badly}: {ADVICE}'
+    if to_noise > EXPLAINED and relative > CLOSE:
+        return 'doubtful', f'{badly}: {ADVICE}'
+    if to_noise < UNDER_NOISE:
+        return 'doubtful', (
+            'the counts scatter less than photons do, so that nothing says how far they ought to be '
+            'explained: give counts of photons'
+        )
+    if held_out is not None and held_out > HELD_OUT_EXPLAINED and relative > CLOSE:
+        return 'doubtful', (
+            f'patterns that were held out were explained {held_out:.2g} times as badly as photon '
+            f'noise allows: {ADVICE}, or scan with more overlap'
+        )
+    outliers = numpy.flatnonzero(frames > max(2.0, OUTLIER * float(numpy.nanmedian(frames))))
+    if len(outliers) > MOST_OUTLIERS * len(frames) and relative > CLOSE:
+        return 'doubtful', (
+            f'{len(outliers)} frames, of which the first is number {outliers[0]}, are explained much '
+            f'worse than the others: {ADVICE}'
+        )
+    return 'right', f'the counts are explained to {to_noise:.2g} times photon noise'
