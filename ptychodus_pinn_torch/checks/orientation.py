@@ -7,10 +7,10 @@ from dataclasses import dataclass, replace
 import numpy
 import torch
 from numpy.typing import NDArray
-from scipy.spatial import KDTree
 
 from ..physics.measured_scan import measure_scan
 from ..reconstruction.solver import RpieSettings, rpie_epoch
+from ..reconstruction.splitting import take_middle
 from ..reconstruction.state import SolverState
 from ..scan.resampling import crop_scan
 from ..scan.scan import Scan
@@ -77,10 +77,7 @@ def compare_orientations(scan: Scan) -> OrientationErrors:
 
 
 def _take_middle(scan: Scan) -> Scan:
-    middle = (scan.positions_px.max(axis=0) + scan.positions_px.min(axis=0)) / 2.0
-    count = min(_NUM_FRAMES, scan.num_patterns)
-    _, nearest = KDTree(scan.positions_px).query(middle, k=count)
-    part = scan.select(numpy.sort(numpy.atleast_1d(nearest)))
+    part = scan.select(take_middle(scan.positions_px, _NUM_FRAMES).numpy())
     size = part.pattern_shape[0]
     return crop_scan(part, _MAX_SIZE) if size > _MAX_SIZE else part
 

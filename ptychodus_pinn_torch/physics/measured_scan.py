@@ -34,17 +34,22 @@ class ScanCounts:
         scan: Patterns (N, H, W) in the dtype of the file, zero frequency in the middle.
         device: Where the counts are wanted.
         frames: (J,) numbers of those frames that are looked at; all by default.
+        total: Their counts over good pixels, where they have been added up already.
     """
 
     def __init__(
-        self, scan: Scan, device: torch.device, frames: NDArray[numpy.int64] | None = None
+        self,
+        scan: Scan,
+        device: torch.device,
+        frames: NDArray[numpy.int64] | None = None,
+        total: float | None = None,
     ) -> None:
         self.scan, self.device, self.frames = scan, device, frames
         number = scan.num_patterns if frames is None else len(frames)
         self.shape = (number, *scan.pattern_shape)
         good = numpy.fft.ifftshift(scan.good_pixels)
         self._good = None if good.all() else torch.from_numpy(good)
-        self._total: float | None = None
+        self._total = total
         self._resident: Tensor | None = None
         if _has_room(device, 4 * int(numpy.prod(self.shape))):
             self._resident = torch.cat([self._read(part).to(device) for part in self._parts()])
@@ -166,7 +171,12 @@ def measure_scan(
     good = numpy.fft.ifftshift(scan.good_pixels)
     frame_bytes = scan.pattern_shape[0] * scan.pattern_shape[1] * (8 + 16 * len(probe))
     measurement = Measurement(
-        counts=ScanCounts(scan, device, frames if len(frames) < scan.num_patterns else None),
+        counts=ScanCounts(
+            scan,
+            device,
+            frames if len(frames) < scan.num_patterns else None,
+            None if triage is None else triage.total,
+        ),
         rows=torch.zeros(len(frames), dtype=torch.int64),
         corners=torch.from_numpy(corners - origin),
         shifts=torch.from_numpy(shifts.astype(numpy.float32)).to(device),

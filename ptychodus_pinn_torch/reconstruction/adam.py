@@ -57,7 +57,7 @@ class AdamRefiner:
 
         `batches` are the numbers (J,) of the patterns of each step, on the host.
         """
-        done, errors = 0, []
+        errors = []
         for indices in batches:
             chunk = replace(
                 self.state.seen(measurement),
@@ -71,9 +71,8 @@ class AdamRefiner:
             self.optimizer.step()
             with torch.no_grad():
                 errors.append(relative_amplitude_error(expected, chunk.counts, chunk.good_pixels))
-            done += len(indices)
             if after_batch is not None:
-                after_batch(done)
+                after_batch(len(indices))
         return float(torch.stack(errors).mean()) if errors else 0.0
 
     @torch.no_grad()

@@ -14,7 +14,7 @@ from ..config import Config
 from ..physics.measured_scan import MeasuredScan
 from ..physics.measurement import Measurement
 from .annealing import Phase, is_low_dose, search
-from .misfit import misfit
+from .misfit import UNDER_NOISE, misfit
 from .momentum import Momentum
 from .relocating import fit_frames, relocate
 from .run_log import RunLog
@@ -33,9 +33,6 @@ half of them."""
 
 EXPLAINED = 1.35
 """Error over that of photon noise up to which nothing is missing."""
-
-UNDER_NOISE = 0.5
-"""Below this, counts are not photons, and their noise is not known."""
 
 USEFUL_FALL = 0.93
 """What is freed must lower the error on held-out patterns by this factor."""
@@ -89,20 +86,18 @@ class Examination:
         measured: The scan.
         config: What may be, must be and must not be moved.
         log: Takes reports, times and sentences.
-        everything: (N,) the patterns that make the image, on the host.
     """
 
-    def __init__(
-        self, measured: MeasuredScan, config: Config, log: RunLog, everything: Tensor
-    ) -> None:
+    def __init__(self, measured: MeasuredScan, config: Config, log: RunLog) -> None:
         self.measured, self.log, self.seed = measured, log, config.training.seed
         self.name, self.alpha = measured.scan.name, config.reconstruction.alpha or 1.0
         options = {name: getattr(config.reconstruction, f'update_{name}') for name in WORDS}
         self.forced = Freed(**{name: value == 'on' for name, value in options.items()})
-        self.possible = [name for name, value in options.items() if value == 'auto']
+        movable = ('probe', 'positions') if config.reconstruction.refine_method == 'adam' else WORDS
+        self.possible = [name for name in movable if options[name] == 'auto']
         self.is_low = is_low_dose(measured.measurement)
         positions = measured.positions_px
-        chosen = everything[take_middle(positions[everything.numpy()], TRIAL_PATTERNS)]
+        chosen = take_middle(positions, TRIAL_PATTERNS)
         self.is_whole = len(chosen) == measured.measurement.num_patterns
         self.part, self.box = measured.measurement.part(chosen)
         self.split: Split = split_patterns(positions[chosen.numpy()], self.seed)
@@ -175,14 +170,7 @@ class Examination:
         for epoch in range(num_epochs):
             rng = numpy.random.default_rng([self.seed, 7, self._done])
             order = self.split.training[torch.from_numpy(rng.permutation(number))]
-            last = 0
-
-            def after_batch(done: int) -> None:
-                nonlocal last
-                count(done - last)
-                last = done
-
-            rpie_epoch(state, self.part, order.split(phase.batch), settings, after_batch, momentum)
+            rpie_epoch(state, self.part, order.split(phase.batch), settings, count, momentum)
             self._done += 1
             if freed.positions and epoch == num_epochs // 2:
                 relocate(state, self.part, self.split.training)

@@ -13,7 +13,10 @@ from ..physics.measurement import Measurement
 from ..physics.noise import root_noise
 from .state import SolverState
 
-__all__ = ['Misfit', 'misfit', 'relative_error']
+__all__ = ['UNDER_NOISE', 'Misfit', 'misfit', 'relative_error']
+
+UNDER_NOISE = 0.5
+"""Error over that of photon noise below which counts are not photons: their noise is not known."""
 
 
 @dataclass(frozen=True)

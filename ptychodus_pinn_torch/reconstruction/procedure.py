@@ -93,7 +93,7 @@ def _make_image(
         chosen.name, SolverState.start(starts[chosen.name], measured.measurement), Freed()
     )
     if options.refine_epochs:
-        examination = Examination(measured, config, log, split.everything)
+        examination = Examination(measured, config, log)
         is_doubtful = chosen.to_noise > EXPLAINED_START and examination.possible
         if is_doubtful or examination.forced.names():
             rerun = run_network if 'network' in starts else None

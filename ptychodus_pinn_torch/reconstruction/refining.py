@@ -159,16 +159,9 @@ class Refinement:
         return which[torch.from_numpy(rng.permutation(len(which)))].split(batch)
 
     def _counter(self, epoch: int) -> Callable[[int], None]:
-        """Returns what takes the patterns done in an epoch, in all, and reports them."""
-        number, last = len(self.split.everything), 0
-        count = self.log.counter('refine', max(self.num_epochs, epoch + 1) * number, epoch * number)
-
-        def after_batch(done: int) -> None:
-            nonlocal last
-            count(done - last)
-            last = done
-
-        return after_batch
+        """Returns what takes the patterns of a batch of an epoch, and reports how far the run is."""
+        number = len(self.split.everything)
+        return self.log.counter('refine', max(self.num_epochs, epoch + 1) * number, epoch * number)
 
     def _run_phase(self, refined: Refined, phase: Phase, which: Tensor) -> None:
         """Runs a phase; one that ends in numbers that are not finite is taken back."""

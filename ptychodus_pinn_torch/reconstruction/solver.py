@@ -78,14 +78,14 @@ def rpie_epoch(
         measurement: The patterns; its own probe and shifts are not looked at.
         batches: Indices (J,) of the patterns of each update, in order, on the host.
         settings: Step sizes, and what is updated.
-        after_batch: Called with the number of patterns done; may raise to stop.
+        after_batch: Called with the number of patterns of a batch; may raise to stop.
         momentum: Of the phase that the epoch belongs to, if it has one.
     """
     if settings.freed.factors and state.factors is None:
         state.factors = torch.ones(measurement.num_patterns, device=measurement.device)
     if settings.freed.background and state.background is None:
         state.background = torch.zeros((), device=measurement.device)
-    seen, done = state.seen(measurement), 0
+    seen = state.seen(measurement)
     misfit = torch.zeros(2, device=measurement.device)
     spread = _spread(state.moves(measurement))
     for number, indices in enumerate(batches):
@@ -114,9 +114,8 @@ def rpie_epoch(
             momentum.count_batch(state, update_probe=settings.freed.probe)
         if settings.freed.probe:
             seen = state.seen(measurement)
-        done += len(indices)
         if after_batch is not None:
-            after_batch(done)
+            after_batch(len(indices))
     if settings.freed.positions:
         state.move_windows()
     error, counts = misfit.tolist()

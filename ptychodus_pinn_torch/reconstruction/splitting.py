@@ -49,21 +49,19 @@ class Split:
 def split_patterns(
     positions_px: Float[NDArray[numpy.float64], 'pattern 2'],
     seed: int,
-    chosen: NDArray[numpy.int64] | None = None,
 ) -> Split:
     """Returns a split of patterns, scattered over the scan, the same for the same seed.
 
     Args:
         positions_px: (N, 2) of all patterns.
         seed: Of the choice.
-        chosen: Those that make the image; all by default.
     """
-    everything = numpy.arange(len(positions_px)) if chosen is None else chosen
+    everything = numpy.arange(len(positions_px))
     held_out = everything[:0]
     if len(everything) >= MIN_PATTERNS_TO_HOLD_OUT:
         rng = numpy.random.default_rng([seed, 5])
-        held_out = everything[choose_held_out(positions_px[everything], HOLDOUT_FRACTION, rng)]
-    return Split(torch.from_numpy(everything), torch.from_numpy(numpy.sort(held_out)))
+        held_out = choose_held_out(positions_px, HOLDOUT_FRACTION, rng)
+    return Split(torch.from_numpy(everything), torch.from_numpy(held_out))
 
 
 def take_middle(

@@ -9,7 +9,7 @@ import numpy
 from ..backend import Trust
 from ..physics.devices import with_chunks_that_fit
 from ..physics.measured_scan import MeasuredScan
-from .misfit import misfit
+from .misfit import UNDER_NOISE, misfit
 from .refining import Refined
 from .run_log import RunLog
 
@@ -23,9 +23,6 @@ patterns that were held out."""
 
 WRONG = 4.0
 """From this on the image is wrong, since the counts say something else."""
-
-UNDER_NOISE = 0.5
-"""Below this, counts are not photons: their noise is not known."""
 
 CLOSE = 3e-4
 """Part of the counts up to which errors are small in any case: the limit of very bright scans."""

@@ -33,12 +33,14 @@ class Triage:
         glaring: Of those that are far brighter than their neighbours.
         spikes: (n, 3) frame, row and column of single pixels that are.
         brightest: Counts of the brightest frame of the others, over good pixels.
+        total: Counts of all others together, spikes included.
     """
 
     empty: NDArray[numpy.int64]
     glaring: NDArray[numpy.int64]
     spikes: NDArray[numpy.int64]
     brightest: float
+    total: float
 
     def kept(self, num_patterns: int) -> NDArray[numpy.int64]:
         """Returns the numbers of all other frames."""
@@ -67,7 +69,8 @@ def examine_frames(scan: Scan) -> Triage:
     totals, peaks, places = _measure(scan)
     nothing = numpy.empty(0, dtype=numpy.int64)
     if scan.num_patterns <= NUM_NEIGHBOURS:
-        return Triage(nothing, nothing, nothing.reshape(0, 3), float(totals.max(initial=0.0)))
+        spikes, brightest = nothing.reshape(0, 3), float(totals.max(initial=0.0))
+        return Triage(nothing, nothing, spikes, brightest, float(totals.sum()))
     _, near = KDTree(scan.positions_px).query(scan.positions_px, k=NUM_NEIGHBOURS + 1)
     around = numpy.median(totals[near[:, 1:]], axis=1)
     usual_peak = numpy.median(peaks[near[:, 1:]], axis=1)
@@ -81,14 +84,15 @@ def examine_frames(scan: Scan) -> Triage:
     is_glaring = (rest > GLARING * around) & (rest > ABOVE_ALL * numpy.quantile(rest, 0.95))
     if is_glaring.mean() > MOST_GLARING:
         is_glaring[:] = False
-    spikes = numpy.flatnonzero(is_spike & ~is_empty & ~is_glaring)
-    y, x = numpy.divmod(places[spikes], scan.pattern_shape[1])
+    hit = numpy.flatnonzero(is_spike & ~is_empty & ~is_glaring)
+    y, x = numpy.divmod(places[hit], scan.pattern_shape[1])
     is_well = ~(is_empty | is_glaring)
     return Triage(
         numpy.flatnonzero(is_empty),
         numpy.flatnonzero(is_glaring),
-        numpy.stack([spikes, y, x], axis=1),
+        numpy.stack([hit, y, x], axis=1),
         float(rest[is_well].max(initial=0.0)),
+        float(totals[is_well].sum()),
     )
 
 
