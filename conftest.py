@@ -17,6 +17,7 @@ CHECKED_ROOMS = (
     'physics',
     'reconstruction',
     'scan',
+    'solver',
     'simulation',
     'training',
 )

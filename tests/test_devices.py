@@ -16,9 +16,9 @@ from ptychodus_pinn_torch.physics.measured_scan import measure_scan
 from ptychodus_pinn_torch.physics.measurement import GroupBatch, Measurement
 from ptychodus_pinn_torch.reconstruction.adam import AdamRefiner
 from ptychodus_pinn_torch.reconstruction.misfit import relative_error
-from ptychodus_pinn_torch.reconstruction.solver import RpieSettings, rpie_epoch
-from ptychodus_pinn_torch.reconstruction.state import Freed, SolverState
 from ptychodus_pinn_torch.scan.scan import Scan
+from ptychodus_pinn_torch.solver.rpie import RpieSettings, rpie_epoch
+from ptychodus_pinn_torch.solver.state import Freed, SolverState
 from ptychodus_pinn_torch.training.module import PtychoPINN
 from ptychodus_pinn_torch.training.synthetic import random_batch
 

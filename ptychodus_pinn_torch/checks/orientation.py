@@ -9,11 +9,11 @@ import torch
 from numpy.typing import NDArray
 
 from ..physics.measured_scan import measure_scan
-from ..reconstruction.solver import RpieSettings, rpie_epoch
 from ..reconstruction.splitting import take_middle
-from ..reconstruction.state import SolverState
 from ..scan.resampling import crop_scan
 from ..scan.scan import Scan
+from ..solver.rpie import RpieSettings, rpie_epoch
+from ..solver.state import SolverState
 
 __all__ = ['ORIENTATIONS', 'OrientationErrors', 'compare_orientations', 'orient_positions']
 

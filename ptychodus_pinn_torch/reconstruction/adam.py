@@ -13,7 +13,7 @@ from ..physics.forward_model import predict
 from ..physics.losses import amplitude_loss, relative_amplitude_error
 from ..physics.measurement import Measurement
 from ..physics.propagation import squared_modulus
-from .state import SolverState
+from ..solver.state import SolverState
 
 __all__ = ['AdamRefiner']
 

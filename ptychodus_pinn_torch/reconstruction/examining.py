@@ -13,14 +13,14 @@ from torch import Tensor
 from ..config import Config
 from ..physics.measured_scan import MeasuredScan
 from ..physics.measurement import Measurement
-from .annealing import Phase, is_low_dose, search
+from ..solver.annealing import Phase, is_low_dose, search
+from ..solver.momentum import Momentum
+from ..solver.rpie import RpieSettings, rpie_epoch
+from ..solver.state import NOTHING, Freed, SolverState
 from .misfit import UNDER_NOISE, misfit
-from .momentum import Momentum
 from .relocating import fit_frames, relocate
 from .run_log import RunLog
-from .solver import RpieSettings, rpie_epoch
 from .splitting import Split, split_patterns, take_middle
-from .state import NOTHING, Freed, SolverState
 
 __all__ = ['Examination', 'Found']
 

@@ -11,7 +11,7 @@ from torch import Tensor
 from ..physics.forward_model import predict
 from ..physics.measurement import Measurement
 from ..physics.noise import root_noise
-from .state import SolverState
+from ..solver.state import SolverState
 
 __all__ = ['UNDER_NOISE', 'Misfit', 'misfit', 'relative_error']
 

@@ -20,13 +20,13 @@ from ..physics.measured_scan import MeasuredScan, measure_scan
 from ..physics.measurement import Measurement
 from ..scan.scan import Scan, fingerprint
 from ..scan.triage import examine_frames
+from ..solver.state import Freed, SolverState
 from .examining import Examination, Found
 from .placing import place_on_grid
 from .refining import Refined, Refinement
 from .run_log import RunLog
 from .splitting import split_patterns
 from .starts import choose_start, drop_broken_starts, network_start, object_start
-from .state import Freed, SolverState
 from .trust import judge_image
 
 __all__ = ['reconstruct']

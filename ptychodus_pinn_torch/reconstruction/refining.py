@@ -14,15 +14,25 @@ from torch import Tensor
 from ..config import Config
 from ..physics.devices import with_chunks_that_fit
 from ..physics.measured_scan import MeasuredScan
+from ..solver.annealing import (
+    MIN_SEARCH,
+    Phase,
+    anneal,
+    is_low_dose,
+    is_lowest_dose,
+    is_time_to_straighten,
+    longest_run,
+    phases_of,
+    search,
+)
+from ..solver.momentum import Momentum
+from ..solver.rpie import RpieSettings, rpie_epoch
+from ..solver.state import NOTHING, Freed, SolverState
 from .adam import AdamRefiner
-from .annealing import MIN_SEARCH, Phase, anneal, is_low_dose, longest_run, phases_of, search
 from .misfit import relative_error
-from .momentum import Momentum
 from .relocating import fit_frames, relocate
 from .run_log import RunLog
-from .solver import RpieSettings, rpie_epoch
 from .splitting import Split
-from .state import NOTHING, Freed, SolverState
 
 __all__ = ['Refined', 'Refinement']
 
@@ -104,6 +114,8 @@ class Refinement:
         self.config, self.log, self.name = config, log, measured.scan.name
         self.measurement, self.is_gentle = measured.measurement, is_gentle
         self.is_low = is_low_dose(self.measurement)
+        # an unknown background is estimated from what the fit to roots leaves
+        self.is_likely = not (is_lowest_dose(self.measurement) or freed.background)
         self.freed, self.split = freed, split
         if config.reconstruction.refine_epochs >= 0:
             self.split = split.whole()
@@ -148,6 +160,7 @@ class Refinement:
             alpha=options.alpha or 1.0,
             step=phase.step,
             probe_step=PROBE_STEP * phase.step / self._first_phase.step,
+            is_likely=phase.is_last and self.is_likely,
             freed=self.freed,
         )
 
@@ -168,6 +181,8 @@ class Refinement:
         momentum, before = Momentum(refined.state), refined.state.clone()
         for _ in range(phase.num_epochs):
             self._epoch(refined, phase, which, momentum)
+        if phase.is_straightened:
+            refined.state.straighten(self.measurement, which, self.freed)
         self._keep_finite(refined, before)
 
     def _keep_finite(self, refined: Refined, before: SolverState) -> bool:
@@ -241,6 +256,9 @@ class Refinement:
         for _ in range(phase.num_epochs):
             self._epoch(refined, phase, self.split.training, momentum)
             errors.append(refined.losses[-1][1])
+            if not self.is_gentle and is_time_to_straighten(len(errors)):
+                refined.state.straighten(self.measurement, self.split.training, self.freed)
+                momentum = Momentum(refined.state)
             if self.is_gentle and self.is_low:
                 before, held_out = held_out, self._judge(refined)
                 if held_out > before:

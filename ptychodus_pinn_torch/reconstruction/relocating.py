@@ -10,9 +10,9 @@ from torch import Tensor
 from ..physics.chunk import Chunk
 from ..physics.forward_model import expected_counts
 from ..physics.measurement import Measurement
+from ..solver.rpie import RpieSettings, rpie_epoch
+from ..solver.state import Freed, SolverState
 from .misfit import misfit
-from .solver import RpieSettings, rpie_epoch
-from .state import Freed, SolverState
 
 __all__ = ['fit_frames', 'relocate']
 

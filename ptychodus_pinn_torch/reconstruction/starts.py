@@ -14,9 +14,9 @@ from ..networks.contract import Network
 from ..physics.devices import with_chunks_that_fit
 from ..physics.measured_scan import MeasuredScan
 from ..physics.measurement import Measurement
+from ..solver.state import SolverState
 from .misfit import misfit
 from .run_log import RunLog
-from .state import SolverState
 
 __all__ = ['Chosen', 'choose_start', 'drop_broken_starts', 'network_start', 'object_start']
 

@@ -15,10 +15,10 @@ from ptychodus_pinn_torch.metrics.comparison import compare_objects, coverage_ma
 from ptychodus_pinn_torch.physics.measured_scan import measure_scan
 from ptychodus_pinn_torch.reconstruction.procedure import reconstruct
 from ptychodus_pinn_torch.reconstruction.relocating import relocate
-from ptychodus_pinn_torch.reconstruction.solver import RpieSettings, rpie_epoch
-from ptychodus_pinn_torch.reconstruction.state import Freed, SolverState
 from ptychodus_pinn_torch.scan.scan import Scan
 from ptychodus_pinn_torch.simulation.simulated_scan import SimulationSpec, simulate_scan
+from ptychodus_pinn_torch.solver.rpie import RpieSettings, rpie_epoch
+from ptychodus_pinn_torch.solver.state import Freed, SolverState
 
 
 def image_of(scan: Scan, **options: Any) -> Reconstruction:

@@ -9,13 +9,13 @@ import torch
 from ptychodus_pinn_torch.physics.measured_scan import measure_scan
 from ptychodus_pinn_torch.physics.measurement import Measurement
 from ptychodus_pinn_torch.reconstruction.adam import AdamRefiner
-from ptychodus_pinn_torch.reconstruction.annealing import anneal, phases_of
 from ptychodus_pinn_torch.reconstruction.misfit import relative_error
-from ptychodus_pinn_torch.reconstruction.momentum import Momentum
-from ptychodus_pinn_torch.reconstruction.solver import RpieSettings, rpie_epoch
-from ptychodus_pinn_torch.reconstruction.state import Freed, SolverState
 from ptychodus_pinn_torch.scan.scan import Scan
 from ptychodus_pinn_torch.simulation.simulated_scan import SimulationSpec, simulate_scan
+from ptychodus_pinn_torch.solver.annealing import anneal, phases_of
+from ptychodus_pinn_torch.solver.momentum import Momentum
+from ptychodus_pinn_torch.solver.rpie import RpieSettings, rpie_epoch
+from ptychodus_pinn_torch.solver.state import Freed, SolverState
 
 
 @pytest.fixture(scope='module')

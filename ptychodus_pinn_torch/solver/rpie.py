@@ -20,7 +20,12 @@ from ..physics.measurement import Measurement
 from ..physics.noise import lost_part, root_bias
 from ..physics.probe import unshift_probe
 from ..physics.propagation import intensity, squared_modulus, to_detector
-from ..physics.update_rule import divide_by_coverage, object_update, wave_difference
+from ..physics.update_rule import (
+    divide_by_coverage,
+    likelihood_difference,
+    object_update,
+    wave_difference,
+)
 from .momentum import Momentum
 from .state import NOTHING, Freed, SolverState
 
@@ -52,6 +57,7 @@ class RpieSettings:
         probe_step: Factor on the update of the probe.
         position_step: Factor on the update of the positions.
         max_position_change_px: Bound on one update of a position, per axis.
+        is_likely: Steps follow the Poisson likelihood of counts, instead of their roots.
         freed: What is adjusted beside the object.
     """
 
@@ -60,6 +66,7 @@ class RpieSettings:
     probe_step: float = 0.5
     position_step: float = 1.0
     max_position_change_px: float = 1.0
+    is_likely: bool = False
     freed: Freed = NOTHING
 
 
@@ -92,7 +99,11 @@ def rpie_epoch(
         chunk = seen.chunk(indices)
         exposure = expose(state.canvas, chunk)
         misfit += torch.stack(amplitude_misfit(exposure.expected, chunk.counts, chunk.good_pixels))
-        difference = wave_difference(exposure, chunk, floor=COUNT_FLOOR, is_unbiased=True)
+        difference = (
+            likelihood_difference(exposure, chunk)
+            if settings.is_likely
+            else wave_difference(exposure, chunk, floor=COUNT_FLOOR, is_unbiased=True)
+        )
         if settings.freed.positions:
             there = indices.to(state.shifts.device, non_blocking=True)
             moved = (state.corners - measurement.corners)[indices].to(

@@ -10,6 +10,7 @@ from jaxtyping import Complex, Float, Int
 from torch import Tensor
 
 from ..physics.measurement import Measurement
+from ..physics.tilts import integrate_tilts, measure_tilts
 
 __all__ = ['NOTHING', 'Freed', 'SolverState']
 
@@ -88,6 +89,18 @@ class SolverState:
         """Returns by how much the positions differ from those of a measurement, in pixels."""
         windows = (self.corners - measurement.corners).to(self.shifts.device, non_blocking=True)
         return windows + self.shifts - measurement.shifts
+
+    def straighten(
+        self, measurement: Measurement, indices: Int[Tensor, ' chosen'], freed: Freed
+    ) -> None:
+        """Gives the phase the large scales that the patterns `indices` (host) want.
+
+        A ramp over all of it is a matter of the probe, where that is free.
+        """
+        seen = self.seen(replace(measurement, after_chunk=None))
+        tilts = measure_tilts(self.canvas, seen, indices)
+        phase = integrate_tilts(tilts.around_mean() if freed.probe else tilts)
+        self.canvas = self.canvas * torch.polar(torch.ones_like(phase), phase)
 
     def move_windows(self) -> None:
         """Lets the windows follow positions by whole pixels, as far as the canvas goes."""

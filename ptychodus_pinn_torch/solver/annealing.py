@@ -6,18 +6,47 @@ from dataclasses import dataclass
 
 from ..physics.measurement import Measurement
 
-__all__ = ['MIN_SEARCH', 'Phase', 'anneal', 'is_low_dose', 'longest_run', 'phases_of', 'search']
+__all__ = [
+    'MIN_SEARCH',
+    'Phase',
+    'anneal',
+    'is_low_dose',
+    'is_lowest_dose',
+    'is_time_to_straighten',
+    'longest_run',
+    'phases_of',
+    'search',
+]
 
 MIN_SEARCH, MAX_SEARCH = 2, 32
 MOVING_BATCH = 32
 
-LOW_DOSE = 5e4
-"""Photons per pattern below which many patterns share an update, and steps are small."""
+LOW_DOSE, LOWEST_DOSE = 5e4, 3e3
+"""Photons per pattern below which many patterns share an update, and steps are small; and below
+which the likelihood of single counts would cost more noise than its bias is worth."""
+
+STRAIGHTEN_EPOCHS, STRAIGHTEN_INTERVAL = (1, 3, 5), 4
+"""Epochs of a search after which large scales are put right; then every so many."""
+
+
+def is_time_to_straighten(epoch: int) -> bool:
+    """Returns whether large scales are put right after that epoch of a search, counted from 1."""
+    last = STRAIGHTEN_EPOCHS[-1]
+    return epoch in STRAIGHTEN_EPOCHS or (epoch > last and not (epoch - last) % STRAIGHTEN_INTERVAL)
+
+
+def _photons(measurement: Measurement) -> float:
+    return float(measurement.totals.sum()) / measurement.num_patterns
 
 
 def is_low_dose(measurement: Measurement) -> bool:
     """Returns whether the steps must be small, since photons are few."""
-    return float(measurement.totals.sum()) / measurement.num_patterns < LOW_DOSE
+    return _photons(measurement) < LOW_DOSE
+
+
+def is_lowest_dose(measurement: Measurement) -> bool:
+    """Returns whether photons are so few that no likelihood is followed."""
+    return _photons(measurement) < LOWEST_DOSE
 
 
 @dataclass(frozen=True)
@@ -28,11 +57,15 @@ class Phase:
         num_epochs: Passes over the patterns.
         batch: Patterns per update.
         step: Factor on the object update.
+        is_last: Steps are small: they may follow the likelihood of single counts.
+        is_straightened: Large scales are put right after it.
     """
 
     num_epochs: int
     batch: int
     step: float
+    is_last: bool = False
+    is_straightened: bool = False
 
 
 def search(num_epochs: int, *, is_low: bool, is_gentle: bool, moving: int = 0) -> Phase:
@@ -58,8 +91,12 @@ def anneal(search_epochs: int, *, is_low: bool) -> list[Phase]:
     number = max(1, search_epochs // 4)
     last = max(1, number // 2)
     if is_low:
-        return [Phase(number, 64, 0.2), Phase(last, 128, 0.2)]
-    return [Phase(number, 16, 0.5), Phase(number, 16, 0.2), Phase(last, 32, 0.2)]
+        return [Phase(number, 64, 0.2, is_last=True), Phase(last, 128, 0.2, is_last=True)]
+    return [
+        Phase(number, 16, 0.5, is_last=True, is_straightened=True),
+        Phase(number, 16, 0.2, is_last=True),
+        Phase(last, 32, 0.2, is_last=True),
+    ]
 
 
 def longest_run(
