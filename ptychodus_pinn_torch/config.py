@@ -173,6 +173,13 @@ class UnrolledConfig(NetworkConfig):
     num_memory: int = option(4, 'Channels of memory handed from stage to stage.', ge=0, le=64)
 
 
+class PriorConfig(NetworkConfig):
+    """The physics are the solver's; a CNN corrects its image, told what the counts say of it."""
+
+    kind: Literal['prior'] = option('prior', "A CNN that corrects the solver's image.")
+    canvas_width: int = option(24, 'Channels at full resolution.', ge=2, le=256)
+
+
 class CnnConfig(NetworkConfig):
     """The PtychoPINN network: a pattern, or a stack of four, in; patches of the object out."""
 
@@ -224,6 +231,7 @@ class PtychoPinnConfig(NetworkConfig):
 
 _NETWORKS: dict[str, type[NetworkConfig]] = {
     'unrolled': UnrolledConfig,
+    'prior': PriorConfig,
     'cnn': CnnConfig,
     'ptychopinn': PtychoPinnConfig,
 }
@@ -282,8 +290,8 @@ class LossConfig(Section):
     )
     deep_supervision: float = option(
         0.3,
-        'Weight of the earlier stages of the unrolled network.',
-        scope=Scope(networks=('unrolled',)),
+        'Weight of the earlier stages of the network.',
+        scope=Scope(networks=('unrolled', 'prior')),
         ge=0.0,
         le=10.0,
     )

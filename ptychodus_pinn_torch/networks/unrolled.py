@@ -16,6 +16,7 @@ from ..physics.forward_model import expose
 from ..physics.measurement import GroupBatch, Measurement
 from ..physics.propagation import intensity
 from ..physics.update_rule import object_update, wave_difference
+from ..solver.sketching import morton_codes
 from .blocks import CanvasUNet
 
 __all__ = ['UnrolledNetwork', 'subset_numbers']
@@ -32,10 +33,7 @@ def subset_numbers(
     So each subset is spread over the whole group, and the choice depends on where a pattern is,
     not on when it arrived.
     """
-    y, x = corners[:, 0].clamp(min=0), corners[:, 1].clamp(min=0)
-    code = torch.zeros_like(y)
-    for bit in range(16):
-        code |= ((x >> bit) & 1) << (2 * bit) | ((y >> bit) & 1) << (2 * bit + 1)
+    code = morton_codes(corners)
     code = code + (rows.to(torch.int64) << 34)
     order = torch.argsort(code, stable=True)
     rank = torch.empty_like(order)

@@ -20,11 +20,14 @@ class Canvas:
         object_: (B, Y, X) complex.
         coverage: (B, Y, X) photons that all patterns sent through each pixel.
         earlier: The object after each earlier stage, for deep supervision.
+        uncorrected: Where a network corrects what is good already: the object before it did, of the
+            earlier stages and of the last.
     """
 
     object_: Complex[Tensor, 'group y x']
     coverage: Float[Tensor, 'group y x']
     earlier: tuple[Complex[Tensor, 'group y x'], ...] = ()
+    uncorrected: tuple[Complex[Tensor, 'group y x'], ...] = ()
 
 
 def take_patches(

@@ -26,13 +26,21 @@ from .placing import place_on_grid
 from .refining import Refined, Refinement
 from .run_log import RunLog
 from .splitting import split_patterns
-from .starts import choose_start, drop_broken_starts, network_start, object_start
+from .starts import (
+    choose_start,
+    drop_broken_starts,
+    network_start,
+    object_start,
+    sketch_start,
+    unexplained,
+)
 from .trust import judge_image
 
 __all__ = ['reconstruct']
 
-EXPLAINED_START = 1.5
-"""Error of a start, over that of photon noise, up to which nothing needs to be examined."""
+EXPLAINED, FAR_FROM_EXPLAINED = 1.5, 8.0
+"""Error of an image, over that of photon noise, up to which nothing needs to be examined; and of a
+start, from which on it makes no sense to refine it before it is known what is wrong."""
 
 CPU_CHUNK_BYTES = 2**24
 DEVICE_CHUNK_BYTES = 2**30
@@ -76,7 +84,8 @@ def _make_image(
     measured: MeasuredScan, network: Network | None, config: Config, log: RunLog
 ) -> Refined:
     """Returns the refined best start."""
-    starts, options = {'flat': measured.measurement.flat()}, config.reconstruction
+    flat, options = measured.measurement.flat(), config.reconstruction
+    starts = {'flat': flat}
 
     def run_network(measurement: Measurement) -> Tensor:
         assert network is not None
@@ -86,25 +95,40 @@ def _make_image(
         starts['network'] = run_network(measured.measurement)
     elif options.start == 'object':
         starts['object'] = object_start(measured)
+    elif options.refine_epochs < 0 and options.refine_method == 'rpie':
+        starts['flat'] = sketch_start(measured.measurement, log)
     drop_broken_starts(starts, measured, log)
     chosen = choose_start(starts, measured, config, log)
     split = split_patterns(measured.positions_px, config.training.seed)
-    found = Found(
-        chosen.name, SolverState.start(starts[chosen.name], measured.measurement), Freed()
-    )
-    if options.refine_epochs:
-        examination = Examination(measured, config, log)
-        is_doubtful = chosen.to_noise > EXPLAINED_START and examination.possible
-        if is_doubtful or examination.forced.names():
-            rerun = run_network if 'network' in starts else None
-            found = examination.run(chosen.name, starts[chosen.name], rerun)
-    is_gentle = found.name == 'network' and network is not None and network.is_precise
-    if found.freed.positions or found.freed.factors:
-        is_gentle = False  # the network has not known them
-    refinement = Refinement(
-        measured, config, log, split=split, freed=found.freed, is_gentle=is_gentle
-    )
-    return refinement.run(found.name, found.state)
+    is_good = chosen.name == 'network' and network is not None and network.is_precise
+    is_good |= starts['flat'] is not flat and chosen.name == 'flat'
+
+    def refine(found: Found, *, is_gentle: bool) -> Refined:
+        run = Refinement(measured, config, log, split=split, freed=found.freed, is_gentle=is_gentle)
+        return run.run(found.name, found.state)
+
+    canvas, refined = starts[chosen.name], None
+    examination = Examination(measured, config, log)
+    is_forced = bool(examination.forced.names())
+    if not options.refine_epochs or (not is_forced and chosen.to_noise < FAR_FROM_EXPLAINED):
+        given = SolverState.start(canvas, measured.measurement)
+        refined = refine(Found(chosen.name, given, Freed()), is_gentle=is_good)
+        if not options.refine_epochs or not examination.possible:
+            return refined
+        if min(chosen.to_noise, unexplained(refined, measured)) < EXPLAINED:
+            return refined
+        canvas = refined.state.canvas
+    elif not is_forced and not examination.possible:
+        given = SolverState.start(canvas, measured.measurement)
+        return refine(Found(chosen.name, given, Freed()), is_gentle=is_good)
+    rerun = run_network if 'network' in starts else None
+    found = examination.run(chosen.name, canvas, rerun)
+    if refined is not None and not found.freed.names():
+        return refined
+    # a network has known neither positions nor factors that were wrong
+    is_moved = found.freed.positions or found.freed.factors
+    is_good = found.name == 'network' and network is not None and network.is_precise
+    return refine(found, is_gentle=is_good and not is_moved)
 
 
 def _with_trained_probe(scan: Scan, archive: Archive, log: RunLog) -> Scan:

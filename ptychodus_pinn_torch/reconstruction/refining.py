@@ -256,9 +256,9 @@ class Refinement:
         for _ in range(phase.num_epochs):
             self._epoch(refined, phase, self.split.training, momentum)
             errors.append(refined.losses[-1][1])
-            if not self.is_gentle and is_time_to_straighten(len(errors)):
+            if (is_long or not self.is_gentle) and is_time_to_straighten(len(errors)):
                 refined.state.straighten(self.measurement, self.split.training, self.freed)
-                momentum = Momentum(refined.state)
+                momentum.follow(refined.state)
             if self.is_gentle and self.is_low:
                 before, held_out = held_out, self._judge(refined)
                 if held_out > before:
@@ -267,8 +267,8 @@ class Refinement:
             if not self._keep_finite(refined, kept):
                 return
             kept, last, squares = refined.state.clone(), squares, self._squares(refined.state)
-            is_rising = is_long and len(errors) > MIN_SEARCH and errors[-1] > errors[0]
-            may_end = self.is_gentle or len(errors) >= FIRST_EPOCHS
+            is_rising = is_long and len(errors) >= FIRST_EPOCHS and errors[-1] > errors[0]
+            may_end = not is_long and self.is_gentle or len(errors) >= FIRST_EPOCHS
             if may_end and (is_rising or _has_settled(last, squares, errors)):
                 break
         is_useless = is_long and not self.is_low and errors[-1] > USEFUL_FALL * errors[0]

@@ -14,11 +14,21 @@ from ..networks.contract import Network
 from ..physics.devices import with_chunks_that_fit
 from ..physics.measured_scan import MeasuredScan
 from ..physics.measurement import Measurement
+from ..solver.sketching import SKETCH_EPOCHS, sketch
 from ..solver.state import SolverState
 from .misfit import misfit
+from .refining import Refined
 from .run_log import RunLog
 
-__all__ = ['Chosen', 'choose_start', 'drop_broken_starts', 'network_start', 'object_start']
+__all__ = [
+    'Chosen',
+    'choose_start',
+    'drop_broken_starts',
+    'network_start',
+    'object_start',
+    'sketch_start',
+    'unexplained',
+]
 
 GUARD_PATTERNS = 256
 
@@ -40,6 +50,26 @@ def network_start(
 
     with log.phase('network'):
         return with_chunks_that_fit(measurement, run, log.say)
+
+
+def sketch_start(measurement: Measurement, log: RunLog) -> Complex[Tensor, '1 y x']:
+    """Returns the canvas that a few epochs of the solver make from a flat object."""
+    with log.phase('sketch'):
+        counter = log.counter('sketch', SKETCH_EPOCHS * measurement.num_patterns)
+        for state in sketch(replace(measurement, after_chunk=counter)):
+            canvas = state.canvas
+        return canvas
+
+
+def unexplained(refined: Refined, measured: MeasuredScan) -> float:
+    """Returns the error of the patterns of a scan over that of photon noise."""
+    sample = _sample(measured.measurement)
+    return misfit(refined.state, measured.measurement, sample).to_noise
+
+
+def _sample(measurement: Measurement) -> Tensor:
+    stride = max(1, measurement.num_patterns // GUARD_PATTERNS)
+    return torch.arange(0, measurement.num_patterns, stride)
 
 
 def object_start(measured: MeasuredScan) -> Complex[Tensor, '1 y x']:
@@ -82,9 +112,7 @@ def choose_start(
     `starts` are objects (1, Y, X) by name.
     """
     measurement, preferred = measured.measurement, config.reconstruction.start
-    stride = max(1, measurement.num_patterns // GUARD_PATTERNS)
-    sample = torch.arange(0, measurement.num_patterns, stride)
-    misfits = {}
+    sample, misfits = _sample(measurement), {}
     for name, canvas in starts.items():
         state = SolverState.start(canvas, measurement)
         judge = partial(misfit, state, indices=sample)

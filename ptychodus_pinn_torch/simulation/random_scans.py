@@ -75,6 +75,23 @@ def _star(rng: Generator, shape: tuple[int, int]) -> Field:
     return field
 
 
+def _textured_leaves(rng: Generator, shape: tuple[int, int]) -> Field:
+    """Returns leaves of all sizes, each with a texture: what photographs are made of."""
+    smallest, largest = rng.uniform(1.5, 4.0), shape[0] * rng.uniform(0.15, 0.5)
+    count = int(rng.integers(60, 600))
+    base = paint_leaves(rng, shape, count, (smallest, largest), rng.uniform(1.0, 2.5), box_odds=0.4)
+    textures = []
+    for _ in range(4):
+        exponent, contrast = rng.uniform(0.3, 1.6), rng.uniform(0.0, 0.7)
+        texture = paint_gaussian_field(rng, shape, lambda f, e=exponent: f**-e)  # type: ignore[misc]
+        textures.append(contrast * (texture - 0.5))
+    which = (base * 997.0).astype(int) % len(textures)
+    shade = rng.uniform(0.0, 0.6) * (paint_gaussian_field(rng, shape, lambda f: f**-2.0) - 0.5)
+    field = base + numpy.choose(which, textures) + shade
+    field -= field.min()
+    return field / max(float(field.max()), 1e-9)
+
+
 _FIELDS: tuple[Callable[[Generator, tuple[int, int]], Field], ...] = (
     _leaves,
     _gaussian_field,
@@ -82,15 +99,16 @@ _FIELDS: tuple[Callable[[Generator, tuple[int, int]], Field], ...] = (
     lambda rng, shape: paint_lines(rng, shape, int(rng.integers(2, 14))),
     lambda rng, shape: paint_blobs(rng, shape, int(rng.integers(5, 40))),
     lambda rng, shape: numpy.full(shape, rng.random()),
+    _textured_leaves,
 )
-_FIELD_ODDS = (0.30, 0.25, 0.15, 0.15, 0.10, 0.05)
+_FIELD_ODDS = (0.15, 0.20, 0.10, 0.10, 0.07, 0.03, 0.35)
 
 
 def _random_field(rng: Generator, size: int) -> Field:
-    """Returns a field in [0, 1] of one of six families, or a mixture of two."""
-    field = _FIELDS[rng.choice(6, p=_FIELD_ODDS)](rng, (size, size))
+    """Returns a field in [0, 1] of one of the families, or a mixture of two."""
+    field = _FIELDS[rng.choice(len(_FIELDS), p=_FIELD_ODDS)](rng, (size, size))
     if rng.random() < 0.35:
-        other = _FIELDS[rng.choice(6, p=_FIELD_ODDS)](rng, (size, size))
+        other = _FIELDS[rng.choice(len(_FIELDS), p=_FIELD_ODDS)](rng, (size, size))
         share = rng.uniform(0.2, 0.8)
         field = share * field + (1.0 - share) * other
     if rng.random() < 0.8:
@@ -215,7 +233,7 @@ def random_scan(
         positions = positions * (room / extent)
     middle = 0.5 * (positions.max(axis=0) + positions.min(axis=0))
     positions = positions - middle + (canvas_size - 1) / 2.0 + rng.uniform(-0.5, 0.5, 2)
-    photons = 10.0 ** rng.uniform(3.7, 6.4)
+    photons = 10.0 ** rng.uniform(2.7, 7.0)
     return RandomScan(
         object_=random_object(rng, canvas_size),
         probe=(probe * math.sqrt(photons)).astype(numpy.complex64),

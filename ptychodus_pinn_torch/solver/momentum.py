@@ -37,6 +37,11 @@ class Momentum:
             if update_probe:
                 self._ways[1].carry_on(state.probe)
 
+    def follow(self, state: SolverState) -> None:
+        """Goes on from a state that something else has moved, which is no way of its own."""
+        for way, present in zip(self._ways, (state.canvas, state.probe)):
+            way.before.copy_(present)
+
 
 class _Way:
     def __init__(self, start: Tensor, factor: float) -> None:

@@ -23,7 +23,8 @@ def judge(
 
     `held_out` is the relative amplitude error of the held-out patterns, `held_out_flat` that of a
     flat object, `floor` the loss that photon noise alone implies, `held_out_loss` the amplitude
-    loss. Without held-out patterns `held_out` is the error of the object.
+    loss. Without held-out patterns `held_out` is the error of the object, of
+    a correction relative to what it corrects.
 
     Args:
         reconstruct: The network.
@@ -34,6 +35,9 @@ def judge(
     if target.held_out is None:
         assert target.object_ is not None
         error = losses.object_loss(canvas.object_, target.object_, canvas.coverage)
+        if canvas.uncorrected:
+            given = losses.object_loss(canvas.uncorrected[-1], target.object_, canvas.coverage)
+            error = error / given.clamp(min=1e-6)
         return {'held_out': error.clamp(min=0.0).sqrt()}
     measurement = target.measurement
     chunk = measurement.chunk(torch.nonzero(target.held_out)[:, 0])

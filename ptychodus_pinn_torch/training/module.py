@@ -111,14 +111,28 @@ class PtychoPINN(LightningModule):
         target = self.forward_model.seen_through(batch)
         with torch.autocast(self.device.type, enabled=False):
             compare = self._comparison(target, canvas)
-            last = compare(canvas.object_)
+            last, *earlier = self._errors(compare, canvas)
             total = last
             if self.config.loss.deep_supervision:
-                for earlier in canvas.earlier:
-                    total = total + self.config.loss.deep_supervision * compare(earlier)
+                for error in earlier:
+                    total = total + self.config.loss.deep_supervision * error
             total = total + self._regularisation(canvas)
         self.log('loss', last.detach(), on_step=True, on_epoch=False)
         return total
+
+    @staticmethod
+    def _errors(compare: Callable[[Tensor], Tensor], canvas: Canvas) -> list[Tensor]:
+        """Returns the losses of the last stage and of the earlier ones.
+
+        Those of corrections are relative to what they correct: an image that is nearly right must
+        count as much as one that is not.
+        """
+        errors = [compare(object_) for object_ in (*canvas.earlier, canvas.object_)]
+        with torch.no_grad():
+            before = [compare(object_).clamp(min=1e-6) for object_ in canvas.uncorrected]
+        if before:
+            errors = [error / given for error, given in zip(errors, before, strict=True)]
+        return errors[::-1]
 
     def _comparison(self, target: GroupBatch, canvas: Canvas) -> Callable[[Tensor], Tensor]:
         """Returns the loss as a function of the object on the canvases."""

@@ -49,8 +49,10 @@ def pretrain(
         ConfigError: a canvas that cannot hold a group, or a network that needs a scan.
         KeyboardInterrupt: stopped; the best model so far has been written.
     """
-    if config.network.kind != 'unrolled':
-        raise ConfigError('pretrain makes unrolled networks: leave out --network.')
+    if config.network.is_patchwise:
+        raise ConfigError(
+            'pretrain makes networks that see whole groups (prior, unrolled): leave out --network.'
+        )
     if canvas_size < pattern_size + 16 or canvas_size % 8:
         raise ConfigError(
             f'--canvas-size {canvas_size}: must be a multiple of 8 and at least 16 more than the '

@@ -14,6 +14,10 @@ from ..simulation.random_scans import RandomScan, random_object, random_scan
 
 __all__ = ['random_batch', 'with_random_objects']
 
+WRONG_PROBE_ODDS, BACKGROUND_ODDS, BEAMSTOP_ODDS = 0.25, 0.12, 0.12
+DEFOCUS = 8.0
+"""Standard deviation of the curvature of a wrong probe's spectrum, rad per squared frequency."""
+
 
 def random_batch(
     seed: int | list[int],
@@ -41,7 +45,26 @@ def random_batch(
     ]
     batch = _assemble(scans, canvas_size, pattern_size)
     generator = torch.Generator().manual_seed(int(rng.integers(2**62)))
-    return _measure(batch, generator)
+    return _spoil(_measure(batch, generator), rng)
+
+
+def _spoil(batch: GroupBatch, rng: numpy.random.Generator) -> GroupBatch:
+    """Returns the batch as measurements are: a probe not quite right, some light, a beamstop."""
+    measurement = batch.measurement
+    y, x = (torch.fft.fftfreq(length) for length in measurement.window)
+    squared = y[:, None].square() + x.square()
+    if rng.random() < WRONG_PROBE_ODDS:
+        ramp = torch.polar(torch.ones_like(squared), rng.normal(0.0, DEFOCUS) * squared)
+        probe = torch.fft.ifft2(torch.fft.fft2(measurement.probe) * ramp)
+        measurement = replace(measurement, probe=probe.to(torch.complex64))
+    if rng.random() < BACKGROUND_ODDS:
+        light = rng.poisson(rng.uniform(0.0, 1.0), tuple(measurement.counts.shape))
+        counts = torch.as_tensor(measurement.counts) + torch.from_numpy(light.astype(numpy.float32))
+        measurement = replace(measurement, counts=counts)
+    if rng.random() < BEAMSTOP_ODDS:
+        stop = (rng.uniform(1.0, 6.0) / min(measurement.window)) ** 2
+        measurement = replace(measurement, good_pixels=squared > stop)
+    return replace(batch, measurement=measurement)
 
 
 def with_random_objects(batch: GroupBatch, seed: int) -> GroupBatch:

@@ -75,7 +75,7 @@ def test_a_clean_scan_is_not_examined(clean: Reconstruction) -> None:
     [
         (lambda scan: defocus(scan, 150.0), 'probe', 'the probe', 2.0),
         (lambda scan: move(scan, 1.5), 'positions', 'the positions', 2.0),
-        (flicker, 'factors', 'the brightness of each frame', 2.0),
+        (flicker, 'factors', 'the brightness of each frame', 2.3),
         (add_background, 'background', 'a constant background', 2.5),
     ],
     ids=['probe', 'positions', 'factors', 'background'],
