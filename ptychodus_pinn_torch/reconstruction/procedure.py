@@ -38,9 +38,9 @@ from .trust import judge_image
 
 __all__ = ['reconstruct']
 
-EXPLAINED, FAR_FROM_EXPLAINED = 1.5, 8.0
-"""Error of an image, over that of photon noise, up to which nothing needs to be examined; and of a
-start, from which on it makes no sense to refine it before it is known what is wrong."""
+EXPLAINED, FAR_FROM_EXPLAINED = 1.25, 8.0
+"""Error of a refined image, over that of photon noise, up to which nothing needs to be examined;
+and of a start, from which on it makes no sense to refine it before it is known what is wrong."""
 
 CPU_CHUNK_BYTES = 2**24
 DEVICE_CHUNK_BYTES = 2**30
@@ -115,7 +115,7 @@ def _make_image(
         refined = refine(Found(chosen.name, given, Freed()), is_gentle=is_good)
         if not options.refine_epochs or not examination.possible:
             return refined
-        if min(chosen.to_noise, unexplained(refined, measured)) < EXPLAINED:
+        if unexplained(refined, measured) < EXPLAINED:
             return refined
         canvas = refined.state.canvas
     elif not is_forced and not examination.possible:

@@ -18,8 +18,8 @@ from ..solver.annealing import (
     MIN_SEARCH,
     Phase,
     anneal,
+    follows_likelihood,
     is_low_dose,
-    is_lowest_dose,
     is_time_to_straighten,
     longest_run,
     phases_of,
@@ -53,6 +53,9 @@ FIRST_EPOCHS = 6
 USEFUL_FALL = 0.97
 """A long search from a good start has been of use when it has lowered the error by this factor, or
 that on held-out patterns. Where the model of the measurement is wrong, it only adds noise."""
+
+STRAIGHTENED_SEARCH = 8
+"""Epochs of a search from a good start from which on its large scales are put right."""
 
 PATIENCE = 4
 """Epochs without a new lowest error that a search goes on."""
@@ -115,7 +118,7 @@ class Refinement:
         self.measurement, self.is_gentle = measured.measurement, is_gentle
         self.is_low = is_low_dose(self.measurement)
         # an unknown background is estimated from what the fit to roots leaves
-        self.is_likely = not (is_lowest_dose(self.measurement) or freed.background)
+        self.is_likely = follows_likelihood(self.measurement) and not freed.background
         self.freed, self.split = freed, split
         if config.reconstruction.refine_epochs >= 0:
             self.split = split.whole()
@@ -256,7 +259,7 @@ class Refinement:
         for _ in range(phase.num_epochs):
             self._epoch(refined, phase, self.split.training, momentum)
             errors.append(refined.losses[-1][1])
-            if (is_long or not self.is_gentle) and is_time_to_straighten(len(errors)):
+            if self._is_straightened(len(errors)):
                 refined.state.straighten(self.measurement, self.split.training, self.freed)
                 momentum.follow(refined.state)
             if self.is_gentle and self.is_low:
@@ -274,6 +277,14 @@ class Refinement:
         is_useless = is_long and not self.is_low and errors[-1] > USEFUL_FALL * errors[0]
         if is_useless and self._judge(refined) > held_out:
             refined.state = start
+
+    def _is_straightened(self, epoch: int) -> bool:
+        """Returns whether large scales are put right after an epoch of the search.
+
+        A start that is good has them, unless the scan is so small that its search is long.
+        """
+        is_short = self.is_gentle and self.phases[0].num_epochs < STRAIGHTENED_SEARCH
+        return not is_short and is_time_to_straighten(epoch)
 
     def _squares(self, state: SolverState) -> Tensor:
         """Returns the means of the object (2, y, x) over squares that the probe has covered."""

@@ -10,8 +10,8 @@ __all__ = [
     'MIN_SEARCH',
     'Phase',
     'anneal',
+    'follows_likelihood',
     'is_low_dose',
-    'is_lowest_dose',
     'is_time_to_straighten',
     'longest_run',
     'phases_of',
@@ -44,9 +44,13 @@ def is_low_dose(measurement: Measurement) -> bool:
     return _photons(measurement) < LOW_DOSE
 
 
-def is_lowest_dose(measurement: Measurement) -> bool:
-    """Returns whether photons are so few that no likelihood is followed."""
-    return _photons(measurement) < LOWEST_DOSE
+def follows_likelihood(measurement: Measurement) -> bool:
+    """Returns whether the last steps follow the likelihood of single counts.
+
+    Where many pixels hold a few of them it is unbiased, which roots are not; in bright scans roots
+    are as good, and stand what is wrong with a measurement better.
+    """
+    return LOWEST_DOSE <= _photons(measurement) < LOW_DOSE
 
 
 @dataclass(frozen=True)

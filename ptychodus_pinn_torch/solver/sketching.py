@@ -11,7 +11,7 @@ from jaxtyping import Int
 from torch import Tensor
 
 from ..physics.measurement import Measurement
-from .annealing import Phase, is_low_dose, is_lowest_dose, is_time_to_straighten, search
+from .annealing import Phase, follows_likelihood, is_low_dose, is_time_to_straighten, search
 from .momentum import Momentum
 from .rpie import RpieSettings, rpie_epoch
 from .state import NOTHING, SolverState
@@ -79,7 +79,7 @@ def sketch(measurement: Measurement, search_epochs: int | None = None) -> Iterat
         SolverState.start(measurement.flat(), measurement),
         morton_order(measurement.corners),
     )
-    is_likely, epoch = not is_lowest_dose(measurement), 0
+    is_likely, epoch = follows_likelihood(measurement), 0
     for phase in _phases(measurement, search_epochs or search_epochs_of(number)):
         momentum = Momentum(state)
         settings = RpieSettings(alpha=1.0, step=phase.step, is_likely=phase.is_last and is_likely)
