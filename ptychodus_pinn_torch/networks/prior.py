@@ -61,7 +61,8 @@ class PriorNetwork(nn.Module):
         """Returns the canvases (B, Y, X) after the last phase, or after each in training."""
         groups: list[list[Tensor]] = []
         for row in range(measurement.canvas_shape[0]):
-            group = measurement if measurement.canvas_shape[0] == 1 else one_group(measurement, row)
+            is_one = measurement.canvas_shape[0] == 1 and measurement.probe.ndim == 3
+            group = measurement if is_one else one_group(measurement, row)
             number = search_epochs_of(group.num_patterns)
             if self.training:  # any quality may be met
                 drawn = int(group.corners.sum()) % (number - MIN_TRAINED_SEARCH + 1)
