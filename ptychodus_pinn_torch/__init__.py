@@ -20,6 +20,7 @@ except PackageNotFoundError:
 
 __all__ = [
     'Config',
+    'PositionTransform',
     'Scan',
     'compare_objects',
     'read_scan',
@@ -30,6 +31,7 @@ __all__ = [
 
 _HOMES = {
     'Config': '.config',
+    'PositionTransform': '.scan.positions',
     'Scan': '.scan.scan',
     'compare_objects': '.metrics.comparison',
     'read_scan': '.scan.files',

@@ -8,7 +8,9 @@ from pathlib import Path
 import numpy
 import pytest
 
+from ptychodus_pinn_torch import PositionTransform
 from ptychodus_pinn_torch.cli import main
+from ptychodus_pinn_torch.models.archive import shipped_model
 from ptychodus_pinn_torch.scan.files import read_scan, write_product, write_reconstruction_npz
 from ptychodus_pinn_torch.scan.scan import Scan
 
@@ -149,3 +151,45 @@ def test_reconstruct_tells_scripts_and_people_whether_to_believe_it(tmp_path: Pa
         capsys, 'reconstruct', tmp_path / 'wrong.npz', '--output', image, '--overwrite', *fixed
     )
     assert 'the image is wrong' in out and 'ptychodus-pinn check' in out
+
+
+GROUPS = ('--grouping.group-size', 9)
+TURNED = ('--exchange-axes', '--flip-y', '--scale-positions', '0.98')
+
+
+def test_every_command_that_reads_scans_changes_their_positions(
+    tmp_path: Path, tiny_scan_path: Path, capsys
+):
+    turned = tmp_path / 'turned.npz'
+    said = 'positions: axes exchanged, y flipped, scaled by 0.98.'
+    for words in (
+        ('check', tiny_scan_path),
+        ('inspect', tiny_scan_path),
+        ('convert', tiny_scan_path, '--output', turned),
+        ('reconstruct', tiny_scan_path, '--output', tmp_path / 'i.npz', '--refine', 1),
+        ('train', tiny_scan_path, '--output', tmp_path / 'm.h5.zip', '--steps', 1, *GROUPS),
+        ('evaluate', tmp_path / 'i.npz', '--scan', tiny_scan_path),
+    ):
+        assert main([str(word) for word in (*words, *TURNED)]) == 0
+        assert said in capsys.readouterr().err, words
+    change = PositionTransform(exchange_axes=True, flip_y=True, scale=0.98)
+    expected = read_scan(tiny_scan_path, positions=change)
+    numpy.testing.assert_allclose(read_scan(turned).positions_px, expected.positions_px, atol=1e-6)
+    with numpy.load(tmp_path / 'i.npz') as image:
+        assert image['object'].shape == expected.object_.shape
+        numpy.testing.assert_allclose(image['positions_px'], expected.positions_px, atol=2.0)
+
+
+def test_flags_of_scans_are_refused_where_none_is_read(
+    tmp_path: Path, image_path: Path, tiny_scan_path: Path, capsys
+):
+    for words in (
+        ('inspect', image_path, '--flip-x', '--crop', 32),
+        ('inspect', shipped_model(), '--flip-x', '--crop', 32),
+        ('evaluate', image_path, '--reference', image_path, '--flip-x', '--crop', 32),
+        ('convert', shipped_model(), '--output', tmp_path / 'a.h5.zip', '--flip-x', '--crop', 32),
+    ):
+        assert main([str(word) for word in words]) == 2
+        assert '--crop and --flip-x have no effect' in capsys.readouterr().err
+    assert main(['check', str(tiny_scan_path), '--scale-positions', '-1']) == 2
+    assert '--scale-positions is -1: give a positive factor' in capsys.readouterr().err

@@ -95,7 +95,10 @@ def add_config_options(
     )  # fmt: skip
     parser.add_argument('--config', type=Path, metavar='FILE', help='JSON or YAML configuration')
     parser.add_argument(
-        '--preset', choices=('quick', 'default', 'best'), help='configuration to start from'
+        '--preset',
+        choices=('quick', 'default', 'best'),
+        metavar='NAME',
+        help='to start from: quick, default, or best',
     )
     groups: dict[str, argparse._ArgumentGroup] = {}
     for item in iter_options(_find_foreign_network(words)):

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from ..models.archive import EXTENSION
 from ._outputs import add_overwrite_option, check_output
-from ._scan_options import add_scan_options, read_scan_from
+from ._scan_options import add_scan_options, read_scan_from, refuse_scan_options
 
 __all__ = ['configure', 'run']
 
@@ -47,6 +47,7 @@ def run(arguments: argparse.Namespace) -> int:
     if output.name.endswith(EXTENSION):
         from ..models.opening import convert_model, describe_model
 
+        refuse_scan_options(arguments, 'on a model')
         if not arguments.source.exists():
             raise FileNotFoundError(f'{arguments.source}: there is no such model.')
         text = describe_model(convert_model(arguments.source, output)) + '\n'

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from ..scan.files import Image, read_image
 from . import UsageError, describe_shape
-from ._scan_options import add_scan_options, read_scan_from
+from ._scan_options import add_scan_options, read_scan_from, refuse_scan_options
 
 __all__ = ['configure', 'run']
 
@@ -65,6 +65,8 @@ def run(arguments: argparse.Namespace) -> int:
     """Returns 0 after the figures were printed."""
     if arguments.reference is None and arguments.scan is None:
         raise UsageError('nothing to compare with: name --reference, --scan, or both.')
+    if arguments.scan is None:
+        refuse_scan_options(arguments, 'without --scan')
     image = read_image(arguments.image)
     scan = None if arguments.scan is None else read_scan_from(arguments, arguments.scan)
     figures: dict[str, Any] = {}

@@ -14,7 +14,7 @@ from ..scan.files import Image, read_image
 from ..scan.scan import Scan
 from . import UsageError, describe_shape
 from ._outputs import add_overwrite_option, check_output
-from ._scan_options import add_scan_options, read_scan_from
+from ._scan_options import add_scan_options, read_scan_from, refuse_scan_options
 
 __all__ = ['configure', 'describe_scan', 'run']
 
@@ -39,11 +39,13 @@ def run(arguments: argparse.Namespace) -> int:
     if names and not any(name.endswith('.npy') for name in names):
         if arguments.draw:
             raise UsageError(f'{path} is a model: there is nothing to draw.')
+        refuse_scan_options(arguments, f'on {path}, which is a model')
         from ..models.opening import describe_model
 
         sys.stdout.write(describe_model(path).rstrip() + '\n')
         return 0
     if _is_image(path, names):
+        refuse_scan_options(arguments, f'on {path}, which is an image')
         image = read_image(path)
         sys.stdout.write(describe_image(image))
         if arguments.draw:

@@ -23,7 +23,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument('scans', type=Path, nargs='+', metavar='SCAN', help='scans to train on')
     add_model_output(parser)
     parser.add_argument(
-        '--validation', type=Path, nargs='*', default=[], metavar='SCAN', help='scans to judge on'
+        '--validation', type=Path, nargs='*', default=[], metavar='S', help='scans to judge on'
     )
     parser.add_argument('--no-check', action='store_true', help='skip the examination of the scans')
     parser.add_argument(
@@ -32,7 +32,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
         nargs='*',
         default=[],
         metavar='FILE',
-        help='supervised: one image per scan to learn from (reconstruction or product)',
+        help='supervised: an image or product for each scan',
     )
     parser.add_argument('--backend', help='pytorch or tensorflow')
     add_scan_options(parser)

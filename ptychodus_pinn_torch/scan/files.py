@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from .hdf5_layouts import load_host_product, read_hdf5_layout
 from .npz_layouts import NpzReader, RawScan, read_npz_layout
 from .output import write_product, write_reconstruction_npz, write_scan_npz
+from .positions import PositionTransform
 from .products import arrays_of_product
 from .resampling import bin_scan, crop_scan
 from .scan import Scan
@@ -62,6 +63,7 @@ def read_scan(
     crop: int | None = None,
     bin: int | None = None,
     diffraction_kind: DiffractionKind = 'auto',
+    positions: PositionTransform | None = None,
 ) -> Scan:
     """Returns the scan in a file or folder, in the package's conventions.
 
@@ -75,6 +77,8 @@ def read_scan(
         crop: Detector pixels to keep in the middle, per side; applied before `bin`.
         bin: Detector pixels to add up, per side.
         diffraction_kind: What the patterns of an NPZ are, where the file does not tell.
+        positions: What is done to the positions, which the log says; object and truth stay where
+            they are, and are enlarged where they do not hold the changed positions.
 
     Raises:
         ValueError: the file is no scan, or one that cannot be used; says why and what to do.
@@ -90,11 +94,14 @@ def read_scan(
         (25, 64, 64)
         >>> pinn.read_scan(path, crop=32).pattern_shape
         (32, 32)
+        >>> turned = pinn.PositionTransform(exchange_axes=True, flip_y=True)
+        >>> pinn.read_scan(path, positions=turned).num_patterns
+        25
     """
     path = Path(path)
     layout = _find_layout(path)
     raw = layout.read(path, None if product is None else Path(product), diffraction_kind)
-    scan = build_scan(raw.source or path, raw)
+    scan = build_scan(raw.source or path, raw, positions)
     scan = scan if crop is None else crop_scan(scan, crop)
     scan = scan if bin is None else bin_scan(scan, bin)
     size = scan.pattern_shape[0]

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from .npz_layouts import RawScan
 from .pattern_store import block_slices, stage_blocks
+from .positions import PositionTransform, make_room
 from .scan import Scan, split_positions
 
 __all__ = ['build_scan', 'check_object']
@@ -21,8 +22,13 @@ _BORDER_PX = 4
 _MAX_OBJECT_PIXELS = 2**28
 
 
-def build_scan(path: Path, raw: RawScan) -> Scan:
+def build_scan(path: Path, raw: RawScan, change: PositionTransform | None = None) -> Scan:
     """Returns the scan, after every check that needs no physics.
+
+    Args:
+        path: What to call it in messages.
+        raw: As it lies in the file.
+        change: What is done to the positions; an object that does not hold them is enlarged.
 
     Raises:
         ValueError: something is missing, of the wrong shape, not finite, negative or outside.
@@ -30,6 +36,9 @@ def build_scan(path: Path, raw: RawScan) -> Scan:
     patterns = _check_patterns(path, raw.patterns)
     pattern_shape = patterns.shape[1], patterns.shape[2]
     positions_px = _check_positions(path, raw.positions_px, len(patterns))
+    if change is not None and not change.is_nothing:
+        positions_px = change.apply(positions_px)
+        logger.info('%s: positions: %s.', path.name, change.describe())
     probe = _check_probe(path, raw.probe, pattern_shape)
     good_pixels = _check_mask(path, raw.bad_pixels, pattern_shape)
     patterns = _check_values(path, patterns, good_pixels)
@@ -38,14 +47,13 @@ def build_scan(path: Path, raw: RawScan) -> Scan:
         positions_px, object_, center_m = _fit_object(path, positions_px, pattern_shape, raw)
     else:
         object_ = check_object(path, 'object', raw.object_)
-    _check_inside(path, positions_px, pattern_shape, object_.shape)
     truth = None if raw.truth is None else check_object(path, 'truth', raw.truth)
     if truth is not None and truth.shape != object_.shape:
         raise ValueError(
             f'{path}: truth has shape {truth.shape} but the object {object_.shape}: '
             'both must lie on one grid.'
         )
-    return Scan(
+    scan = Scan(
         name=path.name,
         patterns=patterns,
         positions_px=positions_px,
@@ -59,6 +67,10 @@ def build_scan(path: Path, raw: RawScan) -> Scan:
         metadata=raw.metadata,
         source=path,
     )
+    if change is not None and change.moves_the_border:
+        scan = make_room(scan)
+    _check_inside(path, scan)
+    return scan
 
 
 def _check_patterns(path: Path, patterns: NDArray[Any]) -> NDArray[Any]:
@@ -213,22 +225,19 @@ def check_object(path: Path, what: str, object_: NDArray[Any]) -> NDArray[numpy.
     return object_.astype(numpy.complex64)
 
 
-def _check_inside(
-    path: Path,
-    positions_px: NDArray[numpy.float64],
-    pattern_shape: tuple[int, int],
-    object_shape: tuple[int, ...],
-) -> None:
-    corners, _ = split_positions(positions_px, pattern_shape)
-    limit = numpy.asarray(object_shape) - numpy.asarray(pattern_shape)
+def _check_inside(path: Path, scan: Scan) -> None:
+    (height, width), (rows, columns) = scan.pattern_shape, scan.object_.shape
+    corners, _ = split_positions(scan.positions_px, scan.pattern_shape)
+    limit = numpy.asarray([rows - height, columns - width])
     outside = numpy.flatnonzero(((corners < 0) | (corners > limit)).any(axis=1))
     if outside.size:
-        y, x = positions_px[outside[0]]
+        y, x = scan.positions_px[outside[0]]
         raise ValueError(
-            f'{path}: {outside.size} of {len(positions_px)} positions lie outside the object of '
-            f'{object_shape[0]} x {object_shape[1]} pixels, the first is number {outside[0]} at '
-            f'(y {y:.1f}, x {x:.1f}): a window of {pattern_shape[0]} x {pattern_shape[1]} must '
-            'fit around each; enlarge the object or check the pixel size.'
+            f'{path}: {outside.size} of {scan.num_patterns} positions lie outside the object of '
+            f'{rows} x {columns} pixels, the first is number {outside[0]} at '
+            f'(y {y:.1f}, x {x:.1f}): a window of {height} x {width} must fit around each; '
+            'enlarge the object or check the pixel size, or pass --exchange-axes or '
+            '--scale-positions FACTOR where the positions are wrong.'
         )
 
 
