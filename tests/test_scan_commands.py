@@ -193,3 +193,28 @@ def test_flags_of_scans_are_refused_where_none_is_read(
         assert '--crop and --flip-x have no effect' in capsys.readouterr().err
     assert main(['check', str(tiny_scan_path), '--scale-positions', '-1']) == 2
     assert '--scale-positions is -1: give a positive factor' in capsys.readouterr().err
+
+
+def test_the_flags_that_check_names_mend_the_orientation(tmp_path: Path, capsys):
+    right, wrong = tmp_path / 'right.npz', tmp_path / 'wrong.npz'
+    _run(capsys, 'simulate', right, '--num-positions', 100, '--quiet')
+    _run(capsys, 'convert', right, '--output', wrong, '--exchange-axes', '--flip-x', '--quiet')
+
+    def check(*flags: str) -> dict[str, str]:
+        findings = json.loads(_run(capsys, 'check', wrong, '--json', *flags))
+        return next(item for item in findings if item['topic'] == 'orientation')
+
+    found = check()
+    assert found['level'] == 'warning'
+    flags = found['message'].partition('pass ')[2].partition(',')[0].split()
+    assert flags == ['--exchange-axes', '--flip-y']
+    found = check(*flags)
+    assert found['level'] == 'ok' and 'best with --exchange-axes --flip-y' in found['message']
+
+
+def test_training_names_the_flags_too(tmp_path: Path, capsys):
+    scan = tmp_path / 'scan.npz'
+    _run(capsys, 'simulate', scan, '--num-positions', 64, '--quiet')
+    words = ['train', scan, '--output', tmp_path / 'm.h5.zip', '--steps', 1, '--flip-x', *GROUPS]
+    assert main([str(word) for word in words]) == 0
+    assert 'leave out --flip-x' in capsys.readouterr().err

@@ -2,32 +2,61 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
 import numpy
 import torch
-from numpy.typing import NDArray
 
 from ..physics.measured_scan import measure_scan
+from ..physics.noise import root_noise
 from ..reconstruction.splitting import take_middle
+from ..scan.calibration import calibrate_probe
+from ..scan.positions import PositionTransform
 from ..scan.resampling import crop_scan
 from ..scan.scan import Scan
 from ..solver.rpie import RpieSettings, rpie_epoch
 from ..solver.state import SolverState
+from .findings import Finding, found_ok, found_warning
+from .frame_checks import Frames
 
-__all__ = ['ORIENTATIONS', 'OrientationErrors', 'compare_orientations', 'orient_positions']
+__all__ = [
+    'ORIENTATIONS',
+    'OrientationErrors',
+    'compare_orientations',
+    'describe_orientation',
+    'examine_orientation',
+]
 
-ORIENTATIONS: dict[str, tuple[bool, bool, bool]] = {
-    'as given': (False, False, False),
-    'y flipped': (False, True, False),
-    'x flipped': (False, False, True),
-    'y and x flipped': (False, True, True),
-    'y and x exchanged': (True, False, False),
-    'y and x exchanged, then y flipped': (True, True, False),
-    'y and x exchanged, then x flipped': (True, False, True),
-    'y and x exchanged, then both flipped': (True, True, True),
+ORIENTATIONS: dict[str, PositionTransform] = {
+    'as given': PositionTransform(),
+    'y flipped': PositionTransform(flip_y=True),
+    'x flipped': PositionTransform(flip_x=True),
+    'y and x flipped': PositionTransform(flip_y=True, flip_x=True),
+    'y and x exchanged': PositionTransform(exchange_axes=True),
+    'y and x exchanged, then y flipped': PositionTransform(exchange_axes=True, flip_y=True),
+    'y and x exchanged, then x flipped': PositionTransform(exchange_axes=True, flip_x=True),
+    'y and x exchanged, then both flipped': PositionTransform(True, True, True),
 }
-"""Exchange of the axes, flip of y, flip of x, by name."""
+"""All orientations that positions on a grid can be mistaken for, by name."""
+
+GAIN = 1.25
+"""An orientation is better than another one when its error is that many times smaller."""
+
+ALIKE = 1.1
+"""Two orientations explain the counts alike when their errors differ by less than this factor."""
+
+EXPLAINS, BARELY = 2.0, 1.5
+"""Error of positions in random order over that of the best orientation, both without photon noise:
+from `EXPLAINS` on, the orientation is found; below `BARELY`, none explains the counts."""
+
+_ADVICE = (
+    'check the unit and scale of the positions (--scale-positions), the probe, and whether the '
+    'frames are in the order of the positions'
+)
+
+_NOISE_PART = 0.8
+"""The part of photon noise that is left after a fit to a few patterns, at least."""
 
 _NUM_FRAMES = 48
 _NUM_MODES = 2
@@ -39,9 +68,17 @@ _MAX_SIZE = 128
 
 @dataclass(frozen=True)
 class OrientationErrors:
-    """Relative amplitude errors after a few physics steps, by orientation."""
+    """Relative amplitude errors after a few physics steps.
+
+    Attributes:
+        errors: By orientation; without those that do not change the positions of this scan.
+        by_chance: That of the same positions in random order.
+        noise: What photon noise alone would make of it.
+    """
 
     errors: dict[str, float]
+    by_chance: float
+    noise: float
 
     @property
     def best(self) -> str:
@@ -53,17 +90,16 @@ class OrientationErrors:
         """How many times smaller the least error is than that of the positions as given."""
         return self.errors['as given'] / max(self.errors[self.best], 1e-12)
 
+    @property
+    def contrast(self) -> float:
+        """The error by chance over the least error, both without photon noise."""
+        floor = _NOISE_PART * self.noise
+        return (self.by_chance - floor) / max(self.errors[self.best] - floor, 1e-12)
 
-def orient_positions(
-    positions_px: NDArray[numpy.float64], orientation: str
-) -> NDArray[numpy.float64]:
-    """Returns the positions (N, 2), flipped or transposed about the middle of their box."""
-    is_exchanged, flips_y, flips_x = ORIENTATIONS[orientation]
-    middle = (positions_px.max(axis=0) + positions_px.min(axis=0)) / 2.0
-    moved = positions_px - middle
-    if is_exchanged:
-        moved = moved[:, ::-1]
-    return moved * numpy.where([flips_y, flips_x], -1.0, 1.0) + middle
+    @property
+    def is_told(self) -> bool:
+        """Whether wrong positions do worse than right ones, or than photon noise, would."""
+        return self.by_chance > GAIN * min(self.noise, self.errors[self.best])
 
 
 def compare_orientations(scan: Scan) -> OrientationErrors:
@@ -72,21 +108,31 @@ def compare_orientations(scan: Scan) -> OrientationErrors:
     Neighbouring patterns in the middle of the scan are reconstructed from a flat object by a few
     epochs of the solver.
     """
-    part = _take_middle(scan)
-    return OrientationErrors({name: _reconstruct(part, name) for name in ORIENTATIONS})
-
-
-def _take_middle(scan: Scan) -> Scan:
     part = scan.select(take_middle(scan.positions_px, _NUM_FRAMES).numpy())
-    size = part.pattern_shape[0]
-    return crop_scan(part, _MAX_SIZE) if size > _MAX_SIZE else part
+    part = crop_scan(part, _MAX_SIZE) if part.pattern_shape[0] > _MAX_SIZE else part
+    part = replace(part, probe=calibrate_probe(part)[0])
+    errors: dict[str, float] = {}
+    for name, transform in ORIENTATIONS.items():
+        turned = replace(part, positions_px=transform.apply(part.positions_px))
+        is_same = numpy.allclose(turned.positions_px, part.positions_px, atol=1e-3)
+        if name == 'as given' or not is_same:
+            errors[name] = _reconstruct(turned)
+    order = numpy.random.default_rng(0).permutation(part.num_patterns)
+    by_chance = _reconstruct(replace(part, positions_px=part.positions_px[order]))
+    return OrientationErrors(errors, by_chance, _photon_noise(part))
+
+
+def _photon_noise(part: Scan) -> float:
+    """Returns the relative amplitude error of a perfect image, from the mean of the patterns."""
+    mean = numpy.asarray(part.patterns).mean(axis=0, dtype=numpy.float64)[part.good_pixels]
+    noise = root_noise(torch.from_numpy(mean.astype(numpy.float32)))
+    return float(noise.sum()) / max(float(mean.sum()), 1e-9)
 
 
 @torch.no_grad()
-def _reconstruct(part: Scan, orientation: str) -> float:
+def _reconstruct(part: Scan) -> float:
     """Returns the relative amplitude error of the last epoch, taken before each update."""
-    turned = replace(part, positions_px=orient_positions(part.positions_px, orientation))
-    measurement = measure_scan(turned, num_probe_modes=_NUM_MODES).measurement
+    measurement = measure_scan(part, num_probe_modes=_NUM_MODES).measurement
     state = SolverState.start(measurement.flat(), measurement)
     num_subsets = -(-part.num_patterns // _BATCH)
     batches = [torch.arange(k, part.num_patterns, num_subsets) for k in range(num_subsets)]
@@ -94,3 +140,86 @@ def _reconstruct(part: Scan, orientation: str) -> float:
     for _ in range(_NUM_EPOCHS):
         error = rpie_epoch(state, measurement, batches, settings)
     return error
+
+
+def examine_orientation(frames: Frames, change: PositionTransform) -> Iterator[Finding]:
+    """Yields what is said of the orientation of the positions.
+
+    Args:
+        frames: Of the scan, and which of them can be believed.
+        change: What was done to the positions of the file when it was read.
+    """
+    kept = frames.kept()
+    if len(kept) < 4:
+        return
+    middle = take_middle(frames.scan.positions_px[kept], _NUM_FRAMES).numpy()
+    result = compare_orientations(frames.take(kept[middle]))
+    if len(result.errors) > 1:  # else all positions are one
+        yield describe_orientation(result, change)
+
+
+def describe_orientation(result: OrientationErrors, change: PositionTransform) -> Finding:
+    """Returns what is said of the orientation of the positions.
+
+    Args:
+        result: Of the positions as they were read, and of others.
+        change: What was done to the positions of the file when it was read.
+    """
+    given, best = result.errors['as given'], result.errors[result.best]
+    against = f'{result.by_chance:.4f} in random order, {result.noise:.4f} from photon noise alone'
+    now = _name_change(change)
+    if not result.is_told:
+        return found_ok(
+            'orientation',
+            f'The counts hardly tell the orientation of the positions (error {given:.4f} {now}, '
+            f'{against}): make certain of it with a scan of more overlap or photons.',
+        )
+    if result.contrast < (BARELY if result.best == 'as given' else EXPLAINS):
+        name = now if result.best == 'as given' else f'with {result.best}'
+        return found_warning(
+            'orientation',
+            f'No orientation explains the counts: the best, {name}, leaves an error of '
+            f'{best:.4f} ({against}): {_ADVICE}.',
+        )
+    if result.contrast < EXPLAINS:
+        return found_warning(
+            'orientation',
+            f'The positions explain the counts best {now}, but badly (error {given:.4f}; '
+            f'{against}): {_ADVICE}.',
+        )
+    return _compare_with_given(result, change)
+
+
+def _name_change(change: PositionTransform) -> str:
+    return f'with {change.flags()}' if change.flags() else 'as given'
+
+
+def _compare_with_given(result: OrientationErrors, change: PositionTransform) -> Finding:
+    """Returns what is said where one of the orientations explains the counts."""
+    given, best = result.errors['as given'], result.errors[result.best]
+    if result.gain > GAIN:
+        whole = change.then(ORIENTATIONS[result.best])
+        remedy = f'pass {whole.flags()}' if whole.flags() else f'leave out {change.flags()}'
+        if whole.flags() and change.flags():
+            remedy += f' instead of {change.flags()}'
+        return found_warning(
+            'orientation',
+            f'With {result.best} the positions explain the counts {result.gain:.1f} times better '
+            f'(error {best:.4f} against {given:.4f}): {remedy}, or check the axes of scan and '
+            'detector.',
+        )
+    now = _name_change(change)
+    others = {name: error for name, error in result.errors.items() if name != 'as given'}
+    second = min(others, key=lambda name: others[name])
+    if others[second] < ALIKE * given:
+        return found_warning(
+            'orientation',
+            f'The positions explain the counts {now} (error {given:.4f}) and as well with '
+            f'{second} ({others[second]:.4f}): the image may be mirrored; check the axes of scan '
+            'and detector with a known sample.',
+        )
+    return found_ok(
+        'orientation',
+        f'The positions explain the counts best {now} (error {given:.4f}, flipped or '
+        f'exchanged at least {others[second]:.4f}).',
+    )

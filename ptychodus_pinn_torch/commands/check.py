@@ -7,7 +7,7 @@ import json
 import sys
 from dataclasses import asdict
 
-from ._scan_options import add_scan_options, read_scan_from
+from ._scan_options import add_scan_options, position_transform_from, read_scan_from
 
 __all__ = ['configure', 'run']
 
@@ -26,7 +26,7 @@ def run(arguments: argparse.Namespace) -> int:
     from ..checks.preflight import examine_scan
 
     scan = read_scan_from(arguments, arguments.scan)
-    findings = examine_scan(scan)
+    findings = examine_scan(scan, position_transform_from(arguments))
     if arguments.json:
         sys.stdout.write(json.dumps([asdict(item) for item in findings], indent=2) + '\n')
     else:

@@ -10,11 +10,12 @@ from pathlib import Path
 from ..backend import TrainRequest
 from ..models.archive import EXTENSION
 from ..progress import ProgressLine
+from ..scan.positions import PositionTransform
 from ..scan.scan import Scan
 from . import UsageError, describe_shape
 from ._config_options import backend_from, config_from
 from ._outputs import add_model_output, check_output
-from ._scan_options import add_scan_options, read_scan_from
+from ._scan_options import add_scan_options, position_transform_from, read_scan_from
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -52,7 +53,7 @@ def run(arguments: argparse.Namespace) -> int:
         scans = _with_labels(scans, arguments.labels)
     validation = [read_scan_from(arguments, path) for path in arguments.validation]
     if not arguments.no_check:
-        _examine(scans, is_quiet=arguments.quiet)
+        _examine(scans, position_transform_from(arguments), is_quiet=arguments.quiet)
     request = TrainRequest(
         tuple(scans), config, arguments.output, tuple(validation), arguments.resume, backend
     )
@@ -91,11 +92,11 @@ def _with_labels(scans: list[Scan], paths: list[Path]) -> list[Scan]:
     return labelled
 
 
-def _examine(scans: list[Scan], *, is_quiet: bool) -> None:
+def _examine(scans: list[Scan], change: PositionTransform, *, is_quiet: bool) -> None:
     from ..checks.preflight import examine_scan
 
     for scan in scans:
-        findings = examine_scan(scan)
+        findings = examine_scan(scan, change)
         errors = [item.message for item in findings if item.level == 'error']
         if errors:
             raise ValueError(f'{scan.name}: {" ".join(errors)} (--no-check trains all the same)')

@@ -11,7 +11,7 @@ from scipy.spatial import KDTree
 from .pattern_store import block_slices
 from .scan import Scan
 
-__all__ = ['Triage', 'examine_frames']
+__all__ = ['Triage', 'examine_frames', 'name_frames']
 
 NUM_NEIGHBOURS = 8
 EMPTY, GLARING, SPIKE = 0.02, 2.5, 3.0
@@ -47,21 +47,30 @@ class Triage:
         left_out = numpy.concatenate([self.empty, self.glaring])
         return numpy.setdiff1d(numpy.arange(num_patterns), left_out)
 
-    def sentence(self) -> str:
-        """Returns what is left out, or nothing."""
+    def describe(self) -> str:
+        """Returns how many frames and pixels, and which frames, in words; or nothing."""
         found = []
         for what, frames in (('empty', self.empty), ('far too bright', self.glaring)):
             if len(frames):
-                found.append(f'{len(frames)} frames are {what} ({_shorten(frames)})')
+                verb = 'frame is' if len(frames) == 1 else 'frames are'
+                found.append(f'{len(frames)} {verb} {what} ({name_frames(frames)})')
         if len(self.spikes):
-            shown = _shorten(numpy.unique(self.spikes[:, 0]))
-            found.append(f'{len(self.spikes)} pixels spike in single frames ({shown})')
-        return f'{", ".join(found)}: they are left out.' if found else ''
+            verb = 'pixel spikes' if len(self.spikes) == 1 else 'pixels spike'
+            shown = name_frames(numpy.unique(self.spikes[:, 0]))
+            found.append(f'{len(self.spikes)} {verb} in single frames ({shown})')
+        return ', '.join(found)
+
+    def sentence(self) -> str:
+        """Returns what is left out, or nothing."""
+        found = self.describe()
+        return f'{found}: they are left out.' if found else ''
 
 
-def _shorten(frames: NDArray[numpy.int64]) -> str:
+def name_frames(frames: NDArray[numpy.int64]) -> str:
+    """Returns the first numbers of some frames (n,), for a sentence."""
     shown = ', '.join(str(frame) for frame in frames[:8])
-    return f'numbers {shown}{", ..." if len(frames) > 8 else ""}'
+    noun = 'number' if len(frames) == 1 else 'numbers'
+    return f'{noun} {shown}{", ..." if len(frames) > 8 else ""}'
 
 
 def examine_frames(scan: Scan) -> Triage:

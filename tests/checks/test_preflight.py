@@ -9,11 +9,13 @@ import pytest
 
 from ptychodus_pinn_torch.checks.orientation import (
     ORIENTATIONS,
+    OrientationErrors,
     compare_orientations,
-    orient_positions,
+    describe_orientation,
 )
 from ptychodus_pinn_torch.checks.preflight import examine_scan, probe_diameter_px, probe_support_px
 from ptychodus_pinn_torch.scan.calibration import calibrate_probe
+from ptychodus_pinn_torch.scan.positions import PositionTransform
 from ptychodus_pinn_torch.scan.scan import Scan
 from ptychodus_pinn_torch.simulation.simulated_scan import SimulationSpec, simulate_scan
 
@@ -27,7 +29,7 @@ def _find(scan: Scan, topic: str) -> tuple[str, str]:
 
 
 def _turn(scan: Scan, orientation: str) -> Scan:
-    positions = orient_positions(scan.positions_px, orientation)
+    positions = ORIENTATIONS[orientation].apply(scan.positions_px)
     half = scan.pattern_shape[0] / 2 + 2
     positions = positions - positions.min(axis=0) + half
     size = numpy.ceil(positions.max(axis=0) + half).astype(int)
@@ -53,9 +55,8 @@ def test_wrong_orientation_of_a_measured_scan_is_noticed(
     monkeypatch.setattr('ptychodus_pinn_torch.checks.orientation._NUM_EPOCHS', 4)
     result = compare_orientations(_turn(small_real_scan, orientation))
     assert result.gain > 2.0
-    restored = orient_positions(
-        orient_positions(small_real_scan.positions_px, orientation), result.best
-    )
+    wrong = ORIENTATIONS[orientation].apply(small_real_scan.positions_px)
+    restored = ORIENTATIONS[result.best].apply(wrong)
     numpy.testing.assert_allclose(
         restored - restored.mean(0),
         small_real_scan.positions_px - small_real_scan.positions_px.mean(0),
@@ -66,7 +67,11 @@ def test_wrong_orientation_of_a_measured_scan_is_noticed(
 @pytest.mark.parametrize('orientation', OTHERS)
 def test_wrong_orientation_of_a_simulated_scan_is_noticed(simulated_scan: Scan, orientation):
     level, message = _find(_turn(simulated_scan, orientation), 'orientation')
-    assert level == 'warning' and 'times better' in message and 'check the axes' in message
+    assert level == 'warning' and 'times better' in message
+    flags = message.partition('pass ')[2].partition(',')[0]
+    remedy = next(change for change in ORIENTATIONS.values() if change.flags() == flags)
+    positions = ORIENTATIONS[orientation].then(remedy).apply(simulated_scan.positions_px)
+    numpy.testing.assert_allclose(positions, simulated_scan.positions_px)
 
 
 @pytest.mark.parametrize('probe_kind', ['disk', 'fzp', 'kb'])
@@ -79,7 +84,8 @@ def test_right_orientation_is_never_doubted(probe_kind, object_kind):
 def test_uncalibrated_probe_is_noticed_and_repaired(simulated_scan: Scan):
     scan = replace(simulated_scan, probe=simulated_scan.probe * numpy.float32(64))
     level, message = _find(scan, 'calibration')
-    assert level == 'warning' and 'multiplied by 0.01' in message
+    assert level == 'warning' and 'times more power' in message
+    assert 'multiply its amplitude by 0.0146' in message
     probe, factor = calibrate_probe(scan)
     brightest = scan.max_counts()
     assert numpy.sum(numpy.abs(probe) ** 2) == pytest.approx(brightest, rel=1e-3) and factor < 1
@@ -138,7 +144,9 @@ def test_empty_and_weak_patterns_are_noticed(simulated_scan: Scan):
     patterns = numpy.array(simulated_scan.patterns)
     patterns[3:5] = 0
     scan = replace(simulated_scan, patterns=patterns)
-    assert '2 of 144 patterns are empty' in _find(scan, 'counts')[1]
+    level, message = _find(scan, 'frames')
+    assert level == 'warning' and '2 frames are empty (numbers 3, 4)' in message
+    assert 'reconstruct' in message and 'take those frames out of the file' in message
     weak = replace(simulated_scan, patterns=simulated_scan.patterns / 1e5)
     assert 'if they were normalised' in _find(weak, 'counts')[1]
 
@@ -168,3 +176,126 @@ def test_probe_measures(real_scan: Scan, simulated_scan: Scan):
 def test_one_pattern_can_be_examined(simulated_scan: Scan):
     findings = examine_scan(simulated_scan.select(numpy.array([3])))
     assert any('only one position' in item.message for item in findings)
+
+
+def test_bad_frames_are_named_and_spoil_nothing_else(simulated_scan: Scan):
+    patterns = numpy.array(simulated_scan.patterns, dtype=numpy.uint32)
+    patterns[40] = 0
+    patterns[70] *= 30
+    patterns[100, 5, 50] = 4_000_000_000
+    spoilt = examine_scan(replace(simulated_scan, patterns=patterns))
+    (named,) = (item for item in spoilt if item.level != 'ok')
+    assert named.topic == 'frames'
+    for words in (
+        '1 frame is empty (number 40)',
+        '1 frame is far too bright (number 70)',
+        '1 pixel spikes in single frames (number 100)',
+    ):
+        assert words in named.message
+    of_well = {item.topic: item.message for item in examine_scan(simulated_scan)}
+    for item in spoilt:
+        if item.topic in ('calibration', 'pixels', 'overlap'):
+            assert item.message == of_well[item.topic]
+    mean = next(item.message for item in spoilt if item.topic == 'counts')
+    assert float(mean.split()[3]) == pytest.approx(float(of_well['counts'].split()[3]), rel=0.01)
+
+
+def test_dark_frames_among_dark_ones_are_named(simulated_scan: Scan):
+    patterns = numpy.array(simulated_scan.patterns)
+    patterns[:72] = 0
+    levels = [
+        item.message
+        for item in examine_scan(replace(simulated_scan, patterns=patterns))
+        if item.topic == 'frames' and item.level == 'warning'
+    ]
+    assert any('hold no counts at all (numbers 0, 1' in message for message in levels)
+
+
+@pytest.mark.parametrize(
+    ('factor', 'words'),
+    [
+        (1 / 16, '256 times less power (16 times less amplitude) than the brightest pattern'),
+        (8.0, '64 times more power (8 times more amplitude) than the brightest pattern'),
+    ],
+)
+def test_a_wrong_calibration_is_told_in_power_and_in_amplitude(
+    simulated_scan: Scan, factor, words, caplog
+):
+    power = numpy.sum(numpy.abs(simulated_scan.probe) ** 2)
+    right = numpy.sqrt(simulated_scan.max_counts() / power)
+    scan = replace(simulated_scan, probe=simulated_scan.probe * numpy.float32(right * factor))
+    level, message = _find(scan, 'calibration')
+    assert level == 'warning' and words in message
+    assert f'reconstruct and train multiply its amplitude by {1 / factor:.4g}' in message
+    assert caplog.text.count('was multiplied by') == 1
+
+
+def test_positions_of_other_frames_are_explained_by_no_orientation(simulated_scan: Scan):
+    order = numpy.random.default_rng(3).permutation(simulated_scan.num_patterns)
+    scan = replace(simulated_scan, positions_px=simulated_scan.positions_px[order])
+    level, message = _find(scan, 'orientation')
+    assert level == 'warning' and message.startswith('No orientation explains the counts')
+    for words in ('--scale-positions', 'the probe', 'order of the positions', 'in random order'):
+        assert words in message
+    assert '--flip' not in message and '--exchange' not in message
+
+
+def test_a_measured_scan_with_another_probe_is_explained_by_no_orientation(small_real_scan: Scan):
+    y, x = numpy.indices(small_real_scan.pattern_shape) - 63.5
+    spot = numpy.exp(-(y**2 + x**2) / 512.0)[numpy.newaxis].astype(numpy.complex64)
+    message = _find(replace(small_real_scan, probe=spot), 'orientation')[1]
+    assert message.startswith('No orientation explains the counts')
+
+
+def test_positions_of_a_wrong_scale_are_noticed(simulated_scan: Scan):
+    small = PositionTransform(scale=0.5).apply(simulated_scan.positions_px)
+    level, message = _find(replace(simulated_scan, positions_px=small), 'orientation')
+    assert level == 'warning' and 'best as given, but badly' in message
+    assert '--scale-positions' in message
+
+
+def test_the_orientation_of_a_flat_object_is_not_told(simulated_scan: Scan):
+    far_field = numpy.fft.fftshift(numpy.fft.fft2(simulated_scan.probe, norm='ortho'), (1, 2))
+    rng = numpy.random.default_rng(0)
+    patterns = rng.poisson((numpy.abs(far_field) ** 2).sum(0), simulated_scan.patterns.shape)
+    scan = replace(simulated_scan, patterns=patterns.astype(numpy.uint32))
+    level, message = _find(scan, 'orientation')
+    assert level == 'ok' and 'hardly tell the orientation' in message
+
+
+def test_few_photons_tell_the_orientation_where_others_do_worse():
+    spec = SimulationSpec(
+        num_positions=36, step_px=5.0, photons=3.5e3, object_kind='leaves', probe_kind='kb'
+    )
+    level, message = _find(simulate_scan(spec), 'orientation')
+    assert level == 'ok' and 'best as given' in message
+
+
+def test_an_orientation_that_explains_the_counts_alike_is_named():
+    errors = {'as given': 0.01, 'y flipped': 0.0105, 'x flipped': 0.05}
+    result = OrientationErrors(errors, by_chance=0.05, noise=0.002)
+    finding = describe_orientation(result, PositionTransform())
+    assert finding.level == 'warning' and 'as well with y flipped (0.0105)' in finding.message
+
+
+def test_a_line_scan_is_not_doubted_for_what_a_flip_leaves_as_it_is():
+    scan = simulate_scan(SimulationSpec(num_positions=64, step_px=3.0, jitter_px=0.0))
+    middle = scan.positions_px[numpy.abs(scan.positions_px[:, 0] - 52.5) < 30]
+    row = numpy.unique(middle[:, 0])[3]
+    line = scan.select(numpy.flatnonzero(scan.positions_px[:, 0] == row))
+    result = compare_orientations(line)
+    assert 'y flipped' not in result.errors and 'x flipped' in result.errors
+
+
+def test_flags_that_were_passed_count_into_those_that_are_named(simulated_scan: Scan):
+    def remedy(change: PositionTransform) -> str:
+        scan = replace(simulated_scan, positions_px=change.apply(simulated_scan.positions_px))
+        found = [item for item in examine_scan(scan, change) if item.topic == 'orientation']
+        return found[0].message
+
+    assert 'leave out --flip-y, or' in remedy(PositionTransform(flip_y=True))
+    scan = _turn(simulated_scan, 'y and x exchanged, then y flipped')
+    passed = PositionTransform(flip_x=True)
+    scan = replace(scan, positions_px=passed.apply(scan.positions_px))
+    found = {item.topic: item.message for item in examine_scan(scan, passed)}
+    assert 'pass --exchange-axes --flip-x instead of --flip-x, or' in found['orientation']
