@@ -13,6 +13,7 @@ from ..config import Config
 from ..physics.probe import support_box
 from ..scan.calibration import calibrate_probe
 from ..scan.positions import PositionTransform
+from ..scan.probe_modes import describe_similar_modes
 from ..scan.scan import Scan, split_positions
 from .findings import Finding, Level, found_error, found_ok, found_warning
 from .frame_checks import examine_counts, examine_pixels, sort_frames
@@ -150,6 +151,8 @@ def _examine_probe(scan: Scan) -> Iterator[Finding]:
             f'{scan.num_modes} mode{"s" if scan.num_modes > 1 else ""}, '
             f'{100 * border:.1f} % at the border.',
         )
+    if similar := describe_similar_modes(scan.probe):
+        yield found_warning('modes', similar)
 
 
 def _examine_overlap(scan: Scan, positions_px: NDArray[numpy.float64]) -> Iterator[Finding]:

@@ -299,3 +299,10 @@ def test_flags_that_were_passed_count_into_those_that_are_named(simulated_scan: 
     scan = replace(scan, positions_px=passed.apply(scan.positions_px))
     found = {item.topic: item.message for item in examine_scan(scan, passed)}
     assert 'pass --exchange-axes --flip-x instead of --flip-x, or' in found['orientation']
+
+
+def test_check_names_copies(simulated_scan: Scan):
+    mode = simulated_scan.probe[0]
+    doubled = numpy.stack([0.8 * mode, 0.6 * mode]).astype(numpy.complex64)
+    found = {item.topic: item for item in examine_scan(replace(simulated_scan, probe=doubled))}
+    assert found['modes'].level == 'warning' and '1 and 2 (100 %)' in found['modes'].message
