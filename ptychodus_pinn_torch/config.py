@@ -441,7 +441,7 @@ class ReconstructionConfig(Section):
     )
     guard: bool = option(
         True,
-        'Take the flat start instead when the network explains the counts worse.',
+        'Take the flat start instead when the network explains the counts worse, or counts are few.',
         scope=Scope(needs=('reconstruction.start', ('network', 'object'))),
     )
 

@@ -15,7 +15,7 @@ from ptychodus_pinn_torch.physics import measured_scan
 from ptychodus_pinn_torch.physics.measured_scan import measure_scan
 from ptychodus_pinn_torch.physics.measurement import GroupBatch, Measurement
 from ptychodus_pinn_torch.reconstruction.adam import AdamRefiner
-from ptychodus_pinn_torch.reconstruction.misfit import relative_error
+from ptychodus_pinn_torch.reconstruction.misfit import misfit
 from ptychodus_pinn_torch.scan.scan import Scan
 from ptychodus_pinn_torch.solver.rpie import RpieSettings, rpie_epoch
 from ptychodus_pinn_torch.solver.state import Freed, SolverState
@@ -78,7 +78,7 @@ def test_a_scan_that_fits_is_uploaded_once(scan: Scan, has_room: Callable[[bool]
             measurement = on_device(scan)
             state = SolverState.start(measurement.flat(), measurement)
             for _ in range(2):
-                relative_error(state, measurement)
+                misfit(state, measurement)
         return num_uploaded(watch)
 
     assert twice(True) == scan.num_patterns

@@ -143,7 +143,10 @@ class Examination:
                 num_epochs = self.num_epochs if is_first else self.num_epochs // 2
                 trials.append(self._try(state, replace(before.freed, **{name: True}), num_epochs))
             tried = min(trials, key=lambda trial: trial.error, default=best)
-            if tried.error < USEFUL_FALL * best.error:
+            # what still falls by itself must not be explained by something else
+            is_falling = best.error < USEFUL_FALL * before.error
+            needed = STILL_FALLING if is_falling else USEFUL_FALL
+            if tried.error < needed * best.error:
                 self._say(best, tried)
                 best = tried
                 if self._is_explained(best):

@@ -13,7 +13,7 @@ from ..physics.measurement import Measurement
 from ..physics.noise import root_noise
 from ..solver.state import SolverState
 
-__all__ = ['UNDER_NOISE', 'Misfit', 'misfit', 'relative_error']
+__all__ = ['UNDER_NOISE', 'Misfit', 'misfit']
 
 UNDER_NOISE = 0.5
 """Error over that of photon noise below which counts are not photons: their noise is not known."""
@@ -55,13 +55,3 @@ def misfit(state: SolverState, measurement: Measurement, indices: Tensor | None 
             error, noise = error * chunk.good_pixels, noise * chunk.good_pixels
         found.append(torch.stack([value.sum(dim=(-2, -1)) for value in (error, noise, counts)]))
     return Misfit(*torch.cat(found, dim=1).unbind(0))
-
-
-def relative_error(
-    state: SolverState, measurement: Measurement, indices: Tensor | None = None
-) -> float:
-    """Returns `sum (sqrt I - sqrt D)**2 / sum D` over good pixels of some patterns, or of all.
-
-    `indices` are (J,), on the host.
-    """
-    return misfit(state, measurement, indices).relative

@@ -29,10 +29,12 @@ from .splitting import split_patterns
 from .starts import (
     choose_start,
     drop_broken_starts,
+    is_left_out,
     network_start,
     object_start,
     sketch_start,
     unexplained,
+    with_separate_modes,
 )
 from .trust import judge_image
 
@@ -75,6 +77,9 @@ def reconstruct(request: ReconstructRequest, report: Report) -> Reconstruction:
             num_probe_modes=config.physics.num_probe_modes,
             chunk_bytes=_chunk_bytes(config, device),
         )
+    measured = with_separate_modes(measured, config, log)
+    if network is not None and request.model is None and is_left_out(measured, config, log):
+        network = None
     with torch.inference_mode(config.reconstruction.refine_method != 'adam'):
         refined = _make_image(measured, network, config, log)
     return _finish(refined, measured, config, log, backend)
@@ -85,7 +90,7 @@ def _make_image(
 ) -> Refined:
     """Returns the refined best start."""
     flat, options = measured.measurement.flat(), config.reconstruction
-    starts = {'flat': flat}
+    starts, split = {'flat': flat}, split_patterns(measured.positions_px, config.training.seed)
 
     def run_network(measurement: Measurement) -> Tensor:
         assert network is not None
@@ -96,10 +101,9 @@ def _make_image(
     elif options.start == 'object':
         starts['object'] = object_start(measured)
     elif options.refine_epochs < 0 and options.refine_method == 'rpie':
-        starts['flat'] = sketch_start(measured.measurement, log)
+        starts['flat'] = sketch_start(measured.measurement, split.training, log)
     drop_broken_starts(starts, measured, log)
     chosen = choose_start(starts, measured, config, log)
-    split = split_patterns(measured.positions_px, config.training.seed)
     is_good = chosen.name == 'network' and network is not None and network.is_precise
     is_good |= starts['flat'] is not flat and chosen.name == 'flat'
 

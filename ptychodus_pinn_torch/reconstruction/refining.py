@@ -18,6 +18,7 @@ from ..solver.annealing import (
     MIN_SEARCH,
     Phase,
     anneal,
+    finish,
     follows_likelihood,
     is_low_dose,
     is_time_to_straighten,
@@ -29,7 +30,7 @@ from ..solver.momentum import Momentum
 from ..solver.rpie import RpieSettings, rpie_epoch
 from ..solver.state import NOTHING, Freed, SolverState
 from .adam import AdamRefiner
-from .misfit import relative_error
+from .misfit import Misfit, misfit
 from .relocating import fit_frames, relocate
 from .run_log import RunLog
 from .splitting import Split
@@ -42,8 +43,13 @@ UNJUDGED_EPOCHS = 5
 TOLERATED_RISE = 1.25
 """A refinement may raise the held-out error by so much: a few patterns do not say it exactly."""
 
-SMALLEST_CHANGE = 0.003
-"""A search is over when an epoch changes the means over squares of the object by less than this."""
+WELL_EXPLAINED = 1.13
+"""Error of held-out patterns over that of photon noise up to which the counts of bright scans are
+believed one by one. Where more is amiss, their roots stand it better."""
+
+SMALLEST_CHANGE, SMALLEST_MOVING_CHANGE = 0.003, 0.001
+"""A search is over when an epoch changes the means over squares of the object by less than this; and
+where positions or brightness of each frame move along, which they do slowly."""
 
 SQUARE_PX = 16
 
@@ -82,13 +88,15 @@ class Refined:
     held_out: float | None = None
 
 
-def _has_settled(before: Tensor, after: Tensor, errors: Sequence[float]) -> bool:
+def _has_settled(
+    before: Tensor, after: Tensor, errors: Sequence[float], smallest_change: float
+) -> bool:
     """Returns whether means over squares hardly change, or errors have long not fallen.
 
     The errors hardly see large scales, which come last.
     """
     change = torch.linalg.vector_norm(after - before)
-    is_still = bool(change < SMALLEST_CHANGE * torch.linalg.vector_norm(after))
+    is_still = bool(change < smallest_change * torch.linalg.vector_norm(after))
     return is_still or len(errors) - errors.index(min(errors)) > PATIENCE
 
 
@@ -211,13 +219,17 @@ class Refinement:
         )
         refined.losses.append((epoch + 1, error))
 
-    def _judge(self, refined: Refined) -> float:
-        """Returns the error on held-out patterns, or on all where none are held out."""
+    def _misfit(self, refined: Refined) -> Misfit:
+        """Returns the misfit of held-out patterns, or of all where none are held out."""
         which = self.split.held_out if self.split.judges else self.split.training
         state = fit_frames(refined.state, self.measurement, which, self.freed)
-        error = with_chunks_that_fit(
-            self.measurement, lambda part: relative_error(state, part, which), self.log.say
+        return with_chunks_that_fit(
+            self.measurement, lambda part: misfit(state, part, which), self.log.say
         )
+
+    def _judge(self, refined: Refined) -> float:
+        """Returns the error on held-out patterns, or on all where none are held out."""
+        error = self._misfit(refined).relative
         return error if math.isfinite(error) else math.inf
 
     def _run_rpie(self, refined: Refined) -> None:
@@ -230,11 +242,14 @@ class Refinement:
         if self.freed.positions:
             relocate(refined.state, self.measurement, self.split.training)
         number = len(refined.losses)
-        *phases, last = anneal(number, is_low=self.is_low)
-        self.phases = [replace(self.phases[0], num_epochs=number), *phases, last]
-        for phase in phases:
-            self._run_phase(refined, phase, self.split.training)
-        refined.held_out = self._judge(refined)
+        first = anneal(number, is_low=self.is_low)[0]
+        last = finish(number, is_low=self.is_low, is_likely=self.is_likely)
+        self.phases = [replace(self.phases[0], num_epochs=number), first, *last]
+        self._run_phase(refined, first, self.split.training)
+        judged = self._misfit(refined)
+        refined.held_out = judged.relative if math.isfinite(judged.relative) else math.inf
+        if not self.is_low and judged.to_noise < WELL_EXPLAINED:
+            self.is_likely = not self.freed.background
         if refined.held_out > TOLERATED_RISE * at_start:
             self.log.say(
                 f'{self.name}: the refinement explains patterns that were held out worse than its '
@@ -243,7 +258,8 @@ class Refinement:
             refined.state, refined.held_out = start, at_start
         # what was held out has judged, and is part of the image from now on
         refined.state = fit_frames(refined.state, self.measurement, self.split.held_out, self.freed)
-        self._run_phase(refined, last, self.split.everything)
+        for phase in last:
+            self._run_phase(refined, phase, self.split.everything)
 
     def _search(self, refined: Refined, held_out: float) -> None:
         """Runs the first phase as long as it helps; `held_out` is the error of the start.
@@ -255,6 +271,8 @@ class Refinement:
         start = kept = refined.state.clone()
         momentum, phase, squares = Momentum(start), self.phases[0], self._squares(start)
         is_long = self.is_gentle and phase.num_epochs > MIN_SEARCH
+        is_moving = self.freed.positions or self.freed.factors
+        smallest = SMALLEST_MOVING_CHANGE if is_moving else SMALLEST_CHANGE
         errors: list[float] = []
         for _ in range(phase.num_epochs):
             self._epoch(refined, phase, self.split.training, momentum)
@@ -272,7 +290,7 @@ class Refinement:
             kept, last, squares = refined.state.clone(), squares, self._squares(refined.state)
             is_rising = is_long and len(errors) >= FIRST_EPOCHS and errors[-1] > errors[0]
             may_end = not is_long and self.is_gentle or len(errors) >= FIRST_EPOCHS
-            if may_end and (is_rising or _has_settled(last, squares, errors)):
+            if may_end and (is_rising or _has_settled(last, squares, errors, smallest)):
                 break
         is_useless = is_long and not self.is_low and errors[-1] > USEFUL_FALL * errors[0]
         if is_useless and self._judge(refined) > held_out:

@@ -5,8 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from functools import partial
 
+import numpy
 import torch
-from jaxtyping import Complex
+from jaxtyping import Complex, Int
 from torch import Tensor
 
 from ..config import Config
@@ -14,6 +15,7 @@ from ..networks.contract import Network
 from ..physics.devices import with_chunks_that_fit
 from ..physics.measured_scan import MeasuredScan
 from ..physics.measurement import Measurement
+from ..scan.probe_modes import describe_similar_modes, find_similar_modes, separate_modes
 from ..solver.sketching import SKETCH_EPOCHS, sketch
 from ..solver.state import SolverState
 from .misfit import misfit
@@ -24,13 +26,18 @@ __all__ = [
     'Chosen',
     'choose_start',
     'drop_broken_starts',
+    'is_left_out',
     'network_start',
     'object_start',
     'sketch_start',
     'unexplained',
+    'with_separate_modes',
 ]
 
 GUARD_PATTERNS = 256
+
+LEAST_PHOTONS = 6e3
+"""Per pattern, below which the solver alone makes a better image than with the shipped model."""
 
 
 def network_start(
@@ -52,11 +59,50 @@ def network_start(
         return with_chunks_that_fit(measurement, run, log.say)
 
 
-def sketch_start(measurement: Measurement, log: RunLog) -> Complex[Tensor, '1 y x']:
-    """Returns the canvas that a few epochs of the solver make from a flat object."""
+def is_left_out(measured: MeasuredScan, config: Config, log: RunLog) -> bool:
+    """Returns whether the shipped model is left out, where it is known to be of no use; says so."""
+    measurement = measured.measurement
+    photons = float(measurement.totals.sum()) / measurement.num_patterns
+    if not config.reconstruction.guard or not config.reconstruction.refine_epochs:
+        return False
+    if photons >= LEAST_PHOTONS:
+        return False
+    log.say(
+        f'{measured.scan.name}: has {photons:.3g} photons per pattern, of which the solver alone '
+        'makes the better image: the network of the shipped model is left out (--no-reconstruction.guard keeps it).'
+    )
+    return True
+
+
+def with_separate_modes(measured: MeasuredScan, config: Config, log: RunLog) -> MeasuredScan:
+    """Returns the scan with modes that can be told apart, where the probe may be adjusted; says so.
+
+    Updates of modes that are copies of each other are the same, and never part them.
+    """
+    measurement, name = measured.measurement, measured.scan.name
+    modes = measurement.probe.cpu().numpy()
+    if config.reconstruction.update_probe == 'off' or not find_similar_modes(modes):
+        return measured
+    log.say(
+        f'{name}: {describe_similar_modes(modes)} Orthogonal ones take the place of the copies.'
+    )
+    parted, scan = separate_modes(modes), measured.scan
+    kept = numpy.concatenate([parted / measured.calibration, scan.probe[len(modes) :]])
+    probe = torch.from_numpy(parted).to(measurement.device)
+    return replace(
+        measured,
+        scan=replace(scan, probe=kept.astype(numpy.complex64)),
+        measurement=replace(measurement, probe=probe),
+    )
+
+
+def sketch_start(
+    measurement: Measurement, which: Int[Tensor, ' seen'], log: RunLog
+) -> Complex[Tensor, '1 y x']:
+    """Returns the canvas that a few epochs of the solver over some patterns make from a flat one."""
     with log.phase('sketch'):
-        counter = log.counter('sketch', SKETCH_EPOCHS * measurement.num_patterns)
-        for state in sketch(replace(measurement, after_chunk=counter)):
+        counter = log.counter('sketch', SKETCH_EPOCHS * len(which))
+        for state in sketch(replace(measurement, after_chunk=counter), which=which):
             canvas = state.canvas
         return canvas
 

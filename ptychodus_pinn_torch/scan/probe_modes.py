@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import numpy
 from numpy.typing import NDArray
+from scipy import ndimage
 
-__all__ = ['describe_similar_modes', 'find_similar_modes']
+__all__ = ['describe_similar_modes', 'find_similar_modes', 'separate_modes']
 
 TOO_SIMILAR = 0.9
 """Overlap of two modes from which on they are copies: between orthogonal ones it is zero."""
@@ -53,3 +54,34 @@ def describe_similar_modes(probe: NDArray[numpy.complex64]) -> str:
         f'{shown}{", ..." if len(similar) > _MOST_SHOWN else ""}, though modes are orthogonal: '
         f'{remedy}.'
     )
+
+
+def separate_modes(probe: NDArray[numpy.complex64]) -> NDArray[numpy.complex64]:
+    """Returns modes (P, H, W) in which copies have given way to what they may have stood for.
+
+    Those that stay are orthogonal to each other. A copy becomes the brightest mode times a
+    coordinate, or the square of one, orthogonal to all before it and with the power of the copy:
+    as the modes of a partially coherent beam are, and different enough for updates to tell apart.
+
+    Args:
+        probe: Modes (P, H, W) in any order; the brightest are first afterwards.
+    """
+    copies = {j for _, j, _ in find_similar_modes(probe)}
+    order = numpy.argsort(-(numpy.abs(probe) ** 2).sum(axis=(1, 2)), kind='stable')
+    probe = probe[order]
+    power = numpy.abs(probe[0]) ** 2
+    axes = numpy.indices(power.shape) - numpy.reshape(ndimage.center_of_mass(power), (2, 1, 1))
+    y, x = axes / numpy.sqrt((axes**2 * power).sum() / power.sum())
+    shapes = iter((x, y, x * y, x * x - y * y, x * x + y * y))
+    found: list[NDArray[numpy.complex128]] = []
+    for number, mode in enumerate(probe.astype(numpy.complex128)):
+        shape = next(shapes, None) if number in copies else 1.0
+        if shape is None:
+            continue
+        new = (probe[0] if number in copies else mode) * shape
+        for other in found:
+            new = new - other * numpy.vdot(other, new) / numpy.vdot(other, other)
+        length = numpy.linalg.norm(new)
+        if length > 0.0:
+            found.append(new * numpy.linalg.norm(mode) / length)
+    return numpy.stack(found).astype(numpy.complex64)

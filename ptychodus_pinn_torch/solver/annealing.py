@@ -10,6 +10,7 @@ __all__ = [
     'MIN_SEARCH',
     'Phase',
     'anneal',
+    'finish',
     'follows_likelihood',
     'is_low_dose',
     'is_time_to_straighten',
@@ -103,14 +104,35 @@ def anneal(search_epochs: int, *, is_low: bool) -> list[Phase]:
     ]
 
 
+def finish(search_epochs: int, *, is_low: bool, is_likely: bool) -> list[Phase]:
+    """Returns the phases after held-out patterns have joined, which want large steps once more.
+
+    Args:
+        search_epochs: Of the search.
+        is_low: Photons are few.
+        is_likely: The likelihood of counts is followed: small batches find more than noise.
+    """
+    number = max(1, search_epochs // 4)
+    last = max(1, number // 2)
+    if is_low and not is_likely:
+        steps = [(number, 32, 0.3), (last, 128, 0.2)]
+    elif is_low:
+        steps = [(3 * number, 16, 0.5), (3 * number, 32, 0.2), (last, 128, 0.2)]
+    else:
+        steps = [(number, 16, 0.5), (number, 16, 0.2), (last, 32, 0.2)]
+    return [Phase(*step, is_last=True) for step in steps]
+
+
 def longest_run(
     num_patterns: int, *, is_low: bool, is_gentle: bool, has_moves: bool = False
 ) -> list[Phase]:
     """Returns the longest search that a scan may need, and what follows it.
 
-    Fewer epochs in large scans, where each has more updates, and from a good start.
+    Fewer epochs in large scans, where each has more updates, and from a good start; twice as many
+    where positions move.
     """
     wanted = 4096 // num_patterns - MIN_SEARCH if is_gentle else max(4, 8192 // num_patterns)
+    wanted *= 2 if has_moves else 1
     epochs = min(MAX_SEARCH, max(MIN_SEARCH, wanted))
     return [
         search(epochs, is_low=is_low, is_gentle=is_gentle, moving=num_patterns if has_moves else 0),

@@ -67,18 +67,22 @@ def search_epochs_of(num_patterns: int) -> int:
     return min(MAX_SEARCH, max(MIN_SEARCH, SEARCH_UPDATES // num_patterns))
 
 
-def sketch(measurement: Measurement, search_epochs: int | None = None) -> Iterator[SolverState]:
+def sketch(
+    measurement: Measurement,
+    search_epochs: int | None = None,
+    which: Int[Tensor, ' seen'] | None = None,
+) -> Iterator[SolverState]:
     """Yields the state after each of the phases of a sketch; it goes on in the one that it yields.
 
     Args:
         measurement: With one canvas.
         search_epochs: Of its first phase; by default what suits the number of patterns.
+        which: The patterns that are looked at; by default all.
     """
-    number = measurement.num_patterns
-    state, order = (
-        SolverState.start(measurement.flat(), measurement),
-        morton_order(measurement.corners),
-    )
+    state = SolverState.start(measurement.flat(), measurement)
+    corners = measurement.corners
+    order = morton_order(corners) if which is None else which[morton_order(corners[which])]
+    number = len(order)
     is_likely, epoch = follows_likelihood(measurement), 0
     for phase in _phases(measurement, search_epochs or search_epochs_of(number)):
         momentum = Momentum(state)

@@ -100,6 +100,24 @@ def test_positions_come_back_where_they_were(scan: Scan) -> None:
     assert numpy.hypot(*(off - numpy.median(off, axis=0)).T).mean() < 0.35
 
 
+def test_positions_far_off_are_not_taken_for_a_background(scan: Scan) -> None:
+    """What still fell by itself was explained by a background as well, for half as much again."""
+    assert image_of(move(scan, 3.0)).freed == ('positions',)
+
+
+def test_modes_that_are_copies_are_parted_and_said() -> None:
+    """Updates of copies are the same: three of them left three times the error."""
+    scan = simulate_scan(
+        SimulationSpec(num_positions=256, num_modes=3, object_kind='photo', seed=2)
+    )
+    copies = numpy.stack([scan.probe[0], 0.6 * scan.probe[0], 0.4 * scan.probe[0]])
+    given = replace(scan, probe=copies * numpy.linalg.norm(scan.probe) / numpy.linalg.norm(copies))
+    image = image_of(given)
+    assert 'these overlap as copies do' in image.messages[0]
+    assert image.freed == ('probe',)
+    assert error_of(scan, image) < 2.0 * error_of(scan, image_of(scan))
+
+
 def test_off_means_off_and_on_means_on(scan: Scan) -> None:
     names = ('probe', 'positions', 'factors', 'background')
     shut = image_of(move(scan, 1.0), **{f'update_{name}': 'off' for name in names})

@@ -12,6 +12,7 @@ import torch
 from ptychodus_pinn_torch.backend import EpochReport, Reconstruction, ReconstructRequest
 from ptychodus_pinn_torch.config import Config, override_config
 from ptychodus_pinn_torch.metrics.comparison import compare_objects, coverage_mask, data_error
+from ptychodus_pinn_torch.reconstruction import refining
 from ptychodus_pinn_torch.reconstruction.procedure import reconstruct
 from ptychodus_pinn_torch.scan.scan import Scan
 from ptychodus_pinn_torch.simulation.simulated_scan import SimulationSpec, simulate_scan
@@ -221,6 +222,26 @@ def test_at_low_dose_the_refinement_does_not_fit_noise() -> None:
     scan = simulate_scan(SimulationSpec(num_positions=400, photons=1e3, seed=4))
     alone, refined = image_of(scan, refine_epochs=0), image_of(scan)
     assert error_of(scan, refined) < 1.02 * error_of(scan, alone)
+
+
+def test_of_few_photons_the_solver_alone_makes_the_image_and_it_is_said() -> None:
+    """The shipped network left a quarter more error there."""
+    scan = simulate_scan(
+        SimulationSpec(num_positions=400, photons=1e3, object_kind='photo', seed=4)
+    )
+    image, kept = image_of(scan), image_of(scan, guard=False)
+    assert image.start == 'flat' and kept.start == 'network'
+    assert any('is left out' in message for message in image.messages)
+    assert error_of(scan, image) < 0.95 * error_of(scan, kept)
+    assert image_of(scan, refine_epochs=0).start == 'network', 'nothing else would make an image'
+
+
+def test_counts_of_a_clean_bright_scan_are_believed_one_by_one(
+    scan: Scan, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    image = image_of(scan)
+    monkeypatch.setattr(refining, 'WELL_EXPLAINED', 0.0)
+    assert error_of(scan, image) < 0.97 * error_of(scan, image_of(scan))
 
 
 def test_held_out_patterns_are_judged_with_positions_of_their_own(scan: Scan) -> None:

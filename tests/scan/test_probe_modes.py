@@ -5,7 +5,11 @@ from __future__ import annotations
 import numpy
 import pytest
 
-from ptychodus_pinn_torch.scan.probe_modes import describe_similar_modes, find_similar_modes
+from ptychodus_pinn_torch.scan.probe_modes import (
+    describe_similar_modes,
+    find_similar_modes,
+    separate_modes,
+)
 from ptychodus_pinn_torch.scan.scan import Scan
 from ptychodus_pinn_torch.simulation.sample_probes import make_probe
 
@@ -40,3 +44,15 @@ def test_the_sentence_names_modes_overlap_and_the_flag_that_mends_it(probe):
     text = describe_similar_modes(first_are_copies)
     assert '1 and 2 (100 %)' in text and 'give a probe with orthogonal modes' in text
     assert '--physics' not in text, 'it would leave out a mode of its own'
+
+
+def test_copies_give_way_to_orthogonal_modes_of_their_power(probe):
+    given = numpy.stack([0.3 * probe[0], probe[0], 0.5j * probe[0], 0.1 * probe[1]])
+    parted = separate_modes(given.astype(numpy.complex64))
+    assert find_similar_modes(parted) == []
+    flat = parted.reshape(len(parted), -1)
+    gram = numpy.abs(flat.conj() @ flat.T)
+    power = (numpy.abs(given) ** 2).sum(axis=(1, 2))
+    numpy.testing.assert_allclose(numpy.diag(gram), numpy.sort(power)[::-1], rtol=1e-4)
+    numpy.testing.assert_allclose(gram - numpy.diag(numpy.diag(gram)), 0.0, atol=1e-3 * power.max())
+    numpy.testing.assert_allclose(separate_modes(probe), probe, atol=1e-3 * numpy.abs(probe).max())
