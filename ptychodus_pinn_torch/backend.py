@@ -172,7 +172,7 @@ class Trust:
     sentence: str
     to_noise: float
     frames: Any
-    map: Any = None
+    map: Any
     moved: Moved = Moved()
 
     def summary(self) -> str:

@@ -6,6 +6,7 @@ import os
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, Literal
 
 import numpy
@@ -128,11 +129,13 @@ def write_reconstruction_npz(
     positions_px: NDArray[Any],
     probe: NDArray[Any],
     losses: ArrayLike | Sequence[tuple[int, float]],
+    judged: Mapping[str, NDArray[Any]] = MappingProxyType({}),
 ) -> Path:
     """Returns the path of the NPZ that now holds an image.
 
     Keys: `object` (Y, X) and `probe` (P, H, W) complex64, `positions_px` (N, 2) float64,
-    `losses` (n, 2) with epoch and value.
+    `losses` (n, 2) with epoch and value; and what is known of the image's quality, as float32, by
+    the keys of `judged`: `coverage` and `misfit_map` (Y, X), `misfit_frames` (N,).
     """
     return write_npz(
         path,
@@ -141,6 +144,7 @@ def write_reconstruction_npz(
             'positions_px': numpy.asarray(positions_px, dtype=numpy.float64),
             'probe': numpy.asarray(probe, dtype=numpy.complex64),
             'losses': numpy.asarray(losses, dtype=numpy.float64).reshape(-1, 2),
+            **{key: numpy.asarray(values, numpy.float32) for key, values in judged.items()},
         },
     )
 
