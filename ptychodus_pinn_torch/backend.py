@@ -175,9 +175,14 @@ class Trust:
     map: Any
     moved: Moved = Moved()
 
-    def summary(self) -> str:
-        """Returns the verdict and what was moved, in one line."""
-        return ' '.join(f'{self.sentence} {self.moved.sentence()}'.split())
+    def summary(self, without: str = '') -> str:
+        """Returns the sentence and what was moved, in one line.
+
+        Args:
+            without: Name of the scan, which is left out where everybody knows it.
+        """
+        sentence = self.sentence.removeprefix(f'{without}: ')
+        return ' '.join(f'{sentence} {self.moved.sentence()}'.split())
 
 
 @dataclass(frozen=True)

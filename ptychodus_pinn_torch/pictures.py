@@ -139,7 +139,7 @@ def draw_reconstruction(path: Path, scan: Scan, result: Reconstruction) -> Path:
         figure.suptitle(title)
         return _save(figure, path)
     _show_misfit(axes[2], result.trust.map[window])
-    told = result.trust.summary().removeprefix(f'{scan.name}: ')
+    told = result.trust.summary(without=scan.name)
     told = f'{told[:1].upper()}{told[1:]}'
     caption = textwrap.fill(told, _CAPTION_LENGTH, break_on_hyphens=False)
     colour = _VERDICTS.get(result.trust.verdict, 'black')

@@ -87,7 +87,8 @@ def write_image(output: Path, scan: Scan, result: Reconstruction) -> None:
     if output.suffix == '.npz':
         write_reconstruction_npz(output, **contents, judged=_judged(result))
     else:
-        write_product(output, scan, **contents)
+        comment = '' if result.trust is None else result.trust.summary(without=scan.name)
+        write_product(output, scan, **contents, comment=comment)
 
 
 def _judged(result: Reconstruction) -> dict[str, Any]:

@@ -166,10 +166,10 @@ class PINNTorchReconstructor(TrainableReconstructor):
             payload = ReconstructPayload(backend, config, folder, scan, model, self.engine)
             logger.info('Reconstructing with %s (%s backend).', self.model.title, backend)
             with Worker(payload) as worker:
-                refinement = self._follow_reconstruction(worker)
-            if refinement is not None:
-                losses = join_losses(self._curve_in_use, refinement)
-                product = make_product(parameters.product, folder, losses)
+                done = self._follow_reconstruction(worker)
+            if done is not None:
+                losses = join_losses(self._curve_in_use, done['losses'])
+                product = make_product(parameters.product, folder, losses, done['comment'])
         if product is not None:
             yield ReconstructOutput(product, progress=1)
 
@@ -245,9 +245,9 @@ class PINNTorchReconstructor(TrainableReconstructor):
             logger.info('%s', describe_report(report))
         return min(report.step, self._progress_goal)
 
-    def _follow_reconstruction(self, worker: Worker) -> list[tuple[int, float]] | None:
-        """Returns the losses of the refinement, or None when the user stopped it."""
-        refinement: list[tuple[int, float]] | None = None
+    def _follow_reconstruction(self, worker: Worker) -> Message | None:
+        """Returns what the worker tells of its image, or None when the user stopped it."""
+        done: Message | None = None
         for message in worker.messages():
             if self.task.is_stopping():
                 logger.info('Reconstruction was stopped; the product keeps its object.')
@@ -256,9 +256,9 @@ class PINNTorchReconstructor(TrainableReconstructor):
                 step = self._receive_report(message)
                 self.task.update_progress(step, self._progress_goal)
             elif message['tag'] == 'reconstructed':
-                refinement = message['losses']
+                done = message
                 _log_reconstruction(message)
-        return refinement
+        return done
 
 
 def _log_reconstruction(message: Message) -> None:

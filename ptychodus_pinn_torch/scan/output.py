@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any, Literal
@@ -12,6 +13,7 @@ from typing import Any, Literal
 import numpy
 from numpy.typing import ArrayLike, NDArray
 
+from .comments import add_comment
 from .scan import Scan
 
 __all__ = [
@@ -156,16 +158,20 @@ def write_product(
     positions_px: NDArray[Any],
     probe: NDArray[Any],
     losses: ArrayLike | Sequence[tuple[int, float]],
+    comment: str = '',
 ) -> Path:
     """Returns the path of the Ptychodus product that now holds an image of the scan.
 
     `object_` is (Y, X), `positions_px` (N, 2) of (y, x) and `probe` (P, H, W), as in a `Scan`.
     Pixel size, centre and metadata are those of the scan; where it does not know them, nominal
-    values are written and said.
+    values are written and said. `comment` is added to the comments of the metadata.
     """
     from ptychodus.api.io import save_product
 
     from .products import make_host_product
 
+    if comment:
+        comments = add_comment(str(scan.metadata.get('comments', '')), comment)
+        scan = replace(scan, metadata={**scan.metadata, 'comments': comments})
     product = make_host_product(scan, object_, positions_px, probe, losses)
     return write_atomically(path, lambda temporary: save_product(temporary, product))

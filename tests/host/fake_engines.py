@@ -9,7 +9,7 @@ import time
 
 import numpy
 
-from ptychodus_pinn_torch.backend import EpochReport, Reconstruction
+from ptychodus_pinn_torch.backend import EpochReport, Moved, Reconstruction, Trust
 
 STEP_S = 0.02
 
@@ -58,6 +58,14 @@ class PlainEngine:
             seconds={'refine': 0.1},
             start='network',
             messages=('All is well.',),
+            trust=Trust(
+                'right',
+                f'{scan.name}: the image is right.',
+                1.0,
+                numpy.ones(scan.num_patterns),
+                numpy.ones(object_.shape, numpy.float32),
+                Moved(positions_rms_px=1.5, positions_max_px=2.5),
+            ),
             freed=tuple(
                 name
                 for name in ('probe', 'positions')
