@@ -36,6 +36,9 @@ CLOSE = 3e-4
 OUTLIER, MOST_OUTLIERS = 3.0, 0.05
 """A frame stands out from the median by this factor; an image may have so many of them."""
 
+BADLY, MOST_BADLY = 2.0, 0.05
+"""A place is explained badly from this value of the map on; an image may have so much of it."""
+
 ADVICE = 'examine the scan with ptychodus-pinn check'
 
 
@@ -52,7 +55,8 @@ def judge_image(refined: Refined, measured: MeasuredScan, log: RunLog) -> Trust:
     frames[measured.frames] = seen.ratios.cpu().numpy()
     noise = float(seen.noise.sum() / seen.counts.sum().clamp(min=1e-9))
     held_out = None if refined.held_out is None else refined.held_out / max(noise, 1e-12)
-    verdict, why = _decide(seen.to_noise, seen.relative, held_out, frames)
+    placed = place_map(where.cpu().numpy(), measured.origin, scan.object_.shape)
+    verdict, why = _decide(seen, held_out, frames, placed)
     what = f'{scan.name}: the image is {verdict}'
     sentence = f'{what}: {why}.' if verdict == 'right' else f'{what}, because {why}.'
     if verdict == 'right':
@@ -62,7 +66,6 @@ def judge_image(refined: Refined, measured: MeasuredScan, log: RunLog) -> Trust:
     moved = measure_moves(refined, measured.measurement)
     if moved.figures():
         logger.info('%s: %s', scan.name, moved.sentence())
-    placed = place_map(where.cpu().numpy(), measured.origin, scan.object_.shape)
     return Trust(verdict, sentence, seen.to_noise, frames, placed, moved)
 
 
@@ -98,9 +101,10 @@ def _strongest_mode(probe: Complex[Tensor, 'mode height width']) -> Complex[Tens
 
 
 def _decide(
-    to_noise: float, relative: float, held_out: float | None, frames: numpy.ndarray
+    seen: Misfit, held_out: float | None, frames: numpy.ndarray, where: numpy.ndarray
 ) -> tuple[str, str]:
-    """Returns the verdict and the reason."""
+    """Returns the verdict and the reason; the held-out error is over that of photon noise."""
+    to_noise, relative = seen.to_noise, seen.relative
     badly = f'the counts are explained {to_noise:.2g} times as badly as photon noise allows'
     if not numpy.isfinite(to_noise) or (to_noise > WRONG and relative > CLOSE):
         return 'wrong', f'{badly}: {ADVICE}'
@@ -122,4 +126,21 @@ def _decide(
             f'{len(outliers)} frames, of which the first is number {outliers[0]}, are explained much '
             f'worse than the others: {ADVICE}'
         )
+    if relative > CLOSE and (place := _bad_place(where)):
+        return 'doubtful', f'{place}: {ADVICE}'
     return 'right', f'the counts are explained to {to_noise:.2g} times photon noise'
+
+
+def _bad_place(where: numpy.ndarray) -> str:
+    """Returns which part of a map (Y, X) is badly explained, in words, unless it is small."""
+    known = where[numpy.isfinite(where)]
+    if not known.size:
+        return ''
+    is_bad = known > BADLY * max(1.0, float(numpy.median(known)))
+    if is_bad.mean() <= MOST_BADLY:
+        return ''
+    y, x = numpy.unravel_index(numpy.nanargmax(where), where.shape)
+    return (
+        f'{100 * is_bad.mean():.0f} % of it, around row {y} and column {x}, are explained up to '
+        f'{known.max():.2g} times as badly as photon noise allows'
+    )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import replace
 from typing import Any
 
@@ -134,6 +135,19 @@ def test_the_map_and_the_frames_show_where_the_image_is_wrong() -> None:
     values = image.trust.map[there[:, 0], there[:, 1]]
     distances = numpy.linalg.norm(scan.positions_px - scan.positions_px[0], axis=1)
     assert values[near].mean() > 2.0 * values[distances > 2.0 * distances[near].max()].mean()
+
+
+def test_an_image_that_is_wrong_in_one_place_is_not_called_right() -> None:
+    scan, near = swapped(simulate_scan(SimulationSpec(object_kind='leaves', seed=3)), 6)
+    image = image_of(scan, **{**ONLY_OBJECT, 'update_positions': 'on'})
+    assert image.trust is not None
+    assert image.trust.to_noise < 1.5 and (image.trust.frames > 2.0).mean() < 0.05
+    assert image.trust.verdict == 'doubtful'
+    told = re.search(r'% of it, around row (\d+) and column (\d+)', image.trust.sentence)
+    assert told is not None
+    place_px = numpy.array([int(told[1]), int(told[2])])
+    distance_px = numpy.linalg.norm(scan.positions_px[near].mean(axis=0) - place_px)
+    assert distance_px < 25.0
 
 
 def test_the_map_is_the_mean_of_the_frames_that_saw_a_pixel_whatever_the_chunks() -> None:
