@@ -248,6 +248,7 @@ class PINNTorchReconstructor(TrainableReconstructor):
     def _follow_reconstruction(self, worker: Worker) -> Message | None:
         """Returns what the worker tells of its image, or None when the user stopped it."""
         done: Message | None = None
+        logged: set[str] = set()
         for message in worker.messages():
             if self.task.is_stopping():
                 logger.info('Reconstruction was stopped; the product keeps its object.')
@@ -257,13 +258,17 @@ class PINNTorchReconstructor(TrainableReconstructor):
                 self.task.update_progress(step, self._progress_goal)
             elif message['tag'] == 'reconstructed':
                 done = message
-                _log_reconstruction(message)
+                _log_reconstruction(message, logged)
+            elif message['tag'] == 'log':
+                logged.add(message['message'])
         return done
 
 
-def _log_reconstruction(message: Message) -> None:
+def _log_reconstruction(message: Message, logged: set[str]) -> None:
+    """Logs what the worker tells of its image, unless it has logged it before."""
     for sentence in message['messages']:
-        logger.info('%s', sentence)
+        if sentence not in logged:
+            logger.info('%s', sentence)
     seconds = ', '.join(f'{name} {value:.1f} s' for name, value in message['seconds'].items())
     text = 'Reconstructed with %s, starting from the %s. %s'
     logger.info(text, message['backend'], message['start'], seconds)

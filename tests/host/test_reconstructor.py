@@ -251,6 +251,7 @@ def test_log_of_the_worker_arrives_below_the_library_logger(reconstructor, param
     records = [record for record in caplog.records if record.levelno == logging.INFO]
     assert any('All is well.' in record.getMessage() for record in records)
     assert all(record.name.startswith('ptychodus_pinn_torch') for record in records)
+    assert [record.getMessage() for record in caplog.records].count('Nearly.') == 1
 
 
 def test_parent_never_imports_an_engine(reconstructor, parameters, training_folder):
