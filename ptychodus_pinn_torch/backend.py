@@ -21,6 +21,7 @@ __all__ = [
     'BACKEND_VARIABLE',
     'Backend',
     'EpochReport',
+    'Moved',
     'Reconstruction',
     'ReconstructRequest',
     'TrainRequest',
@@ -107,6 +108,52 @@ class ReconstructRequest:
 
 
 @dataclass(frozen=True)
+class Moved:
+    """What was freed beside the object, and how far it moved; None for what was not freed.
+
+    Attributes:
+        positions_rms_px: Distance of the positions from those given, without the shift that all
+            have in common: the object moves with that one.
+        positions_max_px: The largest of these distances.
+        probe_overlap: `|<a, b>| / (|a| |b|)` of the strongest modes, given and refined, at most 1.
+        probe_power_ratio: Photons of the refined probe, all modes, over those of the given one.
+        factors_rms: Relative deviation of the frames' brightness from its mean.
+        background_counts: Counts that every pixel of every frame has beside those of the object.
+    """
+
+    positions_rms_px: float | None = None
+    positions_max_px: float | None = None
+    probe_overlap: float | None = None
+    probe_power_ratio: float | None = None
+    factors_rms: float | None = None
+    background_counts: float | None = None
+
+    def figures(self) -> dict[str, float]:
+        """Returns by name what was freed."""
+        return {name: value for name, value in vars(self).items() if value is not None}
+
+    def sentence(self) -> str:
+        """Returns the same in words, or nothing where only the object was free."""
+        known, parts = self.figures(), []
+        if 'positions_rms_px' in known:
+            parts.append(
+                'positions were moved by {positions_rms_px:.2g} px rms, {positions_max_px:.2g} px '
+                'at most'
+            )
+        if 'probe_overlap' in known:
+            parts.append(
+                'the probe overlaps with the given one by {probe_overlap:.3f} and has '
+                '{probe_power_ratio:.3g} times its photons'
+            )
+        if 'factors_rms' in known:
+            parts.append('the brightness of the frames varies by {factors_rms:.2g} rms')
+        if 'background_counts' in known:
+            parts.append('the background is {background_counts:.2g} counts per pixel')
+        text = '; '.join(parts).format(**known)
+        return text and f'{text[0].upper()}{text[1:]}.'
+
+
+@dataclass(frozen=True)
 class Trust:
     """What is to be thought of an image.
 
@@ -115,12 +162,27 @@ class Trust:
         sentence: The verdict with its reason, and what to do.
         to_noise: Error of the amplitudes over that of photon noise; 1 where all is explained.
         frames: (N,) the same for each frame; NaN for those that were left out.
+        map: (Y, X) float32 on the grid of the object: the mean of `frames` over those that saw a
+            pixel, each with the intensity of its probe there. NaN where less than 2 % of the light
+            of the best covered pixel fell: there the data do not support the image.
+        moved: What was freed beside the object, and how far it moved.
     """
 
     verdict: str
     sentence: str
     to_noise: float
     frames: Any
+    map: Any
+    moved: Moved = Moved()
+
+    def summary(self, without: str = '') -> str:
+        """Returns the sentence and what was moved, in one line.
+
+        Args:
+            without: Name of the scan, which is left out where everybody knows it.
+        """
+        sentence = self.sentence.removeprefix(f'{without}: ')
+        return ' '.join(f'{sentence} {self.moved.sentence()}'.split())
 
 
 @dataclass(frozen=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -107,16 +108,19 @@ def _flatten(object_: NDArray[Any], weight: NDArray[Any]) -> NDArray[Any]:
     return flat * numpy.exp(-1j * numpy.angle((weight * flat).sum()))
 
 
+_CAPTION_LENGTH = 150
+_MISFIT_LIMITS = 0.25, 4.0
 _VERDICTS = {'right': 'black', 'doubtful': 'darkorange', 'wrong': 'firebrick'}
 
 
 def draw_reconstruction(path: Path, scan: Scan, result: Reconstruction) -> Path:
-    """Writes a PNG of amplitude, phase, probe and refinement losses, rows downwards as stored.
+    """Writes a PNG of amplitude, phase, map of the misfit, probe and refinement losses.
 
-    Only the scanned part is shown, mean phase and phase ramp removed; the files keep them.
+    Rows run downwards as stored. Only the scanned part is shown, mean phase and phase ramp
+    removed; the files keep them.
     """
-    figure = _figure(13.0, 4.2)
-    axes = figure.subplots(1, 4, width_ratios=(1, 1, 0.8, 0.8))
+    figure = _figure(16.5, 4.4)
+    axes = figure.subplots(1, 5, width_ratios=(1, 1, 1, 0.8, 0.8))
     window = _window(result.coverage)
     flat = _flatten(result.object_, result.coverage)[window]
     seen = result.coverage[window] > SEEN
@@ -124,17 +128,38 @@ def draw_reconstruction(path: Path, scan: Scan, result: Reconstruction) -> Path:
     _show(axes[0], amplitude, 'amplitude', 'gray', _limits(amplitude[seen]))
     _show(axes[1], phase, 'phase [rad]', 'viridis', _limits(phase[seen]))
     power = numpy.sqrt((numpy.abs(result.probe) ** 2).sum(axis=0))
-    _show(axes[2], power, 'probe, all modes', 'magma', (0.0, float(power.max())))
+    _show(axes[3], power, 'probe, all modes', 'magma', (0.0, float(power.max())))
     if result.losses:
         epochs, values = zip(*result.losses)
-        axes[3].plot(epochs, values, 'o-')
-    axes[3].set(xlabel='refinement epoch', title='relative amplitude error')
+        axes[4].plot(epochs, values, 'o-')
+    axes[4].set(xlabel='refinement epoch', title='relative amplitude error')
     title = f'{scan.name}: {scan.num_patterns} patterns, from the {result.start} start'
-    verdict = '' if result.trust is None else result.trust.verdict
-    if verdict in _VERDICTS:
-        title += f'; the image is {verdict}'
-    figure.suptitle(title, color=_VERDICTS.get(verdict, 'black'))
+    if result.trust is None:
+        axes[2].set_axis_off()
+        figure.suptitle(title)
+        return _save(figure, path)
+    _show_misfit(axes[2], result.trust.map[window])
+    told = result.trust.summary(without=scan.name)
+    told = f'{told[:1].upper()}{told[1:]}'
+    caption = textwrap.fill(told, _CAPTION_LENGTH, break_on_hyphens=False)
+    colour = _VERDICTS.get(result.trust.verdict, 'black')
+    figure.suptitle(f'{title}\n{caption}', color=colour, fontsize=11)
     return _save(figure, path)
+
+
+def _show_misfit(axes: Any, values: NDArray[Any]) -> None:
+    """Shows a map of the misfit: white where the counts are explained, grey where none are."""
+    from matplotlib import colormaps
+    from matplotlib.colors import LogNorm
+
+    colours = colormaps['RdBu_r'].with_extremes(bad='0.6')
+    low, high = _MISFIT_LIMITS
+    image = axes.imshow(values, cmap=colours, norm=LogNorm(low, high), interpolation='nearest')
+    axes.set(title='misfit over photon noise', xticks=[], yticks=[])
+    bar = axes.figure.colorbar(image, ax=axes, shrink=0.7, extend='both')
+    ticks = {'1/4': 0.25, '1/2': 0.5, '1': 1.0, '2': 2.0, '4': 4.0}
+    bar.set_ticks(list(ticks.values()), labels=list(ticks))
+    bar.minorticks_off()
 
 
 def _limits(values: NDArray[Any]) -> tuple[float, float]:

@@ -15,7 +15,7 @@ from ptychodus_pinn_torch.physics import measured_scan
 from ptychodus_pinn_torch.physics.measured_scan import measure_scan
 from ptychodus_pinn_torch.physics.measurement import GroupBatch, Measurement
 from ptychodus_pinn_torch.reconstruction.adam import AdamRefiner
-from ptychodus_pinn_torch.reconstruction.misfit import misfit
+from ptychodus_pinn_torch.reconstruction.misfit import misfit, misfit_map
 from ptychodus_pinn_torch.scan.scan import Scan
 from ptychodus_pinn_torch.solver.rpie import RpieSettings, rpie_epoch
 from ptychodus_pinn_torch.solver.state import Freed, SolverState
@@ -83,6 +83,22 @@ def test_a_scan_that_fits_is_uploaded_once(scan: Scan, has_room: Callable[[bool]
 
     assert twice(True) == scan.num_patterns
     assert twice(False) == 2 * scan.num_patterns
+
+
+def test_a_map_of_the_misfit_reads_no_counts_and_does_not_wait_for_the_device(
+    scan: Scan, has_room: Callable[[bool], None]
+) -> None:
+    has_room(False)
+    with watched_device() as watch, torch.no_grad():
+        measurement = on_device(scan)
+        state = SolverState.start(measurement.flat(), measurement)
+        ratios = misfit(state, measurement).ratios
+        watch.waits.clear()
+        watch.uploads.clear()
+        found = misfit_map(state, measurement, ratios)
+    assert found.device.type == DEVICE.type and found.shape == measurement.canvas_shape[1:]
+    assert (watch.waits, watch.wide) == ([], [])
+    assert not any(shape[1:] == scan.pattern_shape for _, shape in watch.uploads)
 
 
 @pytest.mark.parametrize('kind', ['amplitude', 'poisson'])

@@ -140,6 +140,14 @@ def test_reconstruct_tells_scripts_and_people_whether_to_believe_it(tmp_path: Pa
     figures = json.loads(_run(capsys, 'reconstruct', scan, '--output', image, '--json'))
     assert figures['verdict'] == 'right' and figures['freed'] == [] and figures['messages'] == []
     assert len(figures['frames']) == 100 and 0.5 < figures['to_noise'] < 1.5
+    assert figures['moved'] == {} and 0.5 < figures['map']['median'] < 1.5
+    with numpy.load(image) as file:
+        assert set(file) >= {'coverage', 'misfit_map', 'misfit_frames'}
+        assert file['misfit_map'].shape == file['coverage'].shape == file['object'].shape
+        assert file['misfit_frames'].shape == (100,) and file['misfit_map'].dtype == 'f4'
+        highest = file['misfit_map'][tuple(figures['map']['highest_at_px'])]
+        assert highest == numpy.nanmax(file['misfit_map'])
+        assert figures['map']['highest'] == pytest.approx(float(highest))
     assert set(figures['seconds']) >= {'read', 'network', 'refine', 'judge', 'write'}
     assert _is_png(image.with_suffix('.png'))
     out = _run(capsys, 'reconstruct', scan, '--output', image, '--overwrite', '--no-picture')
@@ -218,3 +226,13 @@ def test_training_names_the_flags_too(tmp_path: Path, capsys):
     words = ['train', scan, '--output', tmp_path / 'm.h5.zip', '--steps', 1, '--flip-x', *GROUPS]
     assert main([str(word) for word in words]) == 0
     assert 'leave out --flip-x' in capsys.readouterr().err
+
+
+def test_reconstruct_tells_how_far_positions_were_moved(tmp_path: Path, capsys):
+    scan, image = tmp_path / 'scan.npz', tmp_path / 'image.npz'
+    _run(capsys, 'simulate', scan, '--num-positions', 100, '--position-error', 1)
+    words = ['reconstruct', scan, '--output', image, '--no-picture', '--update-positions']
+    moved = json.loads(_run(capsys, *words, '--json'))['moved']
+    assert 0.7 < moved['positions_rms_px'] < 2.0 < moved['positions_max_px']
+    out = _run(capsys, *words, '--overwrite')
+    assert f'Positions were moved by {moved["positions_rms_px"]:.2g} px rms' in out

@@ -9,6 +9,9 @@ import time
 from pathlib import Path
 from typing import Any
 
+import numpy
+from numpy.typing import NDArray
+
 from ..backend import Reconstruction, ReconstructRequest
 from ..progress import ProgressLine
 from ..scan.scan import Scan
@@ -82,9 +85,18 @@ def write_image(output: Path, scan: Scan, result: Reconstruction) -> None:
         'losses': result.losses,
     }
     if output.suffix == '.npz':
-        write_reconstruction_npz(output, **contents)
+        write_reconstruction_npz(output, **contents, judged=_judged(result))
     else:
-        write_product(output, scan, **contents)
+        comment = '' if result.trust is None else result.trust.summary(without=scan.name)
+        write_product(output, scan, **contents, comment=comment)
+
+
+def _judged(result: Reconstruction) -> dict[str, Any]:
+    """Returns what is known of an image's quality, by the keys of an NPZ."""
+    judged = {'coverage': result.coverage}
+    if result.trust is not None:
+        judged |= {'misfit_map': result.trust.map, 'misfit_frames': result.trust.frames}
+    return judged
 
 
 def _figures(result: Reconstruction, seconds: dict[str, float]) -> dict[str, Any]:
@@ -104,7 +116,22 @@ def _figures(result: Reconstruction, seconds: dict[str, float]) -> dict[str, Any
         figures['sentence'] = result.trust.sentence
         figures['to_noise'] = result.trust.to_noise
         figures['frames'] = [round(float(x), 3) if x == x else None for x in frames]
+        figures['map'] = _describe_map(result.trust.map)
+        figures['moved'] = result.trust.moved.figures()
     return figures
+
+
+def _describe_map(values: NDArray[Any]) -> dict[str, Any] | None:
+    """Returns the median of a map (Y, X), its highest value and where that one is, (y, x)."""
+    known = numpy.isfinite(values)
+    if not known.any():
+        return None
+    place = numpy.unravel_index(numpy.argmax(numpy.where(known, values, -1.0)), values.shape)
+    return {
+        'median': float(numpy.median(values[known])),
+        'highest': float(values[place]),
+        'highest_at_px': [int(index) for index in place],
+    }
 
 
 def _summary(
@@ -121,6 +148,6 @@ def _summary(
     if result.held_out is not None:
         lines.append(f'on held-out patterns {result.held_out:.5f}')
     if result.trust is not None:
-        lines.append(result.trust.sentence)
+        lines.append(result.trust.summary())
     lines.append(f'{times}; {scan.num_patterns / sum(phases.values()):.0f} patterns/s')
     return '\n'.join(lines) + '\n'

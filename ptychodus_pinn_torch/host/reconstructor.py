@@ -166,10 +166,10 @@ class PINNTorchReconstructor(TrainableReconstructor):
             payload = ReconstructPayload(backend, config, folder, scan, model, self.engine)
             logger.info('Reconstructing with %s (%s backend).', self.model.title, backend)
             with Worker(payload) as worker:
-                refinement = self._follow_reconstruction(worker)
-            if refinement is not None:
-                losses = join_losses(self._curve_in_use, refinement)
-                product = make_product(parameters.product, folder, losses)
+                done = self._follow_reconstruction(worker)
+            if done is not None:
+                losses = join_losses(self._curve_in_use, done['losses'])
+                product = make_product(parameters.product, folder, losses, done['comment'])
         if product is not None:
             yield ReconstructOutput(product, progress=1)
 
@@ -245,9 +245,10 @@ class PINNTorchReconstructor(TrainableReconstructor):
             logger.info('%s', describe_report(report))
         return min(report.step, self._progress_goal)
 
-    def _follow_reconstruction(self, worker: Worker) -> list[tuple[int, float]] | None:
-        """Returns the losses of the refinement, or None when the user stopped it."""
-        refinement: list[tuple[int, float]] | None = None
+    def _follow_reconstruction(self, worker: Worker) -> Message | None:
+        """Returns what the worker tells of its image, or None when the user stopped it."""
+        done: Message | None = None
+        logged: set[str] = set()
         for message in worker.messages():
             if self.task.is_stopping():
                 logger.info('Reconstruction was stopped; the product keeps its object.')
@@ -256,14 +257,18 @@ class PINNTorchReconstructor(TrainableReconstructor):
                 step = self._receive_report(message)
                 self.task.update_progress(step, self._progress_goal)
             elif message['tag'] == 'reconstructed':
-                refinement = message['losses']
-                _log_reconstruction(message)
-        return refinement
+                done = message
+                _log_reconstruction(message, logged)
+            elif message['tag'] == 'log':
+                logged.add(message['message'])
+        return done
 
 
-def _log_reconstruction(message: Message) -> None:
+def _log_reconstruction(message: Message, logged: set[str]) -> None:
+    """Logs what the worker tells of its image, unless it has logged it before."""
     for sentence in message['messages']:
-        logger.info('%s', sentence)
+        if sentence not in logged:
+            logger.info('%s', sentence)
     seconds = ', '.join(f'{name} {value:.1f} s' for name, value in message['seconds'].items())
     text = 'Reconstructed with %s, starting from the %s. %s'
     logger.info(text, message['backend'], message['start'], seconds)

@@ -13,6 +13,7 @@ from ptychodus.api.probe import ProbeSequence
 from ptychodus.api.probe_positions import ProbePositionSequence
 from ptychodus.api.product import LossValue, Product
 
+from ..scan.comments import add_comment
 from ..scan.products import grid_of_product
 
 __all__ = ['TrainingCurve', 'make_product']
@@ -50,7 +51,9 @@ def join_losses(curve: TrainingCurve, refinement: Sequence[tuple[int, float]]) -
     return joined
 
 
-def make_product(given: Product, folder: Path, losses: list[LossValue]) -> Product:
+def make_product(
+    given: Product, folder: Path, losses: list[LossValue], comment: str = ''
+) -> Product:
     """Returns the given product with the reconstructed object in place of its own.
 
     Object grid, pixel size and centre stay; so do positions and probe, unless the worker has left
@@ -60,6 +63,7 @@ def make_product(given: Product, folder: Path, losses: list[LossValue]) -> Produ
         given: The product that was handed to the reconstructor.
         folder: Where the worker has left its arrays.
         losses: To be plotted.
+        comment: Sentence for the comments of the product, whose other lines stay.
 
     Raises:
         ValueError: the worker's object lies on another grid.
@@ -75,6 +79,9 @@ def make_product(given: Product, folder: Path, losses: list[LossValue]) -> Produ
         object_=grid.make_object(array.astype(given.object_.dtype, copy=False)),
         losses=losses,
     )
+    if comment:
+        comments = add_comment(given.metadata.comments, comment)
+        product = replace(product, metadata=replace(given.metadata, comments=comments))
     positions, probes = folder / 'result_positions_px.npy', folder / 'result_probe.npy'
     if positions.exists():
         positions_px = numpy.load(positions, allow_pickle=False)

@@ -151,7 +151,8 @@ def _reconstruct(payload: ReconstructPayload, channel: Channel, report: Reporter
         array = getattr(result, name)
         numpy.save(payload.folder / f'result_{name}.npy', array, allow_pickle=False)
     told = ('losses', 'seconds', 'start', 'messages', 'backend')
-    channel.send('reconstructed', **{name: getattr(result, name) for name in told})
+    comment = '' if result.trust is None else result.trust.summary(without=scan.name)
+    channel.send('reconstructed', comment=comment, **{name: getattr(result, name) for name in told})
 
 
 def _send_error(error: BaseException, channel: Channel) -> None:

@@ -8,15 +8,20 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from ..physics.canvas import add_patches
 from ..physics.forward_model import predict
 from ..physics.measurement import Measurement
 from ..physics.noise import root_noise
+from ..physics.propagation import intensity
 from ..solver.state import SolverState
 
-__all__ = ['UNDER_NOISE', 'Misfit', 'misfit']
+__all__ = ['SUPPORTED', 'UNDER_NOISE', 'Misfit', 'misfit', 'misfit_map']
 
 UNDER_NOISE = 0.5
 """Error over that of photon noise below which counts are not photons: their noise is not known."""
+
+SUPPORTED = 0.02
+"""Part of the highest coverage from which on data support what a pixel of the image shows."""
 
 
 @dataclass(frozen=True)
@@ -32,6 +37,11 @@ class Misfit:
     errors: Float[Tensor, ' pattern']
     noise: Float[Tensor, ' pattern']
     counts: Float[Tensor, ' pattern']
+
+    @property
+    def ratios(self) -> Float[Tensor, ' pattern']:
+        """(J,) the error of each frame over that of photon noise: 1 where it is explained."""
+        return self.errors / self.noise.clamp(min=1e-9)
 
     @property
     def relative(self) -> float:
@@ -55,3 +65,27 @@ def misfit(state: SolverState, measurement: Measurement, indices: Tensor | None 
             error, noise = error * chunk.good_pixels, noise * chunk.good_pixels
         found.append(torch.stack([value.sum(dim=(-2, -1)) for value in (error, noise, counts)]))
     return Misfit(*torch.cat(found, dim=1).unbind(0))
+
+
+@torch.no_grad()
+def misfit_map(
+    state: SolverState, measurement: Measurement, ratios: Float[Tensor, ' pattern']
+) -> Float[Tensor, 'y x']:
+    """Returns where on the canvas frames are explained well and where badly.
+
+    A pixel has the mean of the `ratios` of all frames, each with the intensity that its probe has
+    there; sub-pixel shifts of the probe are left out, and the counts are not read. NaN where the
+    coverage is below `SUPPORTED` of its peak.
+    """
+    seen = state.seen(measurement)
+    power, found = intensity(seen.probe), torch.zeros(seen.canvas_shape, device=seen.device)
+    for part in torch.arange(seen.num_patterns).split(seen.chunk_size):
+        rows, corners, there = (
+            x.to(seen.device, non_blocking=True)
+            for x in (seen.rows[part], seen.corners[part], part)
+        )
+        found = add_patches(found, power * ratios[there, None, None], rows, corners)
+    coverage = seen.coverage()
+    is_supported = coverage > SUPPORTED * coverage.max()
+    unknown = torch.full_like(found, torch.nan)
+    return torch.where(is_supported, found / coverage.clamp(min=1e-20), unknown)[0]

@@ -5,15 +5,21 @@ from __future__ import annotations
 import logging
 
 import numpy
+import torch
+from jaxtyping import Complex
+from torch import Tensor
 
-from ..backend import Trust
+from ..backend import Moved, Trust
 from ..physics.devices import with_chunks_that_fit
 from ..physics.measured_scan import MeasuredScan
-from .misfit import UNDER_NOISE, misfit
+from ..physics.measurement import Measurement
+from ..physics.propagation import squared_modulus
+from .misfit import UNDER_NOISE, Misfit, misfit, misfit_map
+from .placing import place_map
 from .refining import Refined
 from .run_log import RunLog
 
-__all__ = ['judge_image']
+__all__ = ['judge_image', 'measure_moves']
 
 logger = logging.getLogger(__name__)
 
@@ -30,31 +36,75 @@ CLOSE = 3e-4
 OUTLIER, MOST_OUTLIERS = 3.0, 0.05
 """A frame stands out from the median by this factor; an image may have so many of them."""
 
+BADLY, MOST_BADLY = 2.0, 0.05
+"""A place is explained badly from this value of the map on; an image may have so much of it."""
+
 ADVICE = 'examine the scan with ptychodus-pinn check'
 
 
 def judge_image(refined: Refined, measured: MeasuredScan, log: RunLog) -> Trust:
     """Returns what is to be thought of an image, and says so unless it is right."""
-    measurement = measured.measurement
-    seen = with_chunks_that_fit(measurement, lambda part: misfit(refined.state, part), log.say)
-    frames = numpy.full(measured.scan.num_patterns, numpy.nan, dtype=numpy.float32)
-    frames[measured.frames] = (seen.errors / seen.noise.clamp(min=1e-9)).cpu().numpy()
+    scan, state = measured.scan, refined.state
+
+    def judge(part: Measurement) -> tuple[Misfit, Tensor]:
+        seen = misfit(state, part)
+        return seen, misfit_map(state, part, seen.ratios)
+
+    seen, where = with_chunks_that_fit(measured.measurement, judge, log.say)
+    frames = numpy.full(scan.num_patterns, numpy.nan, dtype=numpy.float32)
+    frames[measured.frames] = seen.ratios.cpu().numpy()
     noise = float(seen.noise.sum() / seen.counts.sum().clamp(min=1e-9))
     held_out = None if refined.held_out is None else refined.held_out / max(noise, 1e-12)
-    verdict, why = _decide(seen.to_noise, seen.relative, held_out, frames)
-    what = f'{measured.scan.name}: the image is {verdict}'
+    placed = place_map(where.cpu().numpy(), measured.origin, scan.object_.shape)
+    verdict, why = _decide(seen, held_out, frames, placed)
+    what = f'{scan.name}: the image is {verdict}'
     sentence = f'{what}: {why}.' if verdict == 'right' else f'{what}, because {why}.'
     if verdict == 'right':
         logger.info('%s', sentence)
     else:
         log.say(sentence)
-    return Trust(verdict, sentence, seen.to_noise, frames)
+    moved = measure_moves(refined, measured.measurement)
+    if moved.figures():
+        logger.info('%s: %s', scan.name, moved.sentence())
+    return Trust(verdict, sentence, seen.to_noise, frames, placed, moved)
+
+
+@torch.no_grad()
+def measure_moves(refined: Refined, given: Measurement) -> Moved:
+    """Returns how far what was freed beside the object is from what was given."""
+    state, freed, found = refined.state, refined.freed, {}
+    if freed.positions:
+        moves = state.moves(given)
+        distances = torch.linalg.vector_norm(moves - moves.median(dim=0).values, dim=-1)
+        found['positions_rms_px'] = distances.square().mean().sqrt()
+        found['positions_max_px'] = distances.max()
+    if freed.probe:
+        before, after = _strongest_mode(given.probe), _strongest_mode(state.probe)
+        found['probe_overlap'] = torch.vdot(before, after).abs()
+        found['probe_power_ratio'] = squared_modulus(state.probe).sum() / given.power
+    if freed.factors and state.factors is not None:
+        found['factors_rms'] = state.factors.std(correction=0) / state.factors.mean()
+    if freed.background and state.background is not None:
+        found['background_counts'] = state.background
+    return Moved(**{name: float(value) for name, value in found.items()})
+
+
+def _strongest_mode(probe: Complex[Tensor, 'mode height width']) -> Complex[Tensor, ' pixel']:
+    """Returns the strongest of the orthogonal modes of a probe, of norm 1.
+
+    Modes that are mixed unitarily are the same probe; their orthogonal ones do not change.
+    """
+    modes = probe.flatten(1).cpu()
+    weights = torch.linalg.eigh(modes.conj() @ modes.T).eigenvectors[:, -1]
+    mode = weights @ modes
+    return mode / torch.linalg.vector_norm(mode).clamp(min=1e-20)
 
 
 def _decide(
-    to_noise: float, relative: float, held_out: float | None, frames: numpy.ndarray
+    seen: Misfit, held_out: float | None, frames: numpy.ndarray, where: numpy.ndarray
 ) -> tuple[str, str]:
-    """Returns the verdict and the reason."""
+    """Returns the verdict and the reason; the held-out error is over that of photon noise."""
+    to_noise, relative = seen.to_noise, seen.relative
     badly = f'the counts are explained {to_noise:.2g} times as badly as photon noise allows'
     if not numpy.isfinite(to_noise) or (to_noise > WRONG and relative > CLOSE):
         return 'wrong', f'{badly}: {ADVICE}'
@@ -76,4 +126,21 @@ def _decide(
             f'{len(outliers)} frames, of which the first is number {outliers[0]}, are explained much '
             f'worse than the others: {ADVICE}'
         )
+    if relative > CLOSE and (place := _bad_place(where)):
+        return 'doubtful', f'{place}: {ADVICE}'
     return 'right', f'the counts are explained to {to_noise:.2g} times photon noise'
+
+
+def _bad_place(where: numpy.ndarray) -> str:
+    """Returns which part of a map (Y, X) is badly explained, in words, unless it is small."""
+    known = where[numpy.isfinite(where)]
+    if not known.size:
+        return ''
+    is_bad = known > BADLY * max(1.0, float(numpy.median(known)))
+    if is_bad.mean() <= MOST_BADLY:
+        return ''
+    y, x = numpy.unravel_index(numpy.nanargmax(where), where.shape)
+    return (
+        f'{100 * is_bad.mean():.0f} % of it, around row {y} and column {x}, are explained up to '
+        f'{known.max():.2g} times as badly as photon noise allows'
+    )

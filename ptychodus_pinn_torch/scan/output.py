@@ -5,12 +5,15 @@ from __future__ import annotations
 import os
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, Literal
 
 import numpy
 from numpy.typing import ArrayLike, NDArray
 
+from .comments import add_comment
 from .scan import Scan
 
 __all__ = [
@@ -128,11 +131,13 @@ def write_reconstruction_npz(
     positions_px: NDArray[Any],
     probe: NDArray[Any],
     losses: ArrayLike | Sequence[tuple[int, float]],
+    judged: Mapping[str, NDArray[Any]] = MappingProxyType({}),
 ) -> Path:
     """Returns the path of the NPZ that now holds an image.
 
     Keys: `object` (Y, X) and `probe` (P, H, W) complex64, `positions_px` (N, 2) float64,
-    `losses` (n, 2) with epoch and value.
+    `losses` (n, 2) with epoch and value; and what is known of the image's quality, as float32, by
+    the keys of `judged`: `coverage` and `misfit_map` (Y, X), `misfit_frames` (N,).
     """
     return write_npz(
         path,
@@ -141,6 +146,7 @@ def write_reconstruction_npz(
             'positions_px': numpy.asarray(positions_px, dtype=numpy.float64),
             'probe': numpy.asarray(probe, dtype=numpy.complex64),
             'losses': numpy.asarray(losses, dtype=numpy.float64).reshape(-1, 2),
+            **{key: numpy.asarray(values, numpy.float32) for key, values in judged.items()},
         },
     )
 
@@ -152,16 +158,20 @@ def write_product(
     positions_px: NDArray[Any],
     probe: NDArray[Any],
     losses: ArrayLike | Sequence[tuple[int, float]],
+    comment: str = '',
 ) -> Path:
     """Returns the path of the Ptychodus product that now holds an image of the scan.
 
     `object_` is (Y, X), `positions_px` (N, 2) of (y, x) and `probe` (P, H, W), as in a `Scan`.
     Pixel size, centre and metadata are those of the scan; where it does not know them, nominal
-    values are written and said.
+    values are written and said. `comment` is added to the comments of the metadata.
     """
     from ptychodus.api.io import save_product
 
     from .products import make_host_product
 
+    if comment:
+        comments = add_comment(str(scan.metadata.get('comments', '')), comment)
+        scan = replace(scan, metadata={**scan.metadata, 'comments': comments})
     product = make_host_product(scan, object_, positions_px, probe, losses)
     return write_atomically(path, lambda temporary: save_product(temporary, product))

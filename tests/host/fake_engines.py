@@ -1,6 +1,7 @@
 """Engines that learn nothing and misbehave in every way that a worker process can."""
 
 import ctypes
+import logging
 import os
 import signal
 import subprocess
@@ -9,7 +10,7 @@ import time
 
 import numpy
 
-from ptychodus_pinn_torch.backend import EpochReport, Reconstruction
+from ptychodus_pinn_torch.backend import EpochReport, Moved, Reconstruction, Trust
 
 STEP_S = 0.02
 
@@ -46,6 +47,7 @@ class PlainEngine:
         for step in range(1, 6):
             time.sleep(STEP_S)
             report(EpochReport(phase='refine', step=step, total=5, loss=1.0 / step))
+        logging.getLogger('ptychodus_pinn_torch.fake').warning('Nearly.')
         object_ = scan.object_ * numpy.complex64(1j)
         for y, x in numpy.rint(scan.positions_px).astype(int):
             object_[y, x] = 7.0
@@ -57,7 +59,15 @@ class PlainEngine:
             coverage=numpy.ones(object_.shape, numpy.float32),
             seconds={'refine': 0.1},
             start='network',
-            messages=('All is well.',),
+            messages=('All is well.', 'Nearly.'),
+            trust=Trust(
+                'right',
+                f'{scan.name}: the image is right.',
+                1.0,
+                numpy.ones(scan.num_patterns),
+                numpy.ones(object_.shape, numpy.float32),
+                Moved(positions_rms_px=1.5, positions_max_px=2.5),
+            ),
             freed=tuple(
                 name
                 for name in ('probe', 'positions')

@@ -47,7 +47,10 @@ def make_scan():
         object_center_m=(4e-7, -9e-7),
     )
     product = make_host_product(scan, flat, scan.positions_px, scan.probe, [])
-    product = replace(product, metadata=replace(product.metadata, name='simulated'))
+    product = replace(
+        product,
+        metadata=replace(product.metadata, name='simulated', comments='beam was lost twice'),
+    )
     return ReconstructInput(scan.patterns, ~scan.good_pixels, product), truth, scan
 
 
@@ -94,6 +97,9 @@ def test_the_documented_batch_loop(simulated, tmp_path):
     assert done.returncode == 0, done.stdout + done.stderr
     product = load_product(tmp_path / 'out' / 'product.000001.h5')
     given = load_product(folder / 'product.h5')
+    comments = product.metadata.comments.split('\n')
+    assert comments[:-1] == ['beam was lost twice']
+    assert comments[-1].startswith('PINN-Torch: the image is right: ')
     assert product.object_.get_geometry() == given.object_.get_geometry() or (
         str(product.object_.get_geometry()) == str(given.object_.get_geometry())
     )
@@ -110,7 +116,9 @@ def test_the_documented_batch_loop(simulated, tmp_path):
         '--threads', '1',
     )  # fmt: skip
     assert done.returncode == 0, done.stdout + done.stderr
-    ours = load_product(tmp_path / 'product.h5').object_.get_layer(0)
+    written = load_product(tmp_path / 'product.h5')
+    assert written.metadata.comments == product.metadata.comments
+    ours = written.object_.get_layer(0)
     assert phase_distance(image, ours, scan) < 1e-3
 
 

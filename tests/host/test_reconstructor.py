@@ -1,5 +1,6 @@
 import logging
 import sys
+from dataclasses import replace
 
 import numpy
 import pytest
@@ -98,7 +99,7 @@ def test_product_stays_on_the_grid_of_the_input(reconstructor, parameters):
     (output,) = reconstructor.reconstruct(parameters)
     given, made = parameters.product, output.product
     assert output.progress == 1
-    assert made.metadata == given.metadata
+    assert replace(made.metadata, comments='as measured') == given.metadata
     assert made.probe_positions is given.probe_positions
     assert made.probes is given.probes
     geometry = made.object_.get_geometry()
@@ -111,6 +112,22 @@ def test_product_stays_on_the_grid_of_the_input(reconstructor, parameters):
     expected = 1j * given.object_.get_layer(0)
     assert numpy.allclose(array[rest], expected[rest], atol=1e-5)
     assert [(loss.epoch, loss.value) for loss in made.losses] == [(0, 0.5), (1, 0.25)]
+
+
+def test_the_verdict_is_in_the_comments_and_what_was_there_stays(reconstructor, parameters):
+    verdict = 'PINN-Torch: the image is right. Positions were moved by 1.5 px rms, 2.5 px at most.'
+    (output,) = reconstructor.reconstruct(parameters)
+    assert output.product.metadata.comments == f'as measured\n{verdict}'
+    commented = replace(
+        output.product.metadata, comments='before\n\nPINN-Torch: an older verdict.\nafter: 100 %'
+    )
+    again = replace(parameters, product=replace(output.product, metadata=commented))
+    (output,) = reconstructor.reconstruct(again)
+    assert output.product.metadata.comments == f'before\n\nafter: 100 %\n{verdict}'
+    empty = replace(commented, comments='')
+    again = replace(parameters, product=replace(output.product, metadata=empty))
+    (output,) = reconstructor.reconstruct(again)
+    assert output.product.metadata.comments == verdict
 
 
 def test_refined_positions_and_probe_reach_the_product_only_when_asked(reconstructor, parameters):
@@ -234,6 +251,7 @@ def test_log_of_the_worker_arrives_below_the_library_logger(reconstructor, param
     records = [record for record in caplog.records if record.levelno == logging.INFO]
     assert any('All is well.' in record.getMessage() for record in records)
     assert all(record.name.startswith('ptychodus_pinn_torch') for record in records)
+    assert [record.getMessage() for record in caplog.records].count('Nearly.') == 1
 
 
 def test_parent_never_imports_an_engine(reconstructor, parameters, training_folder):

@@ -102,6 +102,8 @@ def test_a_day_at_the_beamline(window, dialogs, tmp_path):
     assert item.get_product().object_.get_layer(0)[20, 25] == 7.0
     assert window.status.axes.lines
     assert 'All is well.' in window.log
+    comments = item.get_metadata_item().comments.get_value()
+    assert comments.startswith('as measured\nPINN-Torch: the image is right. Positions were moved')
 
     dialogs['get_open_file_path'] = (data / 'model.h5.zip', '')
     window.processing._load_model_action.trigger()
