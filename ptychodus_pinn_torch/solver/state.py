@@ -10,6 +10,8 @@ from jaxtyping import Complex, Float, Int
 from torch import Tensor
 
 from ..physics.measurement import Measurement
+from ..physics.probe import shift_probe
+from ..physics.propagation import intensity
 from ..physics.tilts import integrate_tilts, measure_tilts
 
 __all__ = ['NOTHING', 'Freed', 'SolverState']
@@ -30,6 +32,9 @@ class Freed:
 
 
 NOTHING = Freed()
+
+SAME_PLACE_PX = 0.02
+"""A probe that is off by less stays there: every move costs a little sharpness at the border."""
 
 
 @dataclass
@@ -102,6 +107,17 @@ class SolverState:
         phase = integrate_tilts(tilts.around_mean() if freed.probe else tilts)
         self.canvas = self.canvas * torch.polar(torch.ones_like(phase), phase)
 
+    def recenter(self, given: Complex[Tensor, 'mode height width']) -> None:
+        """Moves probe and object together until the probe is where the `given` one is.
+
+        A probe that is moved with its object makes the same patterns: where it is free, nothing
+        else holds it in its place, and the object in its own.
+        """
+        way = (_center(given) - _center(self.probe))[None]
+        if float(way.abs().max()) > SAME_PLACE_PX:
+            self.probe = shift_probe(self.probe, way)[0]
+            self.canvas = shift_probe(self.canvas, way)[0]
+
     def move_windows(self) -> None:
         """Lets the windows follow positions by whole pixels, as far as the canvas goes."""
         limit = torch.tensor(self.canvas.shape[1:]) - torch.tensor(self.probe.shape[-2:])
@@ -109,3 +125,12 @@ class SolverState:
         after = torch.minimum(wanted.clamp(min=0), limit)
         self.shifts -= (after - self.corners).to(self.shifts.device, non_blocking=True)
         self.corners = after
+
+
+def _center(probe: Complex[Tensor, 'mode height width']) -> Float[Tensor, ' 2']:
+    """Returns the centre of mass (y, x) of the power of all modes, pixels."""
+    power = intensity(probe[None])[0]
+    sums = [power.sum(dim=1), power.sum(dim=0)]
+    return torch.stack(
+        [(torch.arange(len(x), device=x.device) * x).sum() / x.sum().clamp(min=1e-20) for x in sums]
+    )

@@ -163,6 +163,75 @@ def _spoil(scan: Scan, name: str, seed: int) -> Scan:
     return scan
 
 
+def _swap_frames(scan: Scan, rng: numpy.random.Generator) -> Scan:
+    """Returns the scan with one frame of ten in the place of another."""
+    patterns = numpy.array(scan.patterns)
+    chosen = rng.permutation(len(patterns))[: len(patterns) // 10]
+    patterns[chosen] = patterns[numpy.roll(chosen, 1)]
+    return replace(scan, patterns=patterns)
+
+
+def _flicker(scan: Scan, rng: numpy.random.Generator) -> Scan:
+    """Returns the scan under a beam that loses up to 40 % from frame to frame."""
+    factors = rng.uniform(0.6, 1.0, len(scan.patterns))[:, None, None]
+    patterns = rng.binomial(numpy.asarray(scan.patterns), factors)
+    return replace(scan, patterns=patterns.astype(numpy.uint32))
+
+
+def _with_positions(scan: Scan, transform: pinn.PositionTransform) -> Scan:
+    positions_px = transform.apply(scan.positions_px)
+    low = (numpy.asarray(scan.pattern_shape) - 1.0) / 2.0
+    high = numpy.asarray(scan.object_.shape) - 1.0 - low
+    return replace(scan, positions_px=numpy.clip(positions_px, low, high))
+
+
+SPOILT: tuple[Callable[[Scan, int, numpy.random.Generator], Scan], ...] = (
+    lambda scan, seed, rng: _spoil(scan, 'probe 0.80', seed),
+    lambda scan, seed, rng: _spoil(scan, 'probe 0.5', seed),
+    lambda scan, seed, rng: _spoil(scan, 'positions 1', seed),
+    lambda scan, seed, rng: _spoil(scan, 'positions 3', seed),
+    lambda scan, seed, rng: _with_positions(scan, pinn.PositionTransform(exchange_axes=True)),
+    lambda scan, seed, rng: _with_positions(scan, pinn.PositionTransform(scale=0.9)),
+    lambda scan, seed, rng: _spoil(scan, 'background', seed),
+    lambda scan, seed, rng: _swap_frames(scan, rng),
+    lambda scan, seed, rng: _flicker(scan, rng),
+    lambda scan, seed, rng: replace(scan, patterns=numpy.roll(scan.patterns, 1, axis=(1, 2))),
+)
+
+
+def verdicts(number: int = 100) -> None:
+    """What is said of clean scans and of the same ones spoilt in one of ten ways."""
+    names = (
+        'probe .80, probe .5, pos 1, pos 3, exchanged, scaled, background, swapped, flicker, off'
+    )
+    rows: list[tuple[str, float, float, str, str]] = []
+    for seed in range(number):
+        rng = numpy.random.default_rng([seed, 3])
+        scan = pinn.simulate(
+            object_kind=('leaves', 'photo', 'independent')[seed % 3],
+            seed=seed,
+            num_positions=196,
+            step_px=float(rng.choice([4.0, 6.0])),
+            photons=10.0 ** rng.uniform(4.0, 6.5),
+        )
+        way = seed % len(SPOILT)
+        result, _ = image(scan)
+        best = error(scan, result)
+        rows.append(('clean', best, result.trust.to_noise, result.trust.verdict, ''))
+        result, _ = image(SPOILT[way](scan, seed, rng))
+        name = names.split(', ')[way]
+        worse = error(scan, result) / best
+        rows.append((name, worse, result.trust.to_noise, result.trust.verdict, str(result.freed)))
+        say(
+            f'{seed:3d}',
+            *(f'{x:.3g}' if isinstance(x, float) else x for x in (*rows[-2], *rows[-1])),
+        )
+    clean = [row for row in rows if row[0] == 'clean']
+    bad = [row for row in rows if row[0] != 'clean' and row[1] > 2.0]
+    say(f'clean called right: {sum(row[3] == "right" for row in clean)} of {len(clean)}')
+    say(f'spoilt (error > 2x) called right: {sum(row[3] == "right" for row in bad)} of {len(bad)}')
+
+
 def real() -> None:
     """Shipped model on the measured scan that it never saw; half of it held out."""
     scan = read_scan(DATA / 'velociprobe_siemens_128.npz')
@@ -369,6 +438,7 @@ WHAT: dict[str, Callable[[], None]] = {
     'real': real,
     'solver': solver,
     'wrong': wrong,
+    'verdicts': verdicts,
     'speed': speed,
     'memory': memory,
     'start': start,
