@@ -37,12 +37,20 @@ EXPLAINED = 1.35
 USEFUL_FALL = 0.93
 """What is freed must lower the error on held-out patterns by this factor."""
 
-STILL_FALLING = 0.8
-"""While more epochs with what is free lower it by this factor, nothing is decided."""
+STILL_FALLING, HALF_WAY = 0.8, 0.5
+"""While more epochs with what is free lower it by this factor, nothing is decided; and nothing else
+is tried while they lower it by the other one."""
 
 NEARLY_AS_GOOD = 1.1
 """The network's second try is preferred up to this: errors hardly see the large scales, on which
 an image that began under wrong assumptions is slow to come right."""
+
+LONGER = 2
+"""Times as long is a second trial of the probe, where the first has not found it, nor what else."""
+
+CATCH_ALL = 0.75
+"""A background takes up a part of whatever is wrong: it must be better by this factor than what
+explains one thing only."""
 
 MAX_ROUNDS = 6
 PROBE_STEP = 1.0
@@ -105,12 +113,15 @@ class Examination:
         self.num_epochs = min(MAX_TRIAL, max(MIN_TRIAL, epochs))
         self._done = 0
 
-    def run(self, name: str, canvas: Tensor, rerun: Rerun | None = None) -> Found:
+    def run(
+        self, name: str, canvas: Tensor, rerun: Rerun | None = None, *, is_refined: bool = False
+    ) -> Found:
         """Returns what is to be moved, and from where.
 
         Args:
             name: Of the start.
             canvas: (1, Y, X) object where it starts.
+            is_refined: It is the best that the object alone can do, and not good enough.
             rerun: Runs the network on a measurement, where it has made the start: a wrong probe
                 spoils its image, so it has another try under the probe that was found.
         """
@@ -118,17 +129,17 @@ class Examination:
         if not self.split.judges:
             return Found(name, given, self.forced)
         with self.log.phase('examine'):
-            best = self._decide(canvas[:, *self.box])
+            best = self._decide(canvas[:, *self.box], is_refined=is_refined)
             if best is None:
                 return Found(name, given, self.forced)
             if not best.freed.names():
                 return Found(name, best.state if self.is_whole else given, best.freed)
             return self._choose_start(name, given, best, rerun)
 
-    def _decide(self, canvas: Tensor) -> _Trial | None:
+    def _decide(self, canvas: Tensor, *, is_refined: bool) -> _Trial | None:
         """Returns the best trial, or None where the start is good enough as it is."""
         best = self._try(SolverState.start(canvas, self.part), self.forced, 1)
-        if self._is_explained(best):
+        if not is_refined and self._is_explained(best):
             return best if self.forced.names() else None
         flat = SolverState.start(self.part.flat(), self.part)
         if self.forced.probe:
@@ -137,12 +148,21 @@ class Examination:
         for turn in range(MAX_ROUNDS):
             before = best
             best, trials = self._try(before.state, before.freed, self.num_epochs // 2), []
+            if turn and best.error < HALF_WAY * before.error:
+                continue
             for name in self._candidates(before):
                 is_first = name == 'probe' and not turn  # an image under a wrong probe is useless
                 state = flat if is_first else before.state
                 num_epochs = self.num_epochs if is_first else self.num_epochs // 2
                 trials.append(self._try(state, replace(before.freed, **{name: True}), num_epochs))
-            tried = min(trials, key=lambda trial: trial.error, default=best)
+            tried = min(trials, key=self._price, default=best)
+            if not turn and tried.error > EXPLAINED and not tried.freed.probe:
+                # nothing else is it, and a probe that is far off is long in coming
+                found = [trial for trial in trials if trial.freed.probe and not best.freed.probe]
+                trials += [
+                    self._try(trial.state, trial.freed, LONGER * self.num_epochs) for trial in found
+                ]
+                tried = min(trials, key=self._price, default=best)
             # what still falls by itself must not be explained by something else
             is_falling = best.error < USEFUL_FALL * before.error
             needed = STILL_FALLING if is_falling else USEFUL_FALL
@@ -154,6 +174,11 @@ class Examination:
             elif best.error > STILL_FALLING * before.error:
                 return min(best, before, key=lambda trial: trial.error)
         return best
+
+    @staticmethod
+    def _price(trial: _Trial) -> float:
+        """Returns the error, what explains anything at the price of what explains one thing."""
+        return trial.error / CATCH_ALL if trial.freed.background else trial.error
 
     def _is_explained(self, trial: _Trial) -> bool:
         return UNDER_NOISE < self._error(trial.state, self.split.training) < EXPLAINED

@@ -40,7 +40,7 @@ from .trust import judge_image
 
 __all__ = ['reconstruct']
 
-EXPLAINED, FAR_FROM_EXPLAINED = 1.25, 8.0
+EXPLAINED, FAR_FROM_EXPLAINED = 1.3, 8.0
 """Error of a refined image, over that of photon noise, up to which nothing needs to be examined;
 and of a start, from which on it makes no sense to refine it before it is known what is wrong."""
 
@@ -126,7 +126,7 @@ def _make_image(
         given = SolverState.start(canvas, measured.measurement)
         return refine(Found(chosen.name, given, Freed()), is_gentle=is_good)
     rerun = run_network if 'network' in starts else None
-    found = examination.run(chosen.name, canvas, rerun)
+    found = examination.run(chosen.name, canvas, rerun, is_refined=refined is not None)
     if refined is not None and not found.freed.names():
         return refined
     # a network has known neither positions nor factors that were wrong

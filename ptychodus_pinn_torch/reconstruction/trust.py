@@ -23,7 +23,7 @@ __all__ = ['judge_image', 'measure_moves']
 
 logger = logging.getLogger(__name__)
 
-EXPLAINED, HELD_OUT_EXPLAINED = 1.5, 2.0
+EXPLAINED, HELD_OUT_EXPLAINED = 1.3, 1.6
 """Error over that of photon noise up to which an image is right: on what has made it, and on
 patterns that were held out."""
 

@@ -131,6 +131,17 @@ def test_a_probe_that_is_found_anew_stays_in_its_place_and_the_image_in_its_own(
     numpy.testing.assert_allclose(center_of_mass(power), (31.5, 31.5), atol=0.1)
 
 
+@pytest.mark.parametrize('seed', [31, 41])
+def test_a_probe_that_is_far_off_is_not_taken_for_a_background(seed: int) -> None:
+    """It was long in coming, and a background took up a part of what it leaves: 12 times the error."""
+    kind = ('leaves', 'photo', 'independent')[seed % 3]
+    spec = SimulationSpec(num_positions=196, step_px=6.0, photons=2e5, object_kind=kind, seed=seed)
+    scan = simulate_scan(spec)
+    image = image_of(defocus(scan, 260.0))
+    assert image.freed == ('probe',)
+    assert error_of(scan, image) < 2.0 * error_of(scan, image_of(scan))
+
+
 def test_moving_probe_and_object_together_changes_no_pattern(scan: Scan) -> None:
     measured = measure_scan(scan)
     measurement, given = measured.measurement, measured.measurement.probe
