@@ -32,10 +32,12 @@ from .starts import (
     is_left_out,
     network_start,
     object_start,
+    sample_patterns,
     sketch_start,
     unexplained,
     with_separate_modes,
 )
+from .stretching import is_stretched
 from .trust import judge_image
 
 __all__ = ['reconstruct']
@@ -119,7 +121,10 @@ def _make_image(
         refined = refine(Found(chosen.name, given, Freed()), is_gentle=is_good)
         if not options.refine_epochs or not examination.possible:
             return refined
-        if unexplained(refined, measured) < EXPLAINED:
+        sample = sample_patterns(measured.measurement)
+        if unexplained(refined, measured) < EXPLAINED and not is_stretched(
+            refined.state, measured.measurement, sample
+        ):
             return refined
         canvas = refined.state.canvas
     elif not is_forced and not examination.possible:

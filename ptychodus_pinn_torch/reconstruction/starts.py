@@ -29,6 +29,7 @@ __all__ = [
     'is_left_out',
     'network_start',
     'object_start',
+    'sample_patterns',
     'sketch_start',
     'unexplained',
     'with_separate_modes',
@@ -109,11 +110,12 @@ def sketch_start(
 
 def unexplained(refined: Refined, measured: MeasuredScan) -> float:
     """Returns the error of the patterns of a scan over that of photon noise."""
-    sample = _sample(measured.measurement)
+    sample = sample_patterns(measured.measurement)
     return misfit(refined.state, measured.measurement, sample).to_noise
 
 
-def _sample(measurement: Measurement) -> Tensor:
+def sample_patterns(measurement: Measurement) -> Int[Tensor, ' sample']:
+    """Returns the numbers, on the host, of patterns that speak for all: some hundreds, evenly spread."""
     stride = max(1, measurement.num_patterns // GUARD_PATTERNS)
     return torch.arange(0, measurement.num_patterns, stride)
 
@@ -158,7 +160,7 @@ def choose_start(
     `starts` are objects (1, Y, X) by name.
     """
     measurement, preferred = measured.measurement, config.reconstruction.start
-    sample, misfits = _sample(measurement), {}
+    sample, misfits = sample_patterns(measurement), {}
     for name, canvas in starts.items():
         state = SolverState.start(canvas, measurement)
         judge = partial(misfit, state, indices=sample)

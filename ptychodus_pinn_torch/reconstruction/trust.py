@@ -44,13 +44,13 @@ ADVICE = 'examine the scan with ptychodus-pinn check'
 
 def judge_image(refined: Refined, measured: MeasuredScan, log: RunLog) -> Trust:
     """Returns what is to be thought of an image, and says so unless it is right."""
-    scan, state = measured.scan, refined.state
+    scan, state, measurement = measured.scan, refined.state, measured.measurement
 
     def judge(part: Measurement) -> tuple[Misfit, Tensor]:
         seen = misfit(state, part)
         return seen, misfit_map(state, part, seen.ratios)
 
-    seen, where = with_chunks_that_fit(measured.measurement, judge, log.say)
+    seen, where = with_chunks_that_fit(measurement, judge, log.say)
     frames = numpy.full(scan.num_patterns, numpy.nan, dtype=numpy.float32)
     frames[measured.frames] = seen.ratios.cpu().numpy()
     noise = float(seen.noise.sum() / seen.counts.sum().clamp(min=1e-9))
@@ -63,7 +63,7 @@ def judge_image(refined: Refined, measured: MeasuredScan, log: RunLog) -> Trust:
         logger.info('%s', sentence)
     else:
         log.say(sentence)
-    moved = measure_moves(refined, measured.measurement)
+    moved = measure_moves(refined, measurement)
     if moved.figures():
         logger.info('%s: %s', scan.name, moved.sentence())
     return Trust(verdict, sentence, seen.to_noise, frames, placed, moved)

@@ -29,7 +29,7 @@ from ..physics.update_rule import (
 from .momentum import Momentum
 from .state import NOTHING, Freed, SolverState
 
-__all__ = ['RpieSettings', 'rpie_epoch']
+__all__ = ['RpieSettings', 'position_change', 'rpie_epoch']
 
 COUNT_FLOOR = 0.01
 """Counts added before the root of measured over expected is taken."""
@@ -110,7 +110,7 @@ def rpie_epoch(
                 there.device, non_blocking=True
             )
             moved = moved + (state.shifts - measurement.shifts)[there]
-            change = settings.position_step * _position_change(exposure, chunk, moved, spread)
+            change = settings.position_step * position_change(exposure, chunk, moved, spread)
             limit = settings.max_position_change_px
             state.shifts[there] += change.clamp(-limit, limit)
         if settings.freed.factors and state.factors is not None:
@@ -202,7 +202,7 @@ def _spread(moves: Tensor) -> Tensor:
     return torch.where((moves == 0.0).all(), FIRST_SPREAD_PX, usual.clamp(min=LEAST_SPREAD_PX))
 
 
-def _position_change(
+def position_change(
     exposure: Exposure, chunk: Chunk, moved: Tensor, spread: Tensor
 ) -> Float[Tensor, 'pattern 2']:
     """Returns one Gauss-Newton step of the positions on the detector amplitudes, in pixels.

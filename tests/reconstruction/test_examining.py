@@ -18,6 +18,7 @@ from ptychodus_pinn_torch.physics.probe import shift_probe
 from ptychodus_pinn_torch.reconstruction.misfit import misfit
 from ptychodus_pinn_torch.reconstruction.procedure import reconstruct
 from ptychodus_pinn_torch.reconstruction.relocating import relocate
+from ptychodus_pinn_torch.scan.positions import PositionTransform
 from ptychodus_pinn_torch.scan.scan import Scan
 from ptychodus_pinn_torch.simulation.simulated_scan import SimulationSpec, simulate_scan
 from ptychodus_pinn_torch.solver.rpie import RpieSettings, rpie_epoch
@@ -106,6 +107,22 @@ def test_positions_come_back_where_they_were(scan: Scan) -> None:
 def test_positions_far_off_are_not_taken_for_a_background(scan: Scan) -> None:
     """What still fell by itself was explained by a background as well, for half as much again."""
     assert image_of(move(scan, 3.0)).freed == ('positions',)
+
+
+def test_positions_of_the_wrong_scale_are_found_though_the_counts_are_explained() -> None:
+    """The image takes up their scale, and with few photons nothing else tells."""
+    scan = simulate_scan(
+        SimulationSpec(num_positions=196, object_kind='leaves', photons=1.3e4, seed=75)
+    )
+    near = replace(scan, positions_px=PositionTransform(scale=0.9).apply(scan.positions_px))
+    fixed = image_of(near, update_positions='off')
+    assert fixed.trust is not None and fixed.trust.to_noise < 1.3
+    image = image_of(near)
+    assert image.freed == ('positions',)
+    ways = near.positions_px - near.positions_px.mean(axis=0)
+    found = image.positions_px - image.positions_px.mean(axis=0)
+    assert 1.05 < (ways * found).sum() / (ways * ways).sum() < 1.15
+    assert error_of(scan, image) < 0.6 * error_of(scan, fixed)
 
 
 def test_modes_that_are_copies_are_parted_and_said() -> None:
