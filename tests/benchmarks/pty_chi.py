@@ -32,6 +32,7 @@ class Setting:
         name: Of the row.
         engine: 'LSQML' or 'RPIE'.
         batch: Patterns per update, drawn at random.
+        step: Of the object, on top of the rule's own.
         alpha: Regularisation of rPIE, of object and probe; LSQML has none.
         momentum: Gain of LSQML's momentum; 0 switches it off.
         is_poisson: Whether LSQML assumes Poisson noise in the place of Gaussian amplitudes.
@@ -40,6 +41,7 @@ class Setting:
     name: str
     engine: str
     batch: int
+    step: float = 1.0
     alpha: float = 1.0
     momentum: float = 0.0
     is_poisson: bool = False
@@ -115,6 +117,7 @@ def _choose(api: Any, setting: Setting, freed: Freed, seed: int) -> Any:
         options.object_options.alpha = options.probe_options.alpha = setting.alpha
     for part in (options.object_options, options.probe_options):
         part.optimizer, part.step_size = api.Optimizers.SGD, 1.0
+    options.object_options.step_size = setting.step
     options.probe_options.optimizable = freed.probe
     options.probe_position_options.optimizable = freed.positions
     return options
