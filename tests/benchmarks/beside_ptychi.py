@@ -202,24 +202,31 @@ def say_table(measured: dict[str, Curves]) -> None:
 def plot(measured: dict[str, Curves], path: Path) -> None:
     """Writes a picture: one panel per case, error over CPU seconds."""
     from matplotlib.figure import Figure
+    from matplotlib.ticker import LogLocator, NullFormatter, StrMethodFormatter
 
     columns = min(3, len(measured))
     lines = -(-len(measured) // columns)
-    figure = Figure(figsize=(4.6 * columns, 3.6 * lines), layout='constrained')
+    figure = Figure(figsize=(4.2 * columns, 3.4 * lines + 0.6), layout='constrained')
     panels = figure.subplots(lines, columns, squeeze=False).ravel()
     for panel, (name, curves) in zip(panels, measured.items()):
         for number, (row, points) in enumerate(curves.items()):
             is_ours = row in OUR_ROWS
-            drawn = sorted(points[:-1] if is_ours else points, key=lambda point: point.seconds)
+            drawn = points[:-1] if is_ours else points
             x, y = ([getattr(point, of) for point in drawn] for of in ('seconds', 'error'))
             panel.plot(x, y, '.-' if is_ours else 'x--', color=f'C{number}', label=row)
             if is_ours:
                 panel.plot(points[-1].seconds, points[-1].error, '*', ms=13, color=f'C{number}')
         panel.set(title=name, xscale='log', yscale='log', xlabel='CPU seconds', ylabel='error')
+        for axis in (panel.xaxis, panel.yaxis):
+            axis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
+            axis.set_major_formatter(StrMethodFormatter('{x:g}'))
+            axis.set_minor_formatter(NullFormatter())
         panel.grid(which='both', alpha=0.3)
     for panel in panels[len(measured) :]:
         panel.set_axis_off()
-    panels[0].legend(fontsize=8, title='star: ours ends by itself', title_fontsize=8)
+    handles, labels = panels[0].get_legend_handles_labels()
+    title = 'dots: 1, 2, 4, 8, 16 epochs; stars: ours ends by itself'
+    figure.legend(handles, labels, loc='outside lower center', ncols=len(labels), title=title)
     figure.savefig(path, dpi=110)
 
 
