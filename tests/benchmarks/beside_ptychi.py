@@ -27,19 +27,18 @@ from ptychodus_pinn_torch.metrics.comparison import compare_objects, coverage_ma
 from ptychodus_pinn_torch.scan.files import read_scan
 from ptychodus_pinn_torch.scan.scan import Scan
 
-OUR_EPOCHS = (1, 2, 4, 8, 16, -1)
 OUR_ROWS = {'ours': 'network', 'ours, flat start': 'flat'}
 MEASURED = 'velociprobe_siemens_128.npz'
 
 
 def tuned(
-    lsqml_batch: int = 32, rpie_batch: int = 8, steps: tuple[float, float] = (1.0, 2.0)
+    lsqml_batch: int = 32, rpie_batch: int = 8, other_step: float = 2.0, other_alpha: float = 1.0
 ) -> tuple[Setting, ...]:
-    """Returns the settings of Pty-Chi: LSQML, and rPIE with two steps."""
+    """Returns the settings of Pty-Chi: LSQML, and rPIE with two of them."""
     return (
         Setting('LSQML', 'LSQML', lsqml_batch),
-        Setting('rPIE', 'RPIE', rpie_batch, step=steps[0]),
-        Setting('rPIE, other step', 'RPIE', 8, step=steps[1]),
+        Setting('rPIE', 'RPIE', rpie_batch),
+        Setting('rPIE, other', 'RPIE', 8, step=other_step, alpha=other_alpha),
     )
 
 
@@ -83,8 +82,8 @@ CASES: dict[str, Case] = {
     '40': Case(
         {'num_positions': 144, 'step_px': 12.0, 'jitter_px': 3.0}, settings=tuned(rpie_batch=16)
     ),
-    '1e4': Case(_DENSE | {'photons': 1e4}, settings=tuned(steps=(1.0, 0.3))),
-    '1e3': Case(_DENSE | {'photons': 1e3}, settings=tuned(128, steps=(1.0, 0.2))),
+    '1e4': Case(_DENSE | {'photons': 1e4}, settings=tuned(other_step=0.3)),
+    '1e3': Case(_DENSE | {'photons': 1e3}, settings=tuned(128, other_step=0.2)),
     **{
         f'probe-{overlap}': Case(_DENSE, fault=f'probe {overlap}', freed=Freed(probe=True))
         for overlap in ('0.95', '0.80', '0.5')
@@ -99,8 +98,8 @@ CASES: dict[str, Case] = {
     'background': Case(_DENSE, fault='background'),
     'background-bad': Case(_DENSE, fault='background and bad frames'),
     '128': Case({'pattern_size': 128, 'num_positions': 400, 'step_px': 8.0, 'jitter_px': 2.0}),
-    'measured': Case(),
-    'held-out': Case(),
+    'measured': Case(settings=tuned(other_step=1.0, other_alpha=0.3)),
+    'held-out': Case(settings=tuned(lsqml_batch=8, other_step=1.0, other_alpha=0.3)),
 }
 
 
@@ -126,11 +125,11 @@ def make_problem(name: str, kind: str, seed: int) -> tuple[Scan, Score]:
     )
 
 
-def iter_ours(given: Scan, score: Score) -> Iterator[tuple[str, Point]]:
+def iter_ours(given: Scan, score: Score, numbers: Sequence[int]) -> Iterator[tuple[str, Point]]:
     """Yields our rows: with given numbers of epochs, and as it ends by itself."""
     measure.image(given, refine_epochs=1)  # the first run on a size of pattern is slower
     for row, start in OUR_ROWS.items():
-        for epochs in OUR_EPOCHS:
+        for epochs in (*numbers, -1):
             result, seconds = measure.image(given, start=start, refine_epochs=epochs)
             label = f'{epochs} epochs' if epochs >= 0 else 'default'
             yield row, Point(label, seconds, score(result.object_, result.probe))
@@ -149,21 +148,21 @@ def iter_theirs(
             yield setting.name, Point(f'{mark_s:g} s', state.seconds, found)
 
 
-def measure_case(name: str, kind: str, seeds: int, limit_s: float) -> Curves:
+def measure_case(name: str, kind: str, chosen: argparse.Namespace) -> Curves:
     """Returns the curves of a case, medians of the seeds, and says every point."""
-    marks_s = tuple(2.0**power for power in range(12) if 2.0**power <= limit_s)
+    marks_s = tuple(2.0**power for power in range(12) if 2.0**power <= chosen.limit)
     found: dict[tuple[str, str], list[Point]] = {}
-    for seed in range(seeds):
+    for seed in range(chosen.seeds):
         given, score = make_problem(name, kind, seed)
         for rows in (
-            iter_ours(given, score),
+            iter_ours(given, score, chosen.epochs),
             iter_theirs(given, score, CASES[name], marks_s, seed),
         ):
             for row, point in rows:
                 found.setdefault((row, point.label), []).append(point)
                 measure.say(
                     f'{name:<15} {kind:<7} seed {seed}  {row:<18} {point.label:<10} '
-                    f'{point.seconds:7.2f} s  {point.error:.4f}'
+                    f'{point.seconds:7.2f} s  {point.error:#.3g}'
                 )
     curves: Curves = {}
     for (row, label), points in found.items():
@@ -181,7 +180,7 @@ def _state_row(name: str, curves: Curves) -> str:
     lowest = min(point.error for point in (*ends.values(), *best.values()))
 
     def show(point: Point) -> str:
-        error = f'{point.error:.4f}'
+        error = f'{point.error:#.3g}'
         return f'{f"**{error}**" if point.error == lowest else error} in {point.seconds:.1f} s'
 
     cells = [name, *(show(ends[row]) for row in OUR_ROWS)]
@@ -225,7 +224,7 @@ def plot(measured: dict[str, Curves], path: Path) -> None:
     for panel in panels[len(measured) :]:
         panel.set_axis_off()
     handles, labels = panels[0].get_legend_handles_labels()
-    title = 'dots: 1, 2, 4, 8, 16 epochs; stars: ours ends by itself'
+    title = 'dots: ours with given numbers of epochs; stars: ours ends by itself'
     figure.legend(handles, labels, loc='outside lower center', ncols=len(labels), title=title)
     figure.savefig(path, dpi=110)
 
@@ -237,6 +236,13 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument('--kinds', nargs='+', default=['leaves', 'photo'], help='of objects')
     parser.add_argument('--seeds', type=int, default=1, help='how many; medians are told')
     parser.add_argument('--limit', type=float, default=16.0, metavar='SECONDS', help='of Pty-Chi')
+    parser.add_argument(
+        '--epochs',
+        nargs='*',
+        type=int,
+        default=[1, 2, 4, 8, 16],
+        help='of ours, for its curve; none: only where it ends by itself',
+    )
     parser.add_argument('--plot', type=Path, metavar='FILE', help='a picture of the curves')
     chosen = parser.parse_args(arguments)
     warnings.filterwarnings('ignore')
@@ -245,7 +251,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     measured: dict[str, Curves] = {}
     for name in chosen.case:
         for kind in chosen.kinds if CASES[name].spec else ('',):
-            curves = measure_case(name, kind, chosen.seeds, chosen.limit)
+            curves = measure_case(name, kind, chosen)
             measured[f'{name} {kind}'.strip()] = curves
     say_table(measured)
     if chosen.plot:
