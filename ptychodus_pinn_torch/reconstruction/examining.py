@@ -203,7 +203,7 @@ class Examination:
             if freed.positions and epoch == num_epochs // 2:
                 relocate(state, self.part, self.split.training)
         if freed.probe:
-            state.recenter(self.part.probe)
+            state.anchor(self.part.probe)
         return _Trial(state, freed, self._error(state, self.split.held_out, freed))
 
     def _phase(self, num_epochs: int, freed: Freed) -> Phase:

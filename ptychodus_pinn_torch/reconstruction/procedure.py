@@ -135,7 +135,7 @@ def _make_image(
     if refined is not None and not found.freed.names():
         return refined
     # a network has known neither positions nor factors that were wrong
-    is_moved = found.freed.positions or found.freed.factors
+    is_moved = bool(found.freed.names())
     is_good = found.name == 'network' and network is not None and network.is_precise
     return refine(found, is_gentle=is_good and not is_moved)
 

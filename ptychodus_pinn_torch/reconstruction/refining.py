@@ -242,7 +242,7 @@ class Refinement:
         if self.freed.positions:
             relocate(refined.state, self.measurement, self.split.training)
         if self.freed.probe:
-            refined.state.recenter(self.measurement.probe)
+            refined.state.anchor(self.measurement.probe)
         number = len(refined.losses)
         first = anneal(number, is_low=self.is_low)[0]
         last = finish(number, is_low=self.is_low, is_likely=self.is_likely)

@@ -107,12 +107,14 @@ class SolverState:
         phase = integrate_tilts(tilts.around_mean() if freed.probe else tilts)
         self.canvas = self.canvas * torch.polar(torch.ones_like(phase), phase)
 
-    def recenter(self, given: Complex[Tensor, 'mode height width']) -> None:
-        """Moves probe and object together until the probe is where the `given` one is.
+    def anchor(self, given: Complex[Tensor, 'mode height width']) -> None:
+        """Gives the probe the place and the power of the `given` one, and the object what follows.
 
-        A probe that is moved with its object makes the same patterns: where it is free, nothing
-        else holds it in its place, and the object in its own.
+        A probe that is moved with its object, or that is brighter over a darker one, makes the
+        same patterns: where it is free, nothing else holds them in their place and scale.
         """
+        factor = torch.sqrt(intensity(given).sum() / intensity(self.probe).sum().clamp(min=1e-20))
+        self.probe, self.canvas = self.probe * factor, self.canvas / factor
         way = (_center(given) - _center(self.probe))[None]
         if float(way.abs().max()) > SAME_PLACE_PX:
             self.probe = shift_probe(self.probe, way)[0]
@@ -129,7 +131,7 @@ class SolverState:
 
 def _center(probe: Complex[Tensor, 'mode height width']) -> Float[Tensor, ' 2']:
     """Returns the centre of mass (y, x) of the power of all modes, pixels."""
-    power = intensity(probe[None])[0]
+    power = intensity(probe)
     sums = [power.sum(dim=1), power.sum(dim=0)]
     return torch.stack(
         [(torch.arange(len(x), device=x.device) * x).sum() / x.sum().clamp(min=1e-20) for x in sums]

@@ -109,7 +109,7 @@ def make_problem(name: str, kind: str, seed: int) -> tuple[Scan, Score]:
     if case.spec:
         scan = pinn.simulate(object_kind=kind, seed=seed, **case.spec)
         area = coverage_mask(scan)
-        given = measure._spoil(scan, case.fault, seed)
+        given = measure.spoil(scan, case.fault, seed)
         return given, lambda object_, _: compare_objects(object_, scan.truth, weights=area).nrmse
     scan = read_scan(measure.DATA / MEASURED)
     if name == 'held-out':

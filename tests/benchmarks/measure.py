@@ -119,7 +119,7 @@ def solver() -> None:
             found: dict[str, list[tuple[float, float]]] = {'network': [], 'flat': []}
             for seed in range(3):
                 scan = pinn.simulate(object_kind=kind, seed=seed, **spec)
-                given = _spoil(scan, name, seed)
+                given = spoil(scan, name, seed)
                 for start, row in found.items():
                     result, seconds = image(given, start=start)
                     row.append((error(scan, result), seconds))
@@ -144,7 +144,7 @@ def _add_background(scan: Scan, seed: int, *, has_bad_frames: bool) -> Scan:
     return replace(scan, patterns=patterns.astype(numpy.uint32))
 
 
-def _spoil(scan: Scan, name: str, seed: int) -> Scan:
+def spoil(scan: Scan, name: str, seed: int) -> Scan:
     """Returns the scan with what the name of a case says wrong about it."""
     if name.startswith('background'):
         return _add_background(scan, seed, has_bad_frames='bad' in name)
@@ -186,13 +186,13 @@ def _with_positions(scan: Scan, transform: pinn.PositionTransform) -> Scan:
 
 
 SPOILT: tuple[Callable[[Scan, int, numpy.random.Generator], Scan], ...] = (
-    lambda scan, seed, rng: _spoil(scan, 'probe 0.80', seed),
-    lambda scan, seed, rng: _spoil(scan, 'probe 0.5', seed),
-    lambda scan, seed, rng: _spoil(scan, 'positions 1', seed),
-    lambda scan, seed, rng: _spoil(scan, 'positions 3', seed),
+    lambda scan, seed, rng: spoil(scan, 'probe 0.80', seed),
+    lambda scan, seed, rng: spoil(scan, 'probe 0.5', seed),
+    lambda scan, seed, rng: spoil(scan, 'positions 1', seed),
+    lambda scan, seed, rng: spoil(scan, 'positions 3', seed),
     lambda scan, seed, rng: _with_positions(scan, pinn.PositionTransform(exchange_axes=True)),
     lambda scan, seed, rng: _with_positions(scan, pinn.PositionTransform(scale=0.9)),
-    lambda scan, seed, rng: _spoil(scan, 'background', seed),
+    lambda scan, seed, rng: spoil(scan, 'background', seed),
     lambda scan, seed, rng: _swap_frames(scan, rng),
     lambda scan, seed, rng: _flicker(scan, rng),
     lambda scan, seed, rng: replace(scan, patterns=numpy.roll(scan.patterns, 1, axis=(1, 2))),
