@@ -134,10 +134,9 @@ def _make_image(
     found = examination.run(chosen.name, canvas, rerun, is_refined=refined is not None)
     if refined is not None and not found.freed.names():
         return refined
-    # a network has known neither positions nor factors that were wrong
-    is_moved = bool(found.freed.names())
+    # what was freed has only begun to come right
     is_good = found.name == 'network' and network is not None and network.is_precise
-    return refine(found, is_gentle=is_good and not is_moved)
+    return refine(found, is_gentle=is_good and not found.freed.names())
 
 
 def _with_trained_probe(scan: Scan, archive: Archive, log: RunLog) -> Scan:

@@ -48,8 +48,8 @@ def is_low_dose(measurement: Measurement) -> bool:
 def follows_likelihood(measurement: Measurement) -> bool:
     """Returns whether the last steps follow the likelihood of single counts.
 
-    Where many pixels hold a few of them it is unbiased, which roots are not; in bright scans roots
-    are as good, and stand what is wrong with a measurement better.
+    Where many pixels hold a few of them it is unbiased, which roots are not. Roots stand what is
+    wrong with a measurement better: in bright scans, held-out patterns have to decide.
     """
     return LOWEST_DOSE <= _photons(measurement) < LOW_DOSE
 
