@@ -146,11 +146,17 @@ class Examination:
             tried = self._try(flat, self.forced, self.num_epochs)
             best = min(best, tried, key=lambda trial: trial.error)
         for turn in range(MAX_ROUNDS):
+            if self._is_late():
+                break
             before = best
             best, trials = self._try(before.state, before.freed, self.num_epochs // 2), []
             if turn and best.error < HALF_WAY * before.error:
                 continue
+            if not is_refined and self._is_explained(best):
+                break
             for name in self._candidates(before):
+                if self._is_late():
+                    break
                 is_first = name == 'probe' and not turn  # an image under a wrong probe is useless
                 state = flat if is_first else before.state
                 num_epochs = self.num_epochs if is_first else self.num_epochs // 2
@@ -174,6 +180,18 @@ class Examination:
             elif best.error > STILL_FALLING * before.error:
                 return min(best, before, key=lambda trial: trial.error)
         return best
+
+    def _is_late(self) -> bool:
+        """Returns whether what is left of the time is wanted for the image; says so once."""
+        if self.log.left_s >= self.log.budget_s / 2:
+            return False
+        message = (
+            f'{self.name}: the time of {self.log.budget_s:g} s is too short to try all that may '
+            'have to be adjusted.'
+        )
+        if message not in self.log.messages:
+            self.log.say(message)
+        return True
 
     @staticmethod
     def _price(trial: _Trial) -> float:
@@ -228,7 +246,7 @@ class Examination:
     ) -> Found:
         """Returns the better of what the trials have come to and the network's second try."""
         found = best.state
-        if rerun is not None:
+        if rerun is not None and not self._is_late():
             again = replace(found.clone(), canvas=rerun(found.seen(self.part)))
             tried = self._try(again, best.freed, 1)
             if tried.error <= NEARLY_AS_GOOD * best.error:

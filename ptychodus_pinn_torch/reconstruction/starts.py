@@ -19,8 +19,9 @@ from ..scan.probe_modes import describe_similar_modes, find_similar_modes, separ
 from ..solver.sketching import SKETCH_EPOCHS, sketch
 from ..solver.state import SolverState
 from .misfit import misfit
-from .refining import Refined
+from .refined import Refined
 from .run_log import RunLog
+from .splitting import sample_patterns
 
 __all__ = [
     'Chosen',
@@ -29,13 +30,10 @@ __all__ = [
     'is_left_out',
     'network_start',
     'object_start',
-    'sample_patterns',
     'sketch_start',
     'unexplained',
     'with_separate_modes',
 ]
-
-GUARD_PATTERNS = 256
 
 LEAST_PHOTONS = 6e3
 """Per pattern, below which the solver alone makes a better image than with the shipped model."""
@@ -112,12 +110,6 @@ def unexplained(refined: Refined, measured: MeasuredScan) -> float:
     """Returns the error of the patterns of a scan over that of photon noise."""
     sample = sample_patterns(measured.measurement)
     return misfit(refined.state, measured.measurement, sample).to_noise
-
-
-def sample_patterns(measurement: Measurement) -> Int[Tensor, ' sample']:
-    """Returns the numbers, on the host, of patterns that speak for all: some hundreds, evenly spread."""
-    stride = max(1, measurement.num_patterns // GUARD_PATTERNS)
-    return torch.arange(0, measurement.num_patterns, stride)
 
 
 def object_start(measured: MeasuredScan) -> Complex[Tensor, '1 y x']:

@@ -16,7 +16,7 @@ from ..physics.measurement import Measurement
 from ..physics.propagation import squared_modulus
 from .misfit import UNDER_NOISE, Misfit, misfit, misfit_map
 from .placing import place_map
-from .refining import Refined
+from .refined import Refined
 from .run_log import RunLog
 
 __all__ = ['judge_image', 'measure_moves']

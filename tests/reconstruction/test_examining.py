@@ -224,3 +224,10 @@ def test_bad_frames_and_spikes_are_left_out_and_said(scan: Scan) -> None:
     others = numpy.setdiff1d(numpy.arange(scan.num_patterns), [5, 60, 130, 200])
     without = image_of(scan.select(others))
     assert error_of(scan, image) < 1.2 * error_of(scan, without)
+
+
+def test_a_flat_start_with_few_epochs_is_not_taken_for_a_faulty_scan() -> None:
+    clean_scan = simulate_scan(SimulationSpec(num_positions=1024, object_kind='leaves', seed=0))
+    image = image_of(clean_scan, start='flat', refine_epochs=4)
+    assert image.freed == ()
+    assert not any('adjusted' in message for message in image.messages)
