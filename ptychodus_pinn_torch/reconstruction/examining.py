@@ -8,11 +8,13 @@ from dataclasses import dataclass, replace
 
 import numpy
 import torch
+from jaxtyping import Complex
 from torch import Tensor
 
 from ..config import Config
 from ..physics.measured_scan import MeasuredScan
 from ..physics.measurement import Measurement
+from ..scan.probe_modes import add_mode
 from ..solver.annealing import Phase, is_low_dose, search
 from ..solver.momentum import Momentum
 from ..solver.rpie import RpieSettings, rpie_epoch
@@ -51,6 +53,12 @@ LONGER = 2
 CATCH_ALL = 0.75
 """A background takes up a part of whatever is wrong: it must be better by this factor than what
 explains one thing only."""
+
+MOST_MODES = 5
+"""Of a probe to which modes are added."""
+
+MODE_POWER = 0.1
+"""Part of the power that a new mode begins with."""
 
 MAX_ROUNDS = 6
 PROBE_STEP = 1.0
@@ -103,6 +111,11 @@ class Examination:
         self.forced = Freed(**{name: value == 'on' for name, value in options.items()})
         movable = ('probe', 'positions') if config.reconstruction.refine_method == 'adam' else WORDS
         self.possible = [name for name in movable if options[name] == 'auto']
+        self.may_add_modes = (
+            'factors' in movable
+            and options['probe'] != 'off'
+            and not config.physics.num_probe_modes
+        )
         self.is_low = is_low_dose(measured.measurement)
         positions = measured.positions_px
         chosen = take_middle(positions, TRIAL_PATTERNS)
@@ -157,6 +170,10 @@ class Examination:
             for name in self._candidates(before):
                 if self._is_late():
                     break
+                if name == 'modes':
+                    state = replace(before.state, probe=_with_more_modes(before.state.probe))
+                    trials.append(self._try(state, before.freed, self.num_epochs // 2))
+                    continue
                 is_first = name == 'probe' and not turn  # an image under a wrong probe is useless
                 state = flat if is_first else before.state
                 num_epochs = self.num_epochs if is_first else self.num_epochs // 2
@@ -204,7 +221,10 @@ class Examination:
     def _candidates(self, before: _Trial) -> list[str]:
         closed = [name for name in self.possible if not getattr(before.freed, name)]
         others = [name for name in closed if name != 'background']
-        return closed if len(others) < len(closed) else others
+        found = closed if len(others) < len(closed) else others
+        num_modes = len(before.state.probe)
+        has_room = self.may_add_modes and before.freed.probe and num_modes < MOST_MODES
+        return [*found, 'modes'] if has_room else found
 
     def _try(self, start: SolverState, freed: Freed, num_epochs: int) -> _Trial:
         state, phase = start.clone(), self._phase(num_epochs, freed)
@@ -235,9 +255,11 @@ class Examination:
 
     def _say(self, before: _Trial, after: _Trial) -> None:
         new = set(after.freed.names()) - set(before.freed.names())
-        what = ' and '.join(WORDS[name] for name in WORDS if name in new)
+        what = ' and '.join(WORDS[name] for name in WORDS if name in new) + ' will be adjusted'
+        if not new:
+            what = f'the probe gets {len(after.state.probe)} modes'
         self.log.say(
-            f'{self.name}: {what} will be adjusted: patterns that were held out are then explained '
+            f'{self.name}: {what}: patterns that were held out are then explained '
             f'{after.error:.3g} instead of {before.error:.3g} times as badly as photon noise allows.'
         )
 
@@ -272,3 +294,13 @@ class Examination:
     def _enlarge(given: SolverState, found: SolverState) -> SolverState:
         """Returns the state of the whole scan with what a part has found that is not a frame's."""
         return replace(given.clone(), probe=found.probe.clone(), background=found.background)
+
+
+def _with_more_modes(
+    probe: Complex[Tensor, 'mode height width'],
+) -> Complex[Tensor, 'more height width']:
+    """Returns two modes more: a beam that is not coherent is so in two directions."""
+    modes = probe.cpu().numpy()
+    for _ in range(min(2, MOST_MODES - len(modes))):
+        modes = add_mode(modes, MODE_POWER)
+    return torch.from_numpy(modes).to(probe.device)

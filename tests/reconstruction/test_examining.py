@@ -231,3 +231,20 @@ def test_a_flat_start_with_few_epochs_is_not_taken_for_a_faulty_scan() -> None:
     image = image_of(clean_scan, start='flat', refine_epochs=4)
     assert image.freed == ()
     assert not any('adjusted' in message for message in image.messages)
+
+
+def test_a_beam_that_is_not_coherent_gets_the_modes_that_it_needs() -> None:
+    whole = simulate_scan(SimulationSpec(num_positions=256, seed=2, num_modes=3))
+    factor = numpy.linalg.norm(whole.probe) / numpy.linalg.norm(whole.probe[:1])
+    given = replace(whole, probe=(whole.probe[:1] * factor).astype(numpy.complex64))
+    image, best = image_of(given), error_of(whole, image_of(whole))
+    assert 'probe gets 3 modes' in ' '.join(image.messages)
+    assert image.probe.shape == whole.probe.shape
+    assert error_of(whole, image) < 1.3 * best
+    kept = image_of(given, update_probe='off')
+    assert kept.probe.shape == given.probe.shape
+    assert error_of(whole, kept) > 3.0 * best
+    named = override_config(Config(), {'physics.num_probe_modes': 1})
+    alone = reconstruct(ReconstructRequest(given, named), ignore_report)
+    assert alone.probe.shape == given.probe.shape
+    assert error_of(whole, alone) > 2.0 * best
