@@ -165,8 +165,8 @@ class Examination:
             best, trials = self._try(before.state, before.freed, self.num_epochs // 2), []
             if turn and best.error < HALF_WAY * before.error:
                 continue
-            if not is_refined and self._is_explained(best):
-                break
+            if not is_refined and not best.freed.names() and self._is_explained(best):
+                break  # all that it wanted was time
             for name in self._candidates(before):
                 if self._is_late():
                     break

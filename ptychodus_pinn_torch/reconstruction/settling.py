@@ -15,7 +15,7 @@ __all__ = ['Settling']
 
 SMALLEST_CHANGE, SMALLEST_MOVING_CHANGE = 0.003, 0.001
 """A search is over when an epoch changes the means over squares of the object by less than this; and
-where positions or brightness of each frame move along, which they do slowly."""
+where something else moves along, which it does slowly."""
 
 SQUARE_PX = 16
 
@@ -35,8 +35,7 @@ class Settling:
     def __init__(self, measurement: Measurement, start: SolverState, freed: Freed) -> None:
         coverage = measurement.coverage()
         self._is_covered = coverage > 0.1 * coverage.max()
-        is_moving = freed.positions or freed.factors
-        self._smallest = SMALLEST_MOVING_CHANGE if is_moving else SMALLEST_CHANGE
+        self._smallest = SMALLEST_MOVING_CHANGE if freed.names() else SMALLEST_CHANGE
         self._squares = self._squares_of(start)
 
     def has_settled(self, state: SolverState, errors: Sequence[float]) -> bool:

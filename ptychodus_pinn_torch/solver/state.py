@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -11,7 +12,7 @@ from torch import Tensor
 
 from ..physics.measurement import Measurement
 from ..physics.probe import shift_probe
-from ..physics.propagation import intensity
+from ..physics.propagation import intensity, to_detector
 from ..physics.tilts import integrate_tilts, measure_tilts
 
 __all__ = ['NOTHING', 'Freed', 'SolverState']
@@ -108,13 +109,17 @@ class SolverState:
         self.canvas = self.canvas * torch.polar(torch.ones_like(phase), phase)
 
     def anchor(self, given: Complex[Tensor, 'mode height width']) -> None:
-        """Gives the probe the place and the power of the `given` one, and the object what follows.
+        """Gives the probe place, power and tilt of the `given` one, and the object what follows.
 
-        A probe that is moved with its object, or that is brighter over a darker one, makes the
-        same patterns: where it is free, nothing else holds them in their place and scale.
+        A probe that is moved with its object, that is brighter over a darker one, or whose phase
+        has a ramp where the object's has the opposite one, makes the same patterns: where it is
+        free, nothing else holds them.
         """
         factor = torch.sqrt(intensity(given).sum() / intensity(self.probe).sum().clamp(min=1e-20))
         self.probe, self.canvas = self.probe * factor, self.canvas / factor
+        tilt = _tilt(given) - _tilt(self.probe)
+        self.probe = self.probe * _ramp(tilt, self.probe.shape[-2:])
+        self.canvas = self.canvas * _ramp(-tilt, self.canvas.shape[-2:])
         way = (_center(given) - _center(self.probe))[None]
         if float(way.abs().max()) > SAME_PLACE_PX:
             self.probe = shift_probe(self.probe, way)[0]
@@ -132,7 +137,26 @@ class SolverState:
 def _center(probe: Complex[Tensor, 'mode height width']) -> Float[Tensor, ' 2']:
     """Returns the centre of mass (y, x) of the power of all modes, pixels."""
     power = intensity(probe)
-    sums = [power.sum(dim=1), power.sum(dim=0)]
-    return torch.stack(
-        [(torch.arange(len(x), device=x.device) * x).sum() / x.sum().clamp(min=1e-20) for x in sums]
+    places = [torch.arange(number, device=power.device) for number in power.shape]
+    return _mean_place(power, places)
+
+
+def _tilt(probe: Complex[Tensor, 'mode height width']) -> Float[Tensor, ' 2']:
+    """Returns the centre of mass (y, x) of the power in the far field, cycles per pixel."""
+    power = intensity(to_detector(probe))
+    return _mean_place(
+        power, [torch.fft.fftfreq(number, device=power.device) for number in power.shape]
     )
+
+
+def _mean_place(power: Tensor, places: Sequence[Tensor]) -> Float[Tensor, ' 2']:
+    """Returns the mean of the places of rows and of columns, weighted by the power (H, W)."""
+    sums = [power.sum(dim=1), power.sum(dim=0)]
+    return torch.stack([(p * x).sum() / x.sum().clamp(min=1e-20) for p, x in zip(places, sums)])
+
+
+def _ramp(tilt: Float[Tensor, ' 2'], shape: Sequence[int]) -> Complex[Tensor, 'y x']:
+    """Returns the phase factors of a tilt (y, x) in cycles per pixel, one in the middle."""
+    y, x = (torch.arange(number, device=tilt.device) - number / 2.0 for number in shape)
+    phase = 2.0 * torch.pi * (tilt[0] * y[:, None] + tilt[1] * x)
+    return torch.polar(torch.ones_like(phase), phase)
