@@ -82,6 +82,9 @@ def with_separate_modes(measured: MeasuredScan, config: Config, log: RunLog) -> 
     """
     measurement, name = measured.measurement, measured.scan.name
     modes = measurement.probe.cpu().numpy()
+    power = (numpy.abs(modes) ** 2).sum(axis=(1, 2))
+    if measurement.variation is not None and power.argmax() > 0:
+        return measured  # the one that varies must stay first
     if config.reconstruction.update_probe == 'off' or not find_similar_modes(modes):
         return measured
     log.say(
@@ -89,6 +92,8 @@ def with_separate_modes(measured: MeasuredScan, config: Config, log: RunLog) -> 
     )
     parted, scan = separate_modes(modes), measured.scan
     kept = numpy.concatenate([parted / measured.calibration, scan.probe[len(modes) :]])
+    if measurement.variation is not None:
+        kept[0] = scan.probe[0]  # what its weights belong to
     probe = torch.from_numpy(parted).to(measurement.device)
     return replace(
         measured,
