@@ -167,7 +167,7 @@ class Measurement:
     def power(self) -> Float[Tensor, '*group']:
         """The photons of the probe, all modes together; their mean where it varies."""
         if self.variation is not None:
-            return self._mean(self._photons(self.probe, self.variation.modes))
+            return self._mean(self.variation.photons(self.probe, self._hand_over(self.rows)))
         return squared_modulus(self.probe).sum(dim=(-3, -2, -1))
 
     @cached_property
@@ -187,14 +187,7 @@ class Measurement:
         """Those of each pattern (N,) that meet good pixels; None where the probe does not vary."""
         if self.variation is None:
             return None
-        probe, modes = self.probe, self.variation.modes
-        if self.good_pixels is not None:
-            probe, modes = (to_detector(wave) * self.good_pixels for wave in (probe, modes))
-        return self._photons(probe, modes)
-
-    def _photons(self, probe: Tensor, modes: Tensor) -> Float[Tensor, ' pattern']:
-        assert self.variation is not None
-        return self.variation.photons(probe, modes, self._hand_over(self.rows))
+        return self.variation.photons(self.probe, self._hand_over(self.rows), self.good_pixels)
 
     def _mean(self, photons: Float[Tensor, ' pattern']) -> Float[Tensor, '*group']:
         """Returns the mean of all patterns, or of those of each canvas that has its own probe."""

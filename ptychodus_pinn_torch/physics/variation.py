@@ -9,11 +9,11 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 
 import torch
-from jaxtyping import Complex, Float, Int
+from jaxtyping import Bool, Complex, Float, Int
 from torch import Tensor
 
-from .probe import probe_spectrum, shift_spectrum
-from .propagation import squared_modulus
+from .probe import probe_spectrum
+from .propagation import squared_modulus, to_detector
 
 __all__ = ['Variation', 'orthogonalise']
 
@@ -29,7 +29,8 @@ class Variation:
     the columns 1 to V of the weights are multiplied with as well; see `scaled`.
 
     Attributes:
-        modes: V_k (V, H, W), calibrated to counts; never changed in place.
+        modes: V_k (V, H, W), calibrated to counts; never changed in place. None of them (V = 0) where
+            only the brightness of the first mode varies.
         weights: (N, 1 + V), float32, on the device.
     """
 
@@ -39,7 +40,7 @@ class Variation:
     @cached_property
     def spectra(self) -> Complex[Tensor, 'variation height width']:
         """The spectra (V, H, W) of the variations."""
-        return probe_spectrum(self.modes)
+        return probe_spectrum(self.modes) if len(self.modes) else self.modes
 
     def vary(
         self, spectrum: Complex[Tensor, '*pattern mode height width'], there: Int[Tensor, ' chosen']
@@ -56,25 +57,23 @@ class Variation:
         others = spectrum[..., 1:, :, :].expand(len(there), -1, -1, -1)
         return torch.cat([first[:, None], others], dim=1)
 
-    def shifted(
-        self, chosen: Int[Tensor, ' chosen'], shifts: Float[Tensor, 'chosen 2']
-    ) -> Complex[Tensor, 'chosen variation height width']:
-        """Returns the variations moved by the `shifts` of some patterns."""
-        return shift_spectrum(self.spectra.expand(len(chosen), -1, -1, -1), shifts)
-
     def photons(
         self,
         probe: Complex[Tensor, '*group mode height width'],
-        modes: Complex[Tensor, 'variation height width'],
         rows: Int[Tensor, ' pattern'],
+        good_pixels: Bool[Tensor, 'height width'] | None = None,
     ) -> Float[Tensor, ' pattern']:
         """Returns the photons of the probe of each pattern, all modes together.
 
         Args:
-            probe: (P, H, W), or (B, P, H, W) for each canvas; or their far field, masked.
-            modes: The variations, or their far field likewise.
+            probe: (P, H, W), or (B, P, H, W) for each canvas.
             rows: (N,) canvas of each pattern, on the device.
+            good_pixels: Of the detector, corner order, where only those that meet them count.
         """
+        modes = self.modes
+        if good_pixels is not None:
+            probe = to_detector(probe) * good_pixels
+            modes = to_detector(modes) * good_pixels if len(modes) else modes
         groups = probe[None] if probe.ndim == 3 else probe
         first, flat = groups[:, 0].flatten(1), modes.flatten(1)
         others = squared_modulus(groups[:, 1:]).sum(dim=(-3, -2, -1))

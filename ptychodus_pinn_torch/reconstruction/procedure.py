@@ -36,6 +36,7 @@ from .starts import (
     sketch_start,
     unexplained,
     with_separate_modes,
+    with_variation_that_helps,
 )
 from .stretching import is_stretched
 from .trust import judge_image
@@ -80,6 +81,7 @@ def reconstruct(request: ReconstructRequest, report: Report) -> Reconstruction:
             chunk_bytes=_chunk_bytes(config, device),
         )
     measured = with_separate_modes(measured, config, log)
+    measured = with_variation_that_helps(measured, config, log)
     if network is not None and request.model is None and is_left_out(measured, config, log):
         network = None
     with torch.inference_mode(config.reconstruction.refine_method != 'adam'):

@@ -133,7 +133,9 @@ class SolverState:
         if float(way.abs().max()) > SAME_PLACE_PX:
             self.probe = shift_probe(self.probe, way)[0]
             self.canvas = shift_probe(self.canvas, way)[0]
-            varying = None if varying is None else shift_probe(varying, way)[0]
+            varying = (
+                shift_probe(varying, way)[0] if varying is not None and len(varying) else varying
+            )
         if self.variation is not None and varying is not None:
             self.variation = Variation(varying, self.variation.weights)
 
