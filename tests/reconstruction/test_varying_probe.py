@@ -2,22 +2,35 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
+from pathlib import Path
 
 import numpy
 import pytest
 import torch
 
 import ptychodus_pinn_torch as pinn
-from ptychodus_pinn_torch.backend import Reconstruction
+from ptychodus_pinn_torch.backend import EpochReport, Reconstruction
+from ptychodus_pinn_torch.checks.preflight import examine_scan
+from ptychodus_pinn_torch.commands.inspect import describe_scan
+from ptychodus_pinn_torch.commands.reconstruct import write_image
+from ptychodus_pinn_torch.config import Config
 from ptychodus_pinn_torch.metrics.comparison import compare_objects, coverage_mask
+from ptychodus_pinn_torch.physics.forward_model import ForwardModel
 from ptychodus_pinn_torch.physics.measured_scan import measure_scan
+from ptychodus_pinn_torch.physics.probe import shift_probe
+from ptychodus_pinn_torch.physics.variation import Variation
 from ptychodus_pinn_torch.scan.probe_variation import ProbeVariation
 from ptychodus_pinn_torch.scan.scan import Scan
 from ptychodus_pinn_torch.simulation.reference_model import predict_counts
 from ptychodus_pinn_torch.simulation.simulated_scan import SimulationSpec, simulate_scan
 from ptychodus_pinn_torch.solver.rpie import RpieSettings, rpie_epoch
 from ptychodus_pinn_torch.solver.state import Freed, SolverState
+from ptychodus_pinn_torch.training.batches import make_batch
+from ptychodus_pinn_torch.training.plans import Task
+from ptychodus_pinn_torch.training.pytorch_backend import PyTorchBackend
+from ptychodus_pinn_torch.training.run import _say_what_varies
 
 STRENGTH = 0.3
 
@@ -147,6 +160,66 @@ def test_frames_that_are_left_out_get_the_mean_probe_back(wrong: Scan) -> None:
     assert error_of(spoilt, image) < 0.1
 
 
+def test_adam_uses_the_variations_and_gives_them_back(scan: Scan) -> None:
+    options = {'reconstruction.refine_method': 'adam', 'reconstruction.refine_epochs': 3}
+    image = pinn.reconstruct(scan, options={**options, 'reconstruction.update_probe': 'on'})
+    assert error_of(scan, image) < 0.1
+    assert image.probe_variation.weights.shape == (144, 3)
+
+
+def test_an_adjusted_probe_goes_into_the_product_with_its_variations(
+    tmp_path: Path, wrong: Scan, mended: Reconstruction
+) -> None:
+    from ptychodus.api.io import load_product
+
+    write_image(tmp_path / 'image.h5', wrong, mended)
+    probes = load_product(tmp_path / 'image.h5').probes
+    wanted = mended.probe_variation.probes(mended.probe, numpy.arange(144))
+    for index in (0, 17, 143):
+        numpy.testing.assert_allclose(
+            probes[index].get_array(), wanted[index], atol=1e-5 * numpy.abs(wanted).max()
+        )
+    write_image(tmp_path / 'image.npz', wrong, mended)
+    with numpy.load(tmp_path / 'image.npz') as arrays:
+        numpy.testing.assert_allclose(arrays['probe_weights'], mended.probe_variation.weights)
+
+
+def test_inspect_and_check_say_that_the_probe_varies(scan: Scan) -> None:
+    sentence = '2 variations of the first mode over the scan (OPR), 13 % of its power'
+    assert sentence in describe_scan(scan)
+    assert any(sentence in finding.message for finding in examine_scan(scan))
+
+
+def test_networks_train_on_patterns_that_have_their_own_probes(scan: Scan, tmp_path: Path) -> None:
+    options = {'training.max_steps': 2, 'grouping.group_size': 9, 'network.kind': 'cnn'}
+    assert pinn.train(scan, tmp_path / 'model.h5.zip', options=options).is_file()
+    measured = measure_scan(scan)
+    task = Task(0, numpy.array([[3, 5], [60, 61]]))
+    batch = make_batch(measured, task)
+    torch.testing.assert_close(
+        batch.measurement.chunk(torch.arange(4)).probe,
+        measured.measurement.chunk(torch.tensor([3, 5, 60, 61])).probe,
+    )
+    model = ForwardModel([measured.measurement.probe], train_scale=True)
+    model.log_scale.data += 0.5
+    seen = model.seen_through(batch).measurement.chunk(torch.arange(4)).probe
+    wanted = math.exp(0.25) * batch.measurement.chunk(torch.arange(4)).probe
+    torch.testing.assert_close(seen, wanted, rtol=1e-4, atol=1e-4)
+
+
+def test_an_engine_without_varying_probes_says_that_it_takes_the_mean(scan: Scan) -> None:
+    class Plain(PyTorchBackend):
+        has_varying_probes = False
+
+    messages: list[str] = []
+
+    def report(item: EpochReport) -> None:
+        messages.append(item.message)
+
+    _say_what_varies([measure_scan(scan)], Plain(), Config(), report)
+    assert len(messages) == 1 and 'it takes the mean probe' in messages[0]
+
+
 def test_a_probe_that_does_not_vary_is_adjusted_as_one_without_variations(scan: Scan) -> None:
     """Weights of one for a probe without variations take the other way to the same result."""
     plain = simulate_scan(SimulationSpec(num_positions=64, pattern_size=32, step_px=3.0, seed=3))
@@ -169,9 +242,6 @@ def test_anchoring_moves_probe_and_variations_alike(scan: Scan) -> None:
     indices = torch.arange(9)
     before = state.seen(measurement).chunk(indices).probe
     shift, factor = torch.tensor([[1.0, -2.0]]), 1.5
-    from ptychodus_pinn_torch.physics.probe import shift_probe
-    from ptychodus_pinn_torch.physics.variation import Variation
-
     state.probe = factor * shift_probe(state.probe, shift)[0]
     moved = factor * shift_probe(state.variation.modes, shift)[0]
     state.variation = Variation(moved, state.variation.weights)
