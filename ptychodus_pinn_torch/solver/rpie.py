@@ -107,11 +107,7 @@ def rpie_epoch(
         )
         if settings.freed.positions:
             _update_positions(state, measurement, exposure, chunk, spread, settings)
-        if settings.freed.factors and state.factors is not None:
-            _update_factors(state.factors, exposure, chunk)
-        if state.variation is not None and (settings.freed.probe or settings.freed.weights):
-            has_scale = not settings.freed.factors
-            update_weights(state, exposure, chunk, settings.probe_step, has_scale=has_scale)
+        _update_brightness(state, exposure, chunk, settings)
         is_time = settings.freed.background and number % BACKGROUND_INTERVAL == 0
         if is_time and state.background is not None:
             _update_background(state.background, exposure, chunk)
@@ -184,6 +180,18 @@ def _update_probe(
     update = unshift_probe(patches.conj().resolve_conj()[:, None] * difference, chunk.shifts)
     power = squared_modulus(patches).sum(dim=0)[None]
     state.probe += settings.probe_step * divide_by_coverage(update.sum(dim=0), power, alpha)
+
+
+def _update_brightness(
+    state: SolverState, exposure: Exposure, chunk: Chunk, settings: RpieSettings
+) -> None:
+    """Fits brightness of each frame, and weights of a varying probe, where these are free."""
+    freed = settings.freed
+    if freed.factors and state.factors is not None:
+        _update_factors(state.factors, exposure, chunk)
+    if state.variation is not None and (freed.probe or freed.weights):
+        has_scale = not freed.factors
+        update_weights(state, exposure, chunk, settings.probe_step, has_scale=has_scale)
 
 
 def _update_factors(factors: Tensor, exposure: Exposure, chunk: Chunk) -> None:
