@@ -37,6 +37,7 @@ from .starts import (
     sketch_start,
     unexplained,
     with_separate_modes,
+    with_variation_that_helps,
 )
 from .stretching import is_stretched
 from .time_budget import measure_pace
@@ -89,6 +90,7 @@ def reconstruct(request: ReconstructRequest, report: Report) -> Reconstruction:
             chunk_bytes=_chunk_bytes(config, device),
         )
     measured = with_separate_modes(measured, config, log)
+    measured = with_variation_that_helps(measured, config, log)
     if network is not None and request.model is None and is_left_out(measured, config, log):
         network = None
     with torch.inference_mode(config.reconstruction.refine_method != 'adam'):
@@ -169,7 +171,12 @@ def _make_image(
 
 
 def _with_trained_probe(scan: Scan, archive: Archive, log: RunLog) -> Scan:
-    """Returns the scan with the probe that training has found for these very counts, if any."""
+    """Returns the scan with the probe that training has found for these very counts, if any.
+
+    A probe that varies over the scan is left as it is: training finds the mean one.
+    """
+    if scan.probe_variation is not None:
+        return scan
     own = None
     for index, known in enumerate(archive.details.get('fingerprints', ())):
         array = archive.weights.get(f'probe.{index}')
@@ -212,8 +219,10 @@ def _finish(
         positions_px = scan.positions_px.copy()
         positions_px[measured.frames] += state.moves(measurement).cpu().numpy()
         probe: NDArray[Any] = scan.probe  # as it came: modes that were left out are still there
+        variation = scan.probe_variation
         if refined.freed.probe:
             probe = state.probe.detach().cpu().numpy() / measured.calibration
+            variation = measured.variation_of_scan(state.variation)
     with log.phase('judge'):
         trust = judge_image(refined, measured, log)
     return Reconstruction(
@@ -229,4 +238,5 @@ def _finish(
         backend=backend.name,
         freed=refined.freed.names(),
         trust=trust,
+        probe_variation=variation,
     )

@@ -14,18 +14,24 @@ from ..physics.measurement import Measurement
 from ..physics.probe import shift_probe
 from ..physics.propagation import intensity, to_detector
 from ..physics.tilts import integrate_tilts, measure_tilts
+from ..physics.variation import Variation, orthogonalise
 
 __all__ = ['NOTHING', 'Freed', 'SolverState']
 
 
 @dataclass(frozen=True)
 class Freed:
-    """What is moved beside the object."""
+    """What is moved beside the object.
+
+    Attributes:
+        weights: Those of a varying probe alone; they move with the probe in any case.
+    """
 
     probe: bool = False
     positions: bool = False
     factors: bool = False
     background: bool = False
+    weights: bool = False
 
     def names(self) -> tuple[str, ...]:
         """Returns the names of what is free."""
@@ -49,6 +55,7 @@ class SolverState:
         corners: (N, 2) first pixels of the windows, which follow the positions, on the host.
         factors: (N,) brightness of the beam, frame by frame; None until it is updated.
         background: Counts that every pixel has beside those of the object; None likewise.
+        variation: How the first mode of the probe varies, or None.
     """
 
     canvas: Complex[Tensor, '1 y x']
@@ -57,6 +64,7 @@ class SolverState:
     corners: Int[Tensor, 'pattern 2']
     factors: Float[Tensor, ' pattern'] | None = None
     background: Float[Tensor, ''] | None = None
+    variation: Variation | None = None
 
     @classmethod
     def start(cls, canvas: Tensor, measurement: Measurement) -> SolverState:
@@ -68,6 +76,7 @@ class SolverState:
             measurement.corners,
             measurement.factors,
             measurement.background,
+            measurement.variation,
         )
         return given.clone()
 
@@ -78,7 +87,10 @@ class SolverState:
 
     def is_finite(self) -> bool:
         """Returns whether all of it are numbers."""
-        return all(x is None or bool(torch.isfinite(x).all()) for x in vars(self).values())
+        values = dict(vars(self))
+        variation = values.pop('variation')
+        is_finite = all(x is None or bool(torch.isfinite(x).all()) for x in values.values())
+        return is_finite and (variation is None or variation.is_finite())
 
     def seen(self, measurement: Measurement) -> Measurement:
         """Returns the measurement as it is explained at present."""
@@ -89,6 +101,7 @@ class SolverState:
             corners=self.corners,
             factors=self.factors,
             background=self.background,
+            variation=self.variation,
         )
 
     def moves(self, measurement: Measurement) -> Float[Tensor, 'pattern 2']:
@@ -117,13 +130,25 @@ class SolverState:
         """
         factor = torch.sqrt(intensity(given).sum() / intensity(self.probe).sum().clamp(min=1e-20))
         self.probe, self.canvas = self.probe * factor, self.canvas / factor
+        varying = None if self.variation is None else self.variation.modes * factor
         tilt = _tilt(given) - _tilt(self.probe)
-        self.probe = self.probe * _ramp(tilt, self.probe.shape[-2:])
+        ramp = _ramp(tilt, self.probe.shape[-2:])
+        self.probe, varying = self.probe * ramp, None if varying is None else varying * ramp
         self.canvas = self.canvas * _ramp(-tilt, self.canvas.shape[-2:])
         way = (_center(given) - _center(self.probe))[None]
         if float(way.abs().max()) > SAME_PLACE_PX:
             self.probe = shift_probe(self.probe, way)[0]
             self.canvas = shift_probe(self.canvas, way)[0]
+            varying = (
+                shift_probe(varying, way)[0] if varying is not None and len(varying) else varying
+            )
+        if self.variation is not None and varying is not None:
+            self.variation = Variation(varying, self.variation.weights)
+
+    def orthogonalise(self) -> None:
+        """Makes the variations of a probe that has moved orthogonal; keeps what patterns have."""
+        if self.variation is not None:
+            self.probe, self.variation = orthogonalise(self.probe, self.variation)
 
     def move_windows(self) -> None:
         """Lets the windows follow positions by whole pixels, as far as the canvas goes."""
