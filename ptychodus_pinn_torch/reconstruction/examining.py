@@ -8,7 +8,6 @@ from dataclasses import dataclass, replace
 
 import numpy
 import torch
-from jaxtyping import Complex
 from torch import Tensor
 
 from ..config import Config
@@ -171,7 +170,7 @@ class Examination:
                 if self._is_late():
                     break
                 if name == 'modes':
-                    state = replace(before.state, probe=_with_more_modes(before.state.probe))
+                    state = _with_more_modes(before.state)
                     trials.append(self._try(state, before.freed, self.num_epochs // 2))
                     continue
                 is_first = name == 'probe' and not turn  # an image under a wrong probe is useless
@@ -296,11 +295,12 @@ class Examination:
         return replace(given.clone(), probe=found.probe.clone(), background=found.background)
 
 
-def _with_more_modes(
-    probe: Complex[Tensor, 'mode height width'],
-) -> Complex[Tensor, 'more height width']:
+def _with_more_modes(state: SolverState) -> SolverState:
     """Returns two modes more: a beam that is not coherent is so in two directions."""
-    modes = probe.cpu().numpy()
-    for _ in range(min(2, MOST_MODES - len(modes))):
+    modes, number = state.probe.cpu().numpy(), len(state.probe)
+    while len(modes) < min(number + 2, MOST_MODES):
         modes = add_mode(modes, MODE_POWER)
-    return torch.from_numpy(modes).to(probe.device)
+    probe, variation = torch.from_numpy(modes).to(state.probe.device), state.variation
+    if variation is not None:
+        variation = variation.scaled((1.0 - MODE_POWER) ** ((len(modes) - number) / 2.0))
+    return replace(state, probe=probe, variation=variation)

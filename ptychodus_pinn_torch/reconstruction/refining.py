@@ -15,6 +15,7 @@ from ..config import Config
 from ..physics.devices import with_chunks_that_fit
 from ..physics.measured_scan import MeasuredScan
 from ..solver.annealing import (
+    MAX_SEARCH,
     MIN_SEARCH,
     Phase,
     follows_likelihood,
@@ -54,6 +55,9 @@ FIRST_EPOCHS = 6
 USEFUL_FALL = 0.97
 """A long search from a good start has been of use when it has lowered the error by this factor, or
 that on held-out patterns. Where the model of the measurement is wrong, it only adds noise."""
+
+STILL_FALLING = 0.99
+"""A search goes on beyond its longest time while an epoch lowers the error by this factor."""
 
 STRAIGHTENED_SEARCH = 8
 """Epochs of a search from a good start from which on its large scales are put right."""
@@ -273,7 +277,9 @@ class Refinement:
         settling = Settling(self.measurement, start, self.freed)
         is_long = self.is_gentle and phase.num_epochs > MIN_SEARCH
         errors: list[float] = []
-        for _ in range(phase.num_epochs):
+        for _ in range(max(MAX_SEARCH, phase.num_epochs)):
+            if len(errors) >= phase.num_epochs and errors[-1] > STILL_FALLING * errors[-2]:
+                break
             self._epoch(refined, phase, self.split.training, momentum)
             errors.append(refined.losses[-1][1])
             if self._is_straightened(len(errors)):

@@ -376,3 +376,14 @@ def test_a_measured_scan_that_it_never_saw_comes_out_right(real_scan: Scan) -> N
     area = coverage_mask(real_scan)
     metrics = compare_objects(image.object_, real_scan.object_, weights=area)
     assert metrics.phase_rms_rad < 0.06
+
+
+def test_a_search_goes_on_while_the_error_of_a_bright_scan_still_falls() -> None:
+    """It had ended after six epochs, the most that its number of patterns was thought to need."""
+    spec = SimulationSpec(
+        pattern_size=128, num_positions=480, step_px=10.0, jitter_px=2.0, photons=5e7, seed=0
+    )
+    large = simulate_scan(replace(spec, object_kind='leaves'))
+    image = image_of(large, **ONLY_OBJECT)
+    assert len(image.losses) > 12
+    assert error_of(large, image) < 0.037
