@@ -737,7 +737,11 @@ def load_config(path: Path) -> Config:
 _PRESETS: dict[str, dict[str, Any]] = {
     'quick': {'training.max_steps': 300, 'reconstruction.refine_epochs': 1},
     'default': {},
-    'best': {'training.max_steps': 3000, 'training.ema_decay': 0.998},
+    'best': {
+        'training.max_steps': 3000,
+        'training.ema_decay': 0.998,
+        'reconstruction.refine_epochs': 64,
+    },
 }
 
 
