@@ -43,6 +43,9 @@ which on they are of another scan."""
 LEAST_PHOTONS = 6e3
 """Per pattern, below which the solver alone makes a better image than with the shipped model."""
 
+LEAST_VISIBLE = 0.15
+"""Part of the light of an empty beam on good pixels, below which the same holds."""
+
 
 def network_start(
     network: Network, measurement: Measurement, config: Config, log: RunLog
@@ -67,13 +70,18 @@ def is_left_out(measured: MeasuredScan, config: Config, log: RunLog) -> bool:
     """Returns whether the shipped model is left out, where it is known to be of no use; says so."""
     measurement = measured.measurement
     photons = float(measurement.totals.sum()) / measurement.num_patterns
+    visible = float(measurement.visible_part)
     if not config.reconstruction.guard or not config.reconstruction.refine_epochs:
         return False
-    if photons >= LEAST_PHOTONS:
+    if visible < LEAST_VISIBLE:
+        what = f'shows {100 * visible:.2g} % of the light, the rest lies on bad pixels'
+    elif photons < LEAST_PHOTONS:
+        what = f'has {photons:.3g} photons per pattern'
+    else:
         return False
     log.say(
-        f'{measured.scan.name}: has {photons:.3g} photons per pattern, of which the solver alone '
-        'makes the better image: the network of the shipped model is left out (--no-reconstruction.guard keeps it).'
+        f'{measured.scan.name}: {what}, where the solver alone makes the better image: the network '
+        'of the shipped model is left out (--no-reconstruction.guard keeps it).'
     )
     return True
 

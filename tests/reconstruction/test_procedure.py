@@ -399,3 +399,14 @@ def test_each_preset_makes_a_better_image_than_the_one_before() -> None:
     ]
     assert errors[0] > 1.5 * errors[1]
     assert errors[1] > 1.03 * errors[2]
+
+
+def test_behind_a_large_beamstop_the_solver_alone_is_taken_and_the_image_is_better() -> None:
+    spec = SimulationSpec(num_positions=196, object_kind='photo', beamstop_px=6.0, seed=0)
+    hidden = simulate_scan(spec)
+    image, kept = image_of(hidden), image_of(hidden, guard=False)
+    assert (image.start, kept.start) == ('flat', 'network')
+    assert any('of the light' in message for message in image.messages)
+    assert error_of(hidden, image) < error_of(hidden, kept)
+    small = simulate_scan(replace(spec, beamstop_px=4.0))
+    assert image_of(small).start == 'network'
