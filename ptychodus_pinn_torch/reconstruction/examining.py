@@ -161,28 +161,19 @@ class Examination:
             if self._is_late():
                 break
             before = best
-            best, trials = self._try(before.state, before.freed, self.num_epochs // 2), []
+            best = self._try(before.state, before.freed, self.num_epochs // 2)
             if turn and best.error < HALF_WAY * before.error:
                 continue
             if not is_refined and not best.freed.names() and self._is_explained(best):
                 break  # all that it wanted was time
-            for name in self._candidates(before):
-                if self._is_late():
-                    break
-                if name == 'modes':
-                    state = _with_more_modes(before.state)
-                    trials.append(self._try(state, before.freed, self.num_epochs // 2))
-                    continue
-                is_first = name == 'probe' and not turn  # an image under a wrong probe is useless
-                state = flat if is_first else before.state
-                num_epochs = self.num_epochs if is_first else self.num_epochs // 2
-                trials.append(self._try(state, replace(before.freed, **{name: True}), num_epochs))
+            trials = self._try_candidates(before, None if turn else flat)
             tried = min(trials, key=self._price, default=best)
             if not turn and tried.error > EXPLAINED and not tried.freed.probe:
                 # nothing else is it, and a probe that is far off is long in coming
-                found = [trial for trial in trials if trial.freed.probe and not best.freed.probe]
                 trials += [
-                    self._try(trial.state, trial.freed, LONGER * self.num_epochs) for trial in found
+                    self._try(trial.state, trial.freed, LONGER * self.num_epochs)
+                    for trial in trials
+                    if trial.freed.probe and not best.freed.probe
                 ]
                 tried = min(trials, key=self._price, default=best)
             # what still falls by itself must not be explained by something else
@@ -196,6 +187,22 @@ class Examination:
             elif best.error > STILL_FALLING * before.error:
                 return min(best, before, key=lambda trial: trial.error)
         return best
+
+    def _try_candidates(self, before: _Trial, flat: SolverState | None) -> list[_Trial]:
+        """Returns a trial for each that may be freed besides; `flat` is a state to start from."""
+        trials: list[_Trial] = []
+        for name in self._candidates(before):
+            if self._is_late():
+                break
+            freed = before.freed if name == 'modes' else replace(before.freed, **{name: True})
+            if name == 'modes':
+                trial = self._try(_with_more_modes(before.state), freed, self.num_epochs // 2)
+            elif name == 'probe' and flat is not None:  # an image under a wrong probe is useless
+                trial = self._try(flat, freed, self.num_epochs)
+            else:
+                trial = self._try(before.state, freed, self.num_epochs // 2)
+            trials.append(trial)
+        return trials
 
     def _is_late(self) -> bool:
         """Returns whether what is left of the time is wanted for the image; says so once."""
@@ -218,6 +225,7 @@ class Examination:
         return UNDER_NOISE < self._error(trial.state, self.split.training) < EXPLAINED
 
     def _candidates(self, before: _Trial) -> list[str]:
+        """Returns the names of what may be freed besides; `modes` stands for more of the probe."""
         closed = [name for name in self.possible if not getattr(before.freed, name)]
         others = [name for name in closed if name != 'background']
         found = closed if len(others) < len(closed) else others

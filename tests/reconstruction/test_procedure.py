@@ -149,7 +149,7 @@ def test_a_badly_wrong_probe_falls_back_to_the_flat_start_and_says_so(scan: Scan
     network = image_of(wrong, refine_epochs=0, guard=False)
     assert image.start in {'flat', 'network'}
     if image.start == 'flat':
-        assert any('flat object' in message for message in image.messages)
+        assert any('from the flat one' in message for message in image.messages)
     assert network.start == 'network'
 
 
