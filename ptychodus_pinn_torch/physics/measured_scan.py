@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy
@@ -120,6 +120,11 @@ class MeasuredScan:
     def positions_px(self) -> Float[NDArray[numpy.float64], 'pattern 2']:
         """The given positions (J, 2) of the patterns of the measurement."""
         return self.scan.positions_px[self.frames]
+
+    def widened(self, margin_px: int) -> MeasuredScan:
+        """Returns the scan with a canvas that is wider by a margin all round."""
+        measurement = self.measurement.widened(margin_px)
+        return replace(self, measurement=measurement, origin=self.origin - margin_px)
 
     def cut(
         self, object_: NDArray[Any], shape: tuple[int, int], offset: Any = (0, 0)

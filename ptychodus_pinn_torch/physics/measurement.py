@@ -272,6 +272,15 @@ class Measurement:
         )  # fmt: skip
         return some, (slice(y, y + size[0]), slice(x, x + size[1]))
 
+    def widened(self, margin_px: int) -> Measurement:
+        """Returns the measurement on canvases that are wider by a margin all round."""
+        number, height, width = self.canvas_shape
+        return replace(
+            self,
+            corners=self.corners + margin_px,
+            canvas_shape=(number, height + 2 * margin_px, width + 2 * margin_px),
+        )
+
     def to(self, device: torch.device) -> Measurement:
         """Returns the measurement, whose counts are in memory, on a device; places stay."""
 

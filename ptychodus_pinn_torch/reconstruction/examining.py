@@ -17,6 +17,7 @@ from ..solver.annealing import Phase, is_low_dose, search
 from ..solver.momentum import Momentum
 from ..solver.rpie import RpieSettings, rpie_epoch
 from ..solver.state import NOTHING, Freed, SolverState
+from .growing import Growth, is_smooth
 from .misfit import UNDER_NOISE, misfit
 from .relocating import fit_frames, relocate
 from .run_log import RunLog
@@ -73,11 +74,13 @@ class Found:
         name: Of the start.
         state: Object, probe and all that goes with it.
         freed: What is to be moved beside the object.
+        measured: The scan on the canvas of the state, where that has become wider.
     """
 
     name: str
     state: SolverState
     freed: Freed
+    measured: MeasuredScan | None = None
 
 
 @dataclass(frozen=True)
@@ -111,7 +114,7 @@ class Examination:
         self.split: Split = split_patterns(positions[chosen.numpy()], self.seed)
         epochs = TRIAL_UPDATES // len(chosen)
         self.num_epochs = min(MAX_TRIAL, max(MIN_TRIAL, epochs))
-        self._done = 0
+        self._done, self._has_grown = 0, False
 
     def run(
         self, name: str, canvas: Tensor, rerun: Rerun | None = None, *, is_refined: bool = False
@@ -134,7 +137,8 @@ class Examination:
                 return Found(name, given, self.forced)
             if not best.freed.names():
                 return Found(name, best.state if self.is_whole else given, best.freed)
-            return self._choose_start(name, given, best, rerun)
+            found = self._choose_start(name, given, best, rerun)
+            return replace(found, measured=self.measured)
 
     def _decide(self, canvas: Tensor, *, is_refined: bool) -> _Trial | None:
         """Returns the best trial, or None where the start is good enough as it is."""
@@ -168,12 +172,42 @@ class Examination:
             needed = STILL_FALLING if is_falling else USEFUL_FALL
             if tried.error < needed * best.error:
                 self._say(best, tried)
-                best = tried
+                best = self._grow(tried)
                 if self._is_explained(best):
                     break
             elif best.error > STILL_FALLING * before.error:
                 return min(best, before, key=lambda trial: trial.error)
         return best
+
+    def _grow(self, best: _Trial) -> _Trial:
+        """Returns what grows along the scan, where positions drift and that explains more."""
+        moves = best.state.moves(self.part)[self.split.training.to(best.state.shifts.device)]
+        is_wanted = best.freed.positions and self.is_whole and not self._has_grown
+        if not is_wanted or self._is_explained(best) or not is_smooth(moves):
+            return best
+        self._has_grown, order = True, self.split.training
+        count = self.log.counter('examine', Growth.num_patterns_met(len(order)))
+        may_move_probe = best.freed.probe or 'probe' in self.possible
+        growth = Growth(
+            self.part, order, step=self._phase(1, best.freed).step, seed=self.seed, count=count
+        )
+        grown = growth.run(Freed(probe=may_move_probe))
+        if grown is None:
+            return best
+        before, self.part = self.part, self.part.widened(grown.margin_px)
+        is_new = not torch.equal(grown.state.probe, self.part.probe)
+        freed = replace(best.freed, probe=is_new or best.freed.probe)
+        error = self._error(grown.state, self.split.held_out, freed)
+        if not error < USEFUL_FALL * best.error:
+            self.part = before
+            return best
+        self.measured = self.measured.widened(grown.margin_px)
+        self.log.say(
+            f'{self.name}: the positions drift: an image that grows along the scan explains '
+            f'patterns that were held out {error:.3g} instead of {best.error:.3g} times as badly '
+            'as photon noise allows.'
+        )
+        return _Trial(grown.state, freed, error)
 
     @staticmethod
     def _price(trial: _Trial) -> float:

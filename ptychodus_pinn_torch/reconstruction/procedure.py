@@ -83,14 +83,14 @@ def reconstruct(request: ReconstructRequest, report: Report) -> Reconstruction:
     if network is not None and request.model is None and is_left_out(measured, config, log):
         network = None
     with torch.inference_mode(config.reconstruction.refine_method != 'adam'):
-        refined = _make_image(measured, network, config, log)
+        refined, measured = _make_image(measured, network, config, log)
     return _finish(refined, measured, config, log, backend)
 
 
 def _make_image(
     measured: MeasuredScan, network: Network | None, config: Config, log: RunLog
-) -> Refined:
-    """Returns the refined best start."""
+) -> tuple[Refined, MeasuredScan]:
+    """Returns the refined best start, and the scan with the canvas of its image."""
     flat, options = measured.measurement.flat(), config.reconstruction
     starts, split = {'flat': flat}, split_patterns(measured.positions_px, config.training.seed)
 
@@ -110,7 +110,8 @@ def _make_image(
     is_good |= starts['flat'] is not flat and chosen.name == 'flat'
 
     def refine(found: Found, *, is_gentle: bool) -> Refined:
-        run = Refinement(measured, config, log, split=split, freed=found.freed, is_gentle=is_gentle)
+        there = found.measured or measured
+        run = Refinement(there, config, log, split=split, freed=found.freed, is_gentle=is_gentle)
         return run.run(found.name, found.state)
 
     canvas, refined = starts[chosen.name], None
@@ -120,23 +121,24 @@ def _make_image(
         given = SolverState.start(canvas, measured.measurement)
         refined = refine(Found(chosen.name, given, Freed()), is_gentle=is_good)
         if not options.refine_epochs or not examination.possible:
-            return refined
+            return refined, measured
         sample = sample_patterns(measured.measurement)
         if unexplained(refined, measured) < EXPLAINED and not is_stretched(
             refined.state, measured.measurement, sample
         ):
-            return refined
+            return refined, measured
         canvas = refined.state.canvas
     elif not is_forced and not examination.possible:
         given = SolverState.start(canvas, measured.measurement)
-        return refine(Found(chosen.name, given, Freed()), is_gentle=is_good)
+        return refine(Found(chosen.name, given, Freed()), is_gentle=is_good), measured
     rerun = run_network if 'network' in starts else None
     found = examination.run(chosen.name, canvas, rerun, is_refined=refined is not None)
     if refined is not None and not found.freed.names():
-        return refined
+        return refined, measured
     # what was freed has only begun to come right
     is_good = found.name == 'network' and network is not None and network.is_precise
-    return refine(found, is_gentle=is_good and not found.freed.names())
+    image = refine(found, is_gentle=is_good and not found.freed.names())
+    return image, found.measured or measured
 
 
 def _with_trained_probe(scan: Scan, archive: Archive, log: RunLog) -> Scan:
