@@ -201,6 +201,8 @@ class Reconstruction:
         backend: The engine that ran the network.
         freed: What was adjusted: of 'probe', 'positions', 'factors' and 'background'.
         trust: Whether the image is to be believed.
+        probe_variation: How the first mode of `probe` varies from pattern to pattern, as
+            `Scan.probe_variation`; None where it does not.
     """
 
     object_: Any
@@ -215,6 +217,7 @@ class Reconstruction:
     backend: str = DEFAULT_BACKEND
     freed: tuple[str, ...] = ()
     trust: Trust | None = None
+    probe_variation: Any = None
 
 
 @runtime_checkable

@@ -12,7 +12,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from importlib.metadata import entry_points
 from pathlib import Path
-from typing import Annotated, Any, ClassVar, Literal, get_args, get_origin
+from typing import Annotated, Any, ClassVar, Literal, Self, get_args, get_origin
 
 from pydantic import (
     BaseModel,
@@ -22,6 +22,7 @@ from pydantic import (
     SerializeAsAny,
     ValidationError,
     field_validator,
+    model_validator,
 )
 
 __all__ = [
@@ -394,12 +395,19 @@ class ReconstructionConfig(Section):
 
     refine_epochs: int = option(
         -1,
-        'Epochs of physics refinement after the network. -1 goes on until held-out patterns stop '
-        'getting better, and then makes the steps smaller.',
+        'Epochs of physics refinement. -1 goes on while the image gets better.',
         unit='epochs',
         basic=True,
         ge=-1,
         le=10_000,
+    )
+    time_budget_s: float = option(
+        0.0,
+        'Time that a reconstruction may take, for which its steps are planned; 0 for no limit.',
+        unit='s',
+        basic=True,
+        ge=0.0,
+        le=1e7,
     )
     refine_method: Literal['rpie', 'adam'] = option('rpie', 'Update rule of the refinement.')
     alpha: float = option(
@@ -415,8 +423,8 @@ class ReconstructionConfig(Section):
     )
     update_probe: Decision = option(
         'auto',
-        'The refinement adjusts the probe as well. auto: when patterns that were held out are '
-        'explained better with it.',
+        'The refinement adjusts the probe as well. auto: when held-out patterns are then '
+        'explained better.',
         basic=True,
     )
     update_positions: Decision = option(
@@ -444,6 +452,14 @@ class ReconstructionConfig(Section):
         'Take the flat start instead when the network explains the counts worse, or counts are few.',
         scope=Scope(needs=('reconstruction.start', ('network', 'object'))),
     )
+
+    @model_validator(mode='after')
+    def _refuse_idle_budget(self) -> Self:
+        if self.time_budget_s and not self.refine_epochs:
+            raise ValueError(
+                'time_budget_s has no effect where refine_epochs is 0: leave one of them out'
+            )
+        return self
 
 
 class ExecutionConfig(Section):
@@ -721,7 +737,11 @@ def load_config(path: Path) -> Config:
 _PRESETS: dict[str, dict[str, Any]] = {
     'quick': {'training.max_steps': 300, 'reconstruction.refine_epochs': 1},
     'default': {},
-    'best': {'training.max_steps': 3000, 'training.ema_decay': 0.998},
+    'best': {
+        'training.max_steps': 3000,
+        'training.ema_decay': 0.998,
+        'reconstruction.refine_epochs': 64,
+    },
 }
 
 

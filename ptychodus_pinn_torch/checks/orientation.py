@@ -11,7 +11,7 @@ import torch
 from ..physics.measured_scan import measure_scan
 from ..physics.noise import root_noise
 from ..reconstruction.splitting import take_middle
-from ..scan.calibration import calibrate_probe
+from ..scan.calibration import calibrate_scan
 from ..scan.positions import PositionTransform
 from ..scan.resampling import crop_scan
 from ..scan.scan import Scan
@@ -110,7 +110,7 @@ def compare_orientations(scan: Scan) -> OrientationErrors:
     """
     part = scan.select(take_middle(scan.positions_px, _NUM_FRAMES).numpy())
     part = crop_scan(part, _MAX_SIZE) if part.pattern_shape[0] > _MAX_SIZE else part
-    part = replace(part, probe=calibrate_probe(part)[0])
+    part, _ = calibrate_scan(part)
     errors: dict[str, float] = {}
     for name, transform in ORIENTATIONS.items():
         turned = replace(part, positions_px=transform.apply(part.positions_px))

@@ -11,7 +11,7 @@ from scipy.spatial import KDTree
 
 from ..config import Config
 from ..physics.probe import support_box
-from ..scan.calibration import calibrate_probe
+from ..scan.calibration import calibrate_scan
 from ..scan.positions import PositionTransform
 from ..scan.probe_modes import describe_similar_modes
 from ..scan.scan import Scan, split_positions
@@ -44,9 +44,9 @@ def examine_scan(scan: Scan, change: PositionTransform | None = None) -> list[Fi
             found_error('probe', 'The probe is zero or not finite: give another probe.')
         )
     elif has_counts:
-        probe, factor = calibrate_probe(scan, frames.triage)
+        calibrated, factor = calibrate_scan(scan, frames.triage)
         findings.append(_examine_calibration(scan, frames.triage.brightest, factor))
-        frames = replace(frames, scan=replace(scan, probe=probe))
+        frames = replace(frames, scan=calibrated)
     findings += _examine_positions(scan)
     is_usable = all(finding.level != 'error' for finding in findings)
     if has_probe:
@@ -151,6 +151,8 @@ def _examine_probe(scan: Scan) -> Iterator[Finding]:
             f'{scan.num_modes} mode{"s" if scan.num_modes > 1 else ""}, '
             f'{100 * border:.1f} % at the border.',
         )
+    if (variation := scan.probe_variation) is not None:
+        yield found_ok('variation', f'The probe has {variation.describe(scan.probe)}.')
     if similar := describe_similar_modes(scan.probe):
         yield found_warning('modes', similar)
 

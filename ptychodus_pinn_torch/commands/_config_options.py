@@ -33,6 +33,7 @@ _SHORT = {
     'training.start': '--start',
     'training.seed': '--seed',
     'reconstruction.refine_epochs': '--refine',
+    'reconstruction.time_budget_s': '--seconds',
     'reconstruction.update_probe': '--update-probe',
     'reconstruction.update_positions': '--update-positions',
     'reconstruction.update_factors': '--update-factors',

@@ -6,6 +6,7 @@ import argparse
 import json
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -85,9 +86,11 @@ def write_image(output: Path, scan: Scan, result: Reconstruction) -> None:
         'losses': result.losses,
     }
     if output.suffix == '.npz':
-        write_reconstruction_npz(output, **contents, judged=_judged(result))
+        variation = result.probe_variation
+        write_reconstruction_npz(output, **contents, judged=_judged(result), variation=variation)
     else:
         comment = '' if result.trust is None else result.trust.summary(without=scan.name)
+        scan = replace(scan, probe_variation=result.probe_variation)
         write_product(output, scan, **contents, comment=comment)
 
 

@@ -210,7 +210,7 @@ def write_scan_files(parameters: ReconstructInput, folder: Path) -> ScanFiles:
     """Returns a scan that was written into a folder for the worker process.
 
     Patterns that already are a memory map on a file stay where they are. Of an object with
-    several layers the first is used, of an orthogonally relaxed probe the mean modes.
+    several layers the first is used.
 
     Raises:
         ValueError: nothing to reconstruct, or arrays that do not belong together.
@@ -221,12 +221,17 @@ def write_scan_files(parameters: ReconstructInput, folder: Path) -> ScanFiles:
     _check_input(parameters)
     found = arrays_of_product(parameters.product)
     patterns = numpy.asanyarray(parameters.diffraction_patterns)
+    varying: dict[str, Any] = {}
+    if found.variation is not None:
+        varying['probe_variations'] = found.variation.modes.astype(numpy.complex64)
+        varying['probe_weights'] = found.variation.weights
     numpy.savez(
         folder / _ARRAYS,
         positions_px=found.positions_px,
         probe=found.probe.astype(numpy.complex64),
         object_=found.object_.astype(numpy.complex64),
         bad_pixels=find_bad_pixels(parameters),
+        **varying,
     )
     return ScanFiles(
         name=str(found.metadata['name'] or 'scan'),

@@ -92,14 +92,35 @@ def make_product(
         product = replace(product, probe_positions=ProbePositionSequence(moved))
     if probes.exists():
         probe = numpy.load(probes, allow_pickle=False)
-        product = replace(product, probes=_replace_probe(given.probes, probe))
+        varying = [folder / f'result_variation_{name}.npy' for name in ('modes', 'weights')]
+        loaded = [numpy.load(path, allow_pickle=False) for path in varying if path.exists()]
+        product = replace(product, probes=_replace_probe(given.probes, probe, *loaded))
     return product
 
 
-def _replace_probe(given: ProbeSequence, probe: NDArray[Any]) -> ProbeSequence:
-    """Returns the refined modes; those of orthogonal probe relaxation stay when they still fit."""
-    array, weights = probe[numpy.newaxis], None
+def _replace_probe(
+    given: ProbeSequence,
+    probe: NDArray[Any],
+    variations: NDArray[Any] | None = None,
+    weights: NDArray[Any] | None = None,
+) -> ProbeSequence:
+    """Returns the refined modes; those of orthogonal probe relaxation stay when they still fit.
+
+    Args:
+        given: What was handed to the reconstructor.
+        probe: (P, H, W).
+        variations: (V, H, W) of its first mode, where they were refined as well.
+        weights: (N, 1 + V) of these.
+    """
+    array = probe[numpy.newaxis]
     if given.get_array().shape[1:] == probe.shape:
-        array, weights = given.get_array().copy(), given.get_opr_weights_or_none()
+        array = given.get_array().copy()
         array[0] = probe
+        if weights is None:
+            weights = given.get_opr_weights_or_none()
+    elif variations is not None:
+        array = numpy.zeros((1 + len(variations), *probe.shape), probe.dtype)
+        array[0] = probe
+    if variations is not None:
+        array[1:, 0] = variations
     return ProbeSequence(array, weights, given.get_pixel_geometry())

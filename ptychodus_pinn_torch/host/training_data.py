@@ -33,6 +33,7 @@ def export_training_data(file_path: Path, parameters: ReconstructInput) -> Path:
         probe=found.probe,
         object_=found.object_,
         bad_pixels=find_bad_pixels(parameters),
+        variation=found.variation,
     )
     return write_npz(file_path, arrays)
 

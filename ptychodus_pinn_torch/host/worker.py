@@ -150,6 +150,10 @@ def _reconstruct(payload: ReconstructPayload, channel: Channel, report: Reporter
     for name in ('object_', *(changed[what] for what in result.freed if what in changed)):
         array = getattr(result, name)
         numpy.save(payload.folder / f'result_{name}.npy', array, allow_pickle=False)
+    if 'probe' in result.freed and result.probe_variation is not None:
+        for name in ('modes', 'weights'):
+            array = getattr(result.probe_variation, name)
+            numpy.save(payload.folder / f'result_variation_{name}.npy', array, allow_pickle=False)
     told = ('losses', 'seconds', 'start', 'messages', 'backend')
     comment = '' if result.trust is None else result.trust.summary(without=scan.name)
     channel.send('reconstructed', comment=comment, **{name: getattr(result, name) for name in told})

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 
 import torch
 from jaxtyping import Bool, Complex, Float, Int
 from torch import Tensor
 
-__all__ = ['Chunk']
+__all__ = ['Chunk', 'ChunkStream']
 
 
 @dataclass(frozen=True)
@@ -65,3 +66,19 @@ class Chunk:
     def _good_pixels_of(self, there: Tensor) -> Tensor | None:
         good = self.good_pixels
         return good if good is None or good.ndim == 2 else good[there]
+
+
+@dataclass(frozen=True)
+class ChunkStream:
+    """The chunks of some patterns, read whenever somebody goes through them.
+
+    Attributes:
+        read: Yields the chunks of patterns whose numbers it is given.
+        indices: (J,) numbers of the patterns, on the host.
+    """
+
+    read: Callable[[Tensor], Iterator[Chunk]]
+    indices: Int[Tensor, ' pattern']
+
+    def __iter__(self) -> Iterator[Chunk]:
+        return self.read(self.indices)

@@ -118,4 +118,9 @@ class ForwardModel(nn.Module):
         if batch.scan is None:
             return batch
         scale = torch.exp(0.5 * self.log_scale[batch.scan] * float(has_scale))
-        return batch.with_probe(self.probe(batch.scan) * scale)
+        seen = batch.with_probe(self.probe(batch.scan) * scale)
+        variation = batch.measurement.variation
+        if variation is None:
+            return seen
+        scaled = variation.scaled(scale.expand(batch.measurement.num_patterns))
+        return replace(seen, measurement=replace(seen.measurement, variation=scaled))

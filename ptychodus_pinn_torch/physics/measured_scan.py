@@ -7,14 +7,16 @@ from typing import Any
 
 import numpy
 import torch
-from jaxtyping import Float
+from jaxtyping import Complex, Float
 from numpy.typing import NDArray
 from torch import Tensor
 
-from ..scan.calibration import calibrate_probe
+from ..scan.calibration import calibrate_scan
+from ..scan.probe_variation import ProbeVariation
 from ..scan.scan import Scan, split_positions
 from ..scan.triage import Triage
 from .measurement import Measurement
+from .variation import Variation
 
 __all__ = ['MeasuredScan', 'ScanCounts', 'measure_scan']
 
@@ -126,6 +128,18 @@ class MeasuredScan:
         measurement = self.measurement.widened(margin_px)
         return replace(self, measurement=measurement, origin=self.origin - margin_px)
 
+    def variation_of_scan(self, variation: Variation | None) -> ProbeVariation | None:
+        """Returns how a probe that was found varies, for all patterns and as the scan is calibrated.
+
+        Patterns that were left out have the mean probe.
+        """
+        if variation is None:
+            return None
+        found = variation.weights.cpu().numpy().astype(numpy.float64)
+        weights = numpy.repeat(found.mean(axis=0)[None], self.scan.num_patterns, axis=0)
+        weights[self.frames] = found
+        return ProbeVariation(variation.modes.cpu().numpy() / self.calibration, weights)
+
     def cut(
         self, object_: NDArray[Any], shape: tuple[int, int], offset: Any = (0, 0)
     ) -> NDArray[numpy.complex64]:
@@ -162,14 +176,11 @@ def measure_scan(
         triage: What is left out of it.
     """
     device = device or torch.device('cpu')
-    probe, calibration = calibrate_probe(scan, triage)
+    calibrated, calibration = calibrate_scan(scan, triage)
     frames, spikes = numpy.arange(scan.num_patterns), None
     if triage is not None:
         frames, spikes = triage.kept(scan.num_patterns), _place_spikes(triage, scan)
-    if num_probe_modes and num_probe_modes < len(probe):
-        power = numpy.sum(numpy.abs(probe) ** 2)
-        probe = probe[:num_probe_modes]
-        probe = probe * numpy.sqrt(power / numpy.sum(numpy.abs(probe) ** 2))
+    probe, variation = _make_probe(calibrated, frames, num_probe_modes)
     corners, shifts = split_positions(scan.positions_px[frames], scan.pattern_shape)
     origin = corners.min(axis=0)
     extent = (corners - origin).max(axis=0) + numpy.asarray(scan.pattern_shape)
@@ -185,13 +196,38 @@ def measure_scan(
         rows=torch.zeros(len(frames), dtype=torch.int64),
         corners=torch.from_numpy(corners - origin),
         shifts=torch.from_numpy(shifts.astype(numpy.float32)).to(device),
-        probe=torch.from_numpy(numpy.ascontiguousarray(probe, dtype=numpy.complex64)).to(device),
+        probe=probe.to(device),
+        variation=None if variation is None else variation.to(device),
         canvas_shape=(1, int(extent[0]), int(extent[1])),
         good_pixels=None if good.all() else torch.from_numpy(good).to(device),
         spikes=spikes,
         chunk_size=int(max(1, min(MAX_CHUNK, chunk_bytes // frame_bytes))),
     )
     return MeasuredScan(scan, measurement, origin, calibration, frames)
+
+
+def _make_probe(
+    scan: Scan, frames: NDArray[numpy.int64], num_modes: int
+) -> tuple[Complex[Tensor, 'mode height width'], Variation | None]:
+    """Returns the modes of a calibrated scan, and how the first varies over some frames.
+
+    Of a probe that varies, the first mode is the mean one; what it loses with modes that are not
+    used goes to all others.
+    """
+    probe, varying = scan.probe, scan.probe_variation
+    factor = 1.0
+    if num_modes and num_modes < len(probe):
+        power = numpy.sum(numpy.abs(probe) ** 2)
+        probe = probe[:num_modes]
+        factor = numpy.sqrt(power / numpy.sum(numpy.abs(probe) ** 2))
+        probe = probe * factor
+    modes = torch.from_numpy(numpy.ascontiguousarray(probe, dtype=numpy.complex64))
+    if varying is None:
+        return modes, None
+    variations = numpy.ascontiguousarray(varying.modes * factor, dtype=numpy.complex64)
+    weights = varying.weights[frames].astype(numpy.float32)
+    given = Variation(torch.from_numpy(variations), torch.from_numpy(weights))
+    return given.about_mean(modes)
 
 
 def _place_spikes(triage: Triage, scan: Scan) -> Tensor | None:

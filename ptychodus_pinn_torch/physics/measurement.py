@@ -2,33 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import Any, Protocol, runtime_checkable
+from typing import Any
 
 import torch
 from jaxtyping import Bool, Complex, Float, Int
 from torch import Tensor
 
 from .canvas import add_patches, check_windows
-from .chunk import Chunk
+from .chunk import Chunk, ChunkStream
+from .counts import Counts, SomeCounts
 from .probe import probe_spectrum, shift_spectrum
 from .propagation import intensity, squared_modulus, to_detector
+from .variation import Variation
 
 __all__ = ['Chunk', 'Counts', 'GroupBatch', 'Measurement']
-
-
-@runtime_checkable
-class Counts(Protocol):
-    """Measured counts by index: a tensor in memory, or a scan that is read as needed."""
-
-    @property
-    def shape(self) -> Sequence[int]:
-        """(N, H, W)."""
-
-    def __getitem__(self, indices: Any, /) -> Any:
-        """Returns (J, H, W), float32, corner order of frequencies, on the measurement's device."""
 
 
 @dataclass(frozen=True)
@@ -47,6 +37,7 @@ class Measurement:
         good_pixels: (H, W), corner order, or None when all are good.
         spikes: (n, 3) frame, row and column (corner order) of pixels that cannot be trusted in one
             frame only, on the host, or None.
+        variation: How the first mode of the probe varies from pattern to pattern, or None.
         factors: (N,) brightness of the beam, frame by frame, around 1; None for a steady beam.
         background: Counts that every pixel has beside those of the object, or None.
         chunk_size: Patterns that are read at a time.
@@ -64,6 +55,7 @@ class Measurement:
     canvas_shape: tuple[int, int, int]
     good_pixels: Bool[Tensor, 'height width'] | None = None
     spikes: Int[Tensor, 'spike 3'] | None = None
+    variation: Variation | None = None
     factors: Float[Tensor, ' pattern'] | None = None
     background: Float[Tensor, ''] | None = None
     chunk_size: int = 4096
@@ -96,6 +88,8 @@ class Measurement:
         there = self._hand_over(indices)
         rows, shifts = self._hand_over(self.rows[indices]), self.shifts[there]
         spectrum = self._spectrum if self.probe.ndim == 3 else self._spectrum[rows]
+        if self.variation is not None:
+            spectrum = self.variation.vary(spectrum, there)
         probe = shift_spectrum(spectrum, shifts)
         if self.factors is not None:
             probe = probe * torch.sqrt(self.factors[there])[:, None, None, None]
@@ -150,7 +144,7 @@ class Measurement:
         if isinstance(self.counts, Tensor) and self.num_patterns <= self.chunk_size:
             whole = self.chunk(torch.arange(self.num_patterns))
             return [[whole.select(part)] for part in members]
-        return [_Stream(self, part) for part in members]
+        return [ChunkStream(self.chunks, part) for part in members]
 
     @cached_property
     def totals(self) -> Float[Tensor, ' group']:
@@ -171,7 +165,9 @@ class Measurement:
 
     @cached_property
     def power(self) -> Float[Tensor, '*group']:
-        """The photons of the probe, all modes together."""
+        """The photons of the probe, all modes together; their mean where it varies."""
+        if self.variation is not None:
+            return self._mean(self.variation.photons(self.probe, self._hand_over(self.rows)))
         return squared_modulus(self.probe).sum(dim=(-3, -2, -1))
 
     @cached_property
@@ -182,7 +178,22 @@ class Measurement:
         """
         if self.good_pixels is None:
             return self.power
+        if self._visible_photons is not None:
+            return self._mean(self._visible_photons)
         return (intensity(to_detector(self.probe)) * self.good_pixels).sum(dim=(-2, -1))
+
+    @cached_property
+    def _visible_photons(self) -> Float[Tensor, ' pattern'] | None:
+        """Those of each pattern (N,) that meet good pixels; None where the probe does not vary."""
+        if self.variation is None:
+            return None
+        return self.variation.photons(self.probe, self._hand_over(self.rows), self.good_pixels)
+
+    def _mean(self, photons: Float[Tensor, ' pattern']) -> Float[Tensor, '*group']:
+        """Returns the mean of all patterns, or of those of each canvas that has its own probe."""
+        if self.probe.ndim == 3:
+            return photons.mean()
+        return self._per_row(photons) / self._per_row(None).clamp(min=1)
 
     @property
     def visible_part(self) -> Float[Tensor, '*group']:
@@ -191,6 +202,9 @@ class Measurement:
 
     def sent(self) -> Float[Tensor, ' group']:
         """Returns the counts that the probe would send onto good pixels without object."""
+        if self._visible_photons is not None:
+            photons = self._visible_photons
+            return self._per_row(photons if self.factors is None else photons * self.factors)
         return self._per_row(self.factors) * self.visible_power
 
     def _per_row(self, values: Tensor | None) -> Tensor:
@@ -217,12 +231,18 @@ class Measurement:
 
     def in_units_of(self, level: Float[Tensor, ' group']) -> Measurement:
         """Returns the measurement with probes in units in which an object of `level` is one."""
-        factor = level[:, None, None, None]
+        factor, variation = level[:, None, None, None], self.variation
         is_shared = self.probe.ndim == 3 and len(level) == 1
-        return replace(self, probe=self.probe * (factor[0] if is_shared else factor))
+        if variation is not None:
+            variation = variation.scaled(level[self._hand_over(self.rows)])
+        probe = self.probe * (factor[0] if is_shared else factor)
+        return replace(self, probe=probe, variation=variation)
 
     def coverage(self) -> Float[Tensor, 'group y x']:
-        """Returns the photons that the unshifted probe sends through each pixel of the canvases."""
+        """Returns the photons that the unshifted probe sends through each pixel of the canvases.
+
+        Where the probe varies, its mean stands for that of each pattern.
+        """
         power = intensity(self.probe)
         found = torch.zeros(self.canvas_shape, device=self.device)
         with torch.no_grad():
@@ -239,7 +259,7 @@ class Measurement:
         """
         chosen = torch.nonzero(keep)[:, 0] if keep.dtype == torch.bool else keep
         there = self._hand_over(chosen)
-        counts: Counts = _SomeCounts(self.counts, chosen)
+        counts: Counts = SomeCounts(self.counts, chosen)
         if are_read or isinstance(self.counts, Tensor):
             counts = self.counts[there if isinstance(self.counts, Tensor) else chosen]
         return replace(
@@ -250,6 +270,7 @@ class Measurement:
             shifts=self.shifts[there],
             spikes=self._spikes_of(chosen),
             factors=None if self.factors is None else self.factors[there],
+            variation=None if self.variation is None else self.variation.select(there),
         )
 
     def _spikes_of(self, chosen: Tensor) -> Tensor | None:
@@ -293,38 +314,10 @@ class Measurement:
             shifts=move(self.shifts),
             probe=move(self.probe),
             good_pixels=move(self.good_pixels),
+            variation=None if self.variation is None else self.variation.to(device),
             factors=move(self.factors),
             background=move(self.background),
         )
-
-
-@dataclass(frozen=True)
-class _SomeCounts:
-    """Those of some patterns, read whenever somebody asks for them."""
-
-    everything: Counts
-    chosen: Tensor
-
-    @property
-    def shape(self) -> Sequence[int]:
-        return (len(self.chosen), *self.everything.shape[1:])
-
-    def __getitem__(self, indices: Tensor) -> Tensor:
-        return self.everything[self.chosen[indices]]  # type: ignore[no-any-return]
-
-    def total(self) -> float:
-        return sum(float(self[part].sum()) for part in torch.arange(len(self.chosen)).split(256))
-
-
-@dataclass(frozen=True)
-class _Stream:
-    """The chunks of some patterns, read whenever somebody goes through them."""
-
-    measurement: Measurement
-    indices: Tensor
-
-    def __iter__(self) -> Iterator[Chunk]:
-        return self.measurement.chunks(self.indices)
 
 
 @dataclass(frozen=True)

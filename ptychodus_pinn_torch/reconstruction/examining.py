@@ -13,6 +13,7 @@ from torch import Tensor
 from ..config import Config
 from ..physics.measured_scan import MeasuredScan
 from ..physics.measurement import Measurement
+from ..scan.probe_modes import add_mode
 from ..solver.annealing import Phase, is_low_dose, search
 from ..solver.momentum import Momentum
 from ..solver.rpie import RpieSettings, rpie_epoch
@@ -52,6 +53,12 @@ LONGER = 2
 CATCH_ALL = 0.75
 """A background takes up a part of whatever is wrong: it must be better by this factor than what
 explains one thing only."""
+
+MOST_MODES = 5
+"""Of a probe to which modes are added."""
+
+MODE_POWER = 0.1
+"""Part of the power that a new mode begins with."""
 
 MAX_ROUNDS = 6
 PROBE_STEP = 1.0
@@ -106,6 +113,11 @@ class Examination:
         self.forced = Freed(**{name: value == 'on' for name, value in options.items()})
         movable = ('probe', 'positions') if config.reconstruction.refine_method == 'adam' else WORDS
         self.possible = [name for name in movable if options[name] == 'auto']
+        self.may_add_modes = (
+            'factors' in movable
+            and options['probe'] != 'off'
+            and not config.physics.num_probe_modes
+        )
         self.is_low = is_low_dose(measured.measurement)
         positions = measured.positions_px
         chosen = take_middle(positions, TRIAL_PATTERNS)
@@ -114,7 +126,7 @@ class Examination:
         self.split: Split = split_patterns(positions[chosen.numpy()], self.seed)
         epochs = TRIAL_UPDATES // len(chosen)
         self.num_epochs = min(MAX_TRIAL, max(MIN_TRIAL, epochs))
-        self._done, self._has_grown = 0, False
+        self._done, self._has_grown, self._is_grown = 0, False, False
 
     def run(
         self, name: str, canvas: Tensor, rerun: Rerun | None = None, *, is_refined: bool = False
@@ -137,8 +149,9 @@ class Examination:
                 return Found(name, given, self.forced)
             if not best.freed.names():
                 return Found(name, best.state if self.is_whole else given, best.freed)
-            found = self._choose_start(name, given, best, rerun)
-            return replace(found, measured=self.measured)
+            if self._is_grown:
+                return Found('flat', best.state, best.freed, self.measured)
+            return self._choose_start(name, given, best, rerun)
 
     def _decide(self, canvas: Tensor, *, is_refined: bool) -> _Trial | None:
         """Returns the best trial, or None where the start is good enough as it is."""
@@ -150,11 +163,21 @@ class Examination:
             tried = self._try(flat, self.forced, self.num_epochs)
             best = min(best, tried, key=lambda trial: trial.error)
         for turn in range(MAX_ROUNDS):
+            if self._is_late():
+                break
             before = best
             best, trials = self._try(before.state, before.freed, self.num_epochs // 2), []
             if turn and best.error < HALF_WAY * before.error:
                 continue
+            if not is_refined and not best.freed.names() and self._is_explained(best):
+                break  # all that it wanted was time
             for name in self._candidates(before):
+                if self._is_late():
+                    break
+                if name == 'modes':
+                    state = _with_more_modes(before.state)
+                    trials.append(self._try(state, before.freed, self.num_epochs // 2))
+                    continue
                 is_first = name == 'probe' and not turn  # an image under a wrong probe is useless
                 state = flat if is_first else before.state
                 num_epochs = self.num_epochs if is_first else self.num_epochs // 2
@@ -183,7 +206,7 @@ class Examination:
         """Returns what grows along the scan, where positions drift and that explains more."""
         moves = best.state.moves(self.part)[self.split.training.to(best.state.shifts.device)]
         is_wanted = best.freed.positions and self.is_whole and not self._has_grown
-        if not is_wanted or self._is_explained(best) or not is_smooth(moves):
+        if not is_wanted or self._is_explained(best) or not is_smooth(moves) or self._is_late():
             return best
         self._has_grown, order = True, self.split.training
         count = self.log.counter('examine', Growth.num_patterns_met(len(order)))
@@ -201,13 +224,25 @@ class Examination:
         if not error < USEFUL_FALL * best.error:
             self.part = before
             return best
-        self.measured = self.measured.widened(grown.margin_px)
+        self._is_grown, self.measured = True, self.measured.widened(grown.margin_px)
         self.log.say(
             f'{self.name}: the positions drift: an image that grows along the scan explains '
             f'patterns that were held out {error:.3g} instead of {best.error:.3g} times as badly '
             'as photon noise allows.'
         )
         return _Trial(grown.state, freed, error)
+
+    def _is_late(self) -> bool:
+        """Returns whether what is left of the time is wanted for the image; says so once."""
+        if self.log.left_s >= self.log.budget_s / 2:
+            return False
+        message = (
+            f'{self.name}: the time of {self.log.budget_s:g} s is too short to try all that may '
+            'have to be adjusted.'
+        )
+        if message not in self.log.messages:
+            self.log.say(message)
+        return True
 
     @staticmethod
     def _price(trial: _Trial) -> float:
@@ -220,7 +255,10 @@ class Examination:
     def _candidates(self, before: _Trial) -> list[str]:
         closed = [name for name in self.possible if not getattr(before.freed, name)]
         others = [name for name in closed if name != 'background']
-        return closed if len(others) < len(closed) else others
+        found = closed if len(others) < len(closed) else others
+        num_modes = len(before.state.probe)
+        has_room = self.may_add_modes and before.freed.probe and num_modes < MOST_MODES
+        return [*found, 'modes'] if has_room else found
 
     def _try(self, start: SolverState, freed: Freed, num_epochs: int) -> _Trial:
         state, phase = start.clone(), self._phase(num_epochs, freed)
@@ -251,9 +289,11 @@ class Examination:
 
     def _say(self, before: _Trial, after: _Trial) -> None:
         new = set(after.freed.names()) - set(before.freed.names())
-        what = ' and '.join(WORDS[name] for name in WORDS if name in new)
+        what = ' and '.join(WORDS[name] for name in WORDS if name in new) + ' will be adjusted'
+        if not new:
+            what = f'the probe gets {len(after.state.probe)} modes'
         self.log.say(
-            f'{self.name}: {what} will be adjusted: patterns that were held out are then explained '
+            f'{self.name}: {what}: patterns that were held out are then explained '
             f'{after.error:.3g} instead of {before.error:.3g} times as badly as photon noise allows.'
         )
 
@@ -262,7 +302,7 @@ class Examination:
     ) -> Found:
         """Returns the better of what the trials have come to and the network's second try."""
         found = best.state
-        if rerun is not None:
+        if rerun is not None and not self._is_late():
             again = replace(found.clone(), canvas=rerun(found.seen(self.part)))
             tried = self._try(again, best.freed, 1)
             if tried.error <= NEARLY_AS_GOOD * best.error:
@@ -288,3 +328,14 @@ class Examination:
     def _enlarge(given: SolverState, found: SolverState) -> SolverState:
         """Returns the state of the whole scan with what a part has found that is not a frame's."""
         return replace(given.clone(), probe=found.probe.clone(), background=found.background)
+
+
+def _with_more_modes(state: SolverState) -> SolverState:
+    """Returns two modes more: a beam that is not coherent is so in two directions."""
+    modes, number = state.probe.cpu().numpy(), len(state.probe)
+    while len(modes) < min(number + 2, MOST_MODES):
+        modes = add_mode(modes, MODE_POWER)
+    probe, variation = torch.from_numpy(modes).to(state.probe.device), state.variation
+    if variation is not None:
+        variation = variation.scaled((1.0 - MODE_POWER) ** ((len(modes) - number) / 2.0))
+    return replace(state, probe=probe, variation=variation)

@@ -298,7 +298,7 @@ class Growth:
         inside = slice(MARGIN_PX - margin, canvas.shape[1] - MARGIN_PX + margin)
         across = slice(MARGIN_PX - margin, canvas.shape[2] - MARGIN_PX + margin)
         found = SolverState.start(canvas[:, inside, across], wide)
-        found.probe = self.state.probe.clone()
+        found.probe, found.variation = self.state.probe.clone(), self.state.variation
         found.shifts += drift.to(found.shifts.device)
         found.move_windows()
         return Grown(found, margin)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 from typing import Any
 
@@ -23,21 +24,23 @@ from ..scan.triage import examine_frames
 from ..solver.state import Freed, SolverState
 from .examining import Examination, Found
 from .placing import place_on_grid
-from .refining import Refined, Refinement
+from .refined import Refined
+from .refining import Refinement
 from .run_log import RunLog
-from .splitting import split_patterns
+from .splitting import sample_patterns, split_patterns
 from .starts import (
     choose_start,
     drop_broken_starts,
     is_left_out,
     network_start,
     object_start,
-    sample_patterns,
     sketch_start,
     unexplained,
     with_separate_modes,
+    with_variation_that_helps,
 )
 from .stretching import is_stretched
+from .time_budget import measure_pace
 from .trust import judge_image
 
 __all__ = ['reconstruct']
@@ -45,6 +48,12 @@ __all__ = ['reconstruct']
 EXPLAINED, FAR_FROM_EXPLAINED = 1.3, 8.0
 """Error of a refined image, over that of photon noise, up to which nothing needs to be examined;
 and of a start, from which on it makes no sense to refine it before it is known what is wrong."""
+
+SKETCHED_EPOCHS = 16
+"""Epochs that there must be time for, so that a sketch comes before the refinement."""
+
+EXAMINED_EPOCHS = 16
+"""Epochs that there must be time for, so that what is wrong is looked for before a refinement."""
 
 CPU_CHUNK_BYTES = 2**24
 DEVICE_CHUNK_BYTES = 2**30
@@ -60,7 +69,8 @@ def reconstruct(request: ReconstructRequest, report: Report) -> Reconstruction:
     scan, config = request.scan, request.config
     if scan.num_patterns == 0:
         raise ValueError(f'{scan.name}: has no patterns: there is nothing to reconstruct.')
-    log, backend = RunLog(report), get_backend(request.backend)
+    backend = get_backend(request.backend)
+    log = RunLog(report, budget_s=config.reconstruction.time_budget_s or math.inf)
     with log.phase('load'):
         set_threads(config.execution.num_threads)
         device = choose_device(config.execution.accelerator)
@@ -80,6 +90,7 @@ def reconstruct(request: ReconstructRequest, report: Report) -> Reconstruction:
             chunk_bytes=_chunk_bytes(config, device),
         )
     measured = with_separate_modes(measured, config, log)
+    measured = with_variation_that_helps(measured, config, log)
     if network is not None and request.model is None and is_left_out(measured, config, log):
         network = None
     with torch.inference_mode(config.reconstruction.refine_method != 'adam'):
@@ -91,6 +102,13 @@ def _make_image(
     measured: MeasuredScan, network: Network | None, config: Config, log: RunLog
 ) -> tuple[Refined, MeasuredScan]:
     """Returns the refined best start, and the scan with the canvas of its image."""
+    pace = measure_pace(measured, log)
+    if network is not None and not pace.allows_network(network.num_passes):
+        log.say(
+            f'{measured.scan.name}: the time of {log.budget_s:g} s is too short for the network: '
+            'it is left out.'
+        )
+        network = None
     flat, options = measured.measurement.flat(), config.reconstruction
     starts, split = {'flat': flat}, split_patterns(measured.positions_px, config.training.seed)
 
@@ -102,7 +120,11 @@ def _make_image(
         starts['network'] = run_network(measured.measurement)
     elif options.start == 'object':
         starts['object'] = object_start(measured)
-    elif options.refine_epochs < 0 and options.refine_method == 'rpie':
+    elif (
+        options.refine_epochs < 0
+        and options.refine_method == 'rpie'
+        and pace.epochs_left > SKETCHED_EPOCHS
+    ):
         starts['flat'] = sketch_start(measured.measurement, split.training, log)
     drop_broken_starts(starts, measured, log)
     chosen = choose_start(starts, measured, config, log)
@@ -110,14 +132,22 @@ def _make_image(
     is_good |= starts['flat'] is not flat and chosen.name == 'flat'
 
     def refine(found: Found, *, is_gentle: bool) -> Refined:
-        there = found.measured or measured
-        run = Refinement(there, config, log, split=split, freed=found.freed, is_gentle=is_gentle)
+        run = Refinement(
+            found.measured or measured,
+            config,
+            log,
+            split=split,
+            pace=pace,
+            freed=found.freed,
+            is_gentle=is_gentle,
+        )
         return run.run(found.name, found.state)
 
     canvas, refined = starts[chosen.name], None
     examination = Examination(measured, config, log)
     is_forced = bool(examination.forced.names())
-    if not options.refine_epochs or (not is_forced and chosen.to_noise < FAR_FROM_EXPLAINED):
+    is_near = chosen.to_noise < FAR_FROM_EXPLAINED or pace.epochs_left < EXAMINED_EPOCHS
+    if not options.refine_epochs or (not is_forced and is_near):
         given = SolverState.start(canvas, measured.measurement)
         refined = refine(Found(chosen.name, given, Freed()), is_gentle=is_good)
         if not options.refine_epochs or not examination.possible:
@@ -126,6 +156,12 @@ def _make_image(
         if unexplained(refined, measured) < EXPLAINED and not is_stretched(
             refined.state, measured.measurement, sample
         ):
+            return refined, measured
+        if log.left_s < log.budget_s / 2:
+            log.say(
+                f'{measured.scan.name}: the time of {log.budget_s:g} s is too short to find out '
+                'why the counts are not explained.'
+            )
             return refined, measured
         canvas = refined.state.canvas
     elif not is_forced and not examination.possible:
@@ -142,7 +178,12 @@ def _make_image(
 
 
 def _with_trained_probe(scan: Scan, archive: Archive, log: RunLog) -> Scan:
-    """Returns the scan with the probe that training has found for these very counts, if any."""
+    """Returns the scan with the probe that training has found for these very counts, if any.
+
+    A probe that varies over the scan is left as it is: training finds the mean one.
+    """
+    if scan.probe_variation is not None:
+        return scan
     own = None
     for index, known in enumerate(archive.details.get('fingerprints', ())):
         array = archive.weights.get(f'probe.{index}')
@@ -185,8 +226,10 @@ def _finish(
         positions_px = scan.positions_px.copy()
         positions_px[measured.frames] += state.moves(measurement).cpu().numpy()
         probe: NDArray[Any] = scan.probe  # as it came: modes that were left out are still there
+        variation = scan.probe_variation
         if refined.freed.probe:
             probe = state.probe.detach().cpu().numpy() / measured.calibration
+            variation = measured.variation_of_scan(state.variation)
     with log.phase('judge'):
         trust = judge_image(refined, measured, log)
     return Reconstruction(
@@ -202,4 +245,5 @@ def _finish(
         backend=backend.name,
         freed=refined.freed.names(),
         trust=trust,
+        probe_variation=variation,
     )

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field, replace
-from functools import cached_property
+from dataclasses import replace
+from functools import partial
 
 import numpy
 import torch
@@ -15,10 +15,9 @@ from ..config import Config
 from ..physics.devices import with_chunks_that_fit
 from ..physics.measured_scan import MeasuredScan
 from ..solver.annealing import (
+    MAX_SEARCH,
     MIN_SEARCH,
     Phase,
-    anneal,
-    finish,
     follows_likelihood,
     is_low_dose,
     is_time_to_straighten,
@@ -31,11 +30,14 @@ from ..solver.rpie import RpieSettings, rpie_epoch
 from ..solver.state import NOTHING, Freed, SolverState
 from .adam import AdamRefiner
 from .misfit import Misfit, misfit
+from .refined import Refined
 from .relocating import fit_frames, relocate
 from .run_log import RunLog
+from .settling import Settling
 from .splitting import Split
+from .time_budget import Pace, epochs_after, fit_phases, phases_after
 
-__all__ = ['Refined', 'Refinement']
+__all__ = ['Refinement']
 
 DEVICE_BATCH = 64
 UNJUDGED_EPOCHS = 5
@@ -47,12 +49,6 @@ WELL_EXPLAINED = 1.13
 """Error of held-out patterns over that of photon noise up to which the counts of bright scans are
 believed one by one. Where more is amiss, their roots stand it better."""
 
-SMALLEST_CHANGE, SMALLEST_MOVING_CHANGE = 0.003, 0.001
-"""A search is over when an epoch changes the means over squares of the object by less than this; and
-where positions or brightness of each frame move along, which they do slowly."""
-
-SQUARE_PX = 16
-
 FIRST_EPOCHS = 6
 """Of a search from a start that is not good: momentum has to arise before a change says much."""
 
@@ -60,44 +56,16 @@ USEFUL_FALL = 0.97
 """A long search from a good start has been of use when it has lowered the error by this factor, or
 that on held-out patterns. Where the model of the measurement is wrong, it only adds noise."""
 
+STILL_FALLING = 0.99
+"""A search goes on beyond its longest time while an epoch lowers the error by this factor."""
+
 STRAIGHTENED_SEARCH = 8
 """Epochs of a search from a good start from which on its large scales are put right."""
 
-PATIENCE = 4
-"""Epochs without a new lowest error that a search goes on."""
-
 PROBE_STEP = 0.5
 
-
-@dataclass
-class Refined:
-    """The outcome of a refinement.
-
-    Attributes:
-        state: Object, probe and positions.
-        start: Name of the start.
-        losses: (epoch, relative amplitude error met).
-        held_out: The error on patterns that were held out, before they joined the others.
-        freed: What was moved beside the object.
-    """
-
-    state: SolverState
-    start: str
-    freed: Freed = NOTHING
-    losses: list[tuple[int, float]] = field(default_factory=list)
-    held_out: float | None = None
-
-
-def _has_settled(
-    before: Tensor, after: Tensor, errors: Sequence[float], smallest_change: float
-) -> bool:
-    """Returns whether means over squares hardly change, or errors have long not fallen.
-
-    The errors hardly see large scales, which come last.
-    """
-    change = torch.linalg.vector_norm(after - before)
-    is_still = bool(change < smallest_change * torch.linalg.vector_norm(after))
-    return is_still or len(errors) - errors.index(min(errors)) > PATIENCE
+SHORT_SEARCH = 4
+"""Epochs of a search that there must be time for, so that patterns are held out of it."""
 
 
 class Refinement:
@@ -108,6 +76,7 @@ class Refinement:
         config: How long, and by which rule.
         log: Takes reports, times and sentences.
         split: Which patterns judge.
+        pace: How many epochs the time allows.
         freed: What is moved beside the object.
         is_gentle: The start is so good that few and small steps are needed.
     """
@@ -119,17 +88,17 @@ class Refinement:
         log: RunLog,
         *,
         split: Split,
+        pace: Pace,
         freed: Freed = NOTHING,
         is_gentle: bool = False,
     ) -> None:
         self.config, self.log, self.name = config, log, measured.scan.name
+        self.pace = Pace(log, pace.epoch_s)
         self.measurement, self.is_gentle = measured.measurement, is_gentle
         self.is_low = is_low_dose(self.measurement)
         # an unknown background is estimated from what the fit to roots leaves
         self.is_likely = follows_likelihood(self.measurement) and not freed.background
         self.freed, self.split = freed, split
-        if config.reconstruction.refine_epochs >= 0:
-            self.split = split.whole()
         self.phases = self._plan(len(split.everything))
 
     def _plan(self, num_patterns: int) -> list[Phase]:
@@ -137,14 +106,41 @@ class Refinement:
         epochs = self.config.reconstruction.refine_epochs
         if epochs < 0 and self.is_low and not self.split.judges:
             epochs = UNJUDGED_EPOCHS
-        if epochs >= 0:
-            return phases_of(epochs, is_low=self.is_low, is_gentle=self.is_gentle)
-        return longest_run(
-            num_patterns,
-            is_low=self.is_low,
-            is_gentle=self.is_gentle,
-            has_moves=self.freed.positions,
-        )
+        if epochs < 0:
+            longest = longest_run(
+                num_patterns,
+                is_low=self.is_low,
+                is_gentle=self.is_gentle,
+                has_moves=self.freed.positions,
+            )
+            if (
+                self._fits(MIN_SEARCH if self.is_gentle else SHORT_SEARCH)
+                or self.config.reconstruction.refine_method == 'adam'
+            ):
+                return longest
+            epochs = sum(phase.num_epochs for phase in longest)
+        self.split = self.split.whole()
+        if self.pace.epochs_left < epochs:
+            epochs = max(0, int(self.pace.epochs_left))
+            self._say_time(f'{epochs} epochs')
+        return phases_of(epochs, is_low=self.is_low, is_gentle=self.is_gentle)
+
+    def _say_time(self, allowed: str) -> None:
+        budget = f'{self.name}: the time of {self.log.budget_s:g} s'
+        self.log.say(f'{budget} allows {allowed} of refinement; more would make a better image.')
+
+    def _fits(self, search_epochs: int) -> bool:
+        """Returns whether there is time for so many epochs of a search and for what follows."""
+        after = epochs_after(search_epochs, is_low=self.is_low, is_likely=self.is_likely)
+        return self.pace.epochs_left >= search_epochs + after
+
+    def _may_go_on(self, search_epochs: int) -> bool:
+        """Returns whether a search of so many epochs has time for another one; says if not."""
+        after = epochs_after(search_epochs + 1, is_low=self.is_low, is_likely=self.is_likely)
+        if self.pace.epochs_left >= 1 + after:
+            return True
+        self._say_time(f'a search of {search_epochs} epochs')
+        return False
 
     @property
     def num_epochs(self) -> int:
@@ -191,6 +187,8 @@ class Refinement:
         """Runs a phase; one that ends in numbers that are not finite is taken back."""
         momentum, before = Momentum(refined.state), refined.state.clone()
         for _ in range(phase.num_epochs):
+            if self.pace.epochs_left < 1:
+                break
             self._epoch(refined, phase, which, momentum)
         if phase.is_straightened:
             refined.state.straighten(self.measurement, which, self.freed)
@@ -218,6 +216,7 @@ class Refinement:
             momentum,
         )
         refined.losses.append((epoch + 1, error))
+        self.pace.count_epoch()
 
     def _misfit(self, refined: Refined) -> Misfit:
         """Returns the misfit of held-out patterns, or of all where none are held out."""
@@ -244,8 +243,11 @@ class Refinement:
         if self.freed.probe:
             refined.state.anchor(self.measurement.probe)
         number = len(refined.losses)
-        first = anneal(number, is_low=self.is_low)[0]
-        last = finish(number, is_low=self.is_low, is_likely=self.is_likely)
+        first, *last = fit_phases(
+            partial(phases_after, is_low=self.is_low, is_likely=self.is_likely),
+            number,
+            self.pace.epochs_left,
+        )
         self.phases = [replace(self.phases[0], num_epochs=number), first, *last]
         self._run_phase(refined, first, self.split.training)
         judged = self._misfit(refined)
@@ -271,12 +273,13 @@ class Refinement:
         of no use is taken back.
         """
         start = kept = refined.state.clone()
-        momentum, phase, squares = Momentum(start), self.phases[0], self._squares(start)
+        momentum, phase = Momentum(start), self.phases[0]
+        settling = Settling(self.measurement, start, self.freed)
         is_long = self.is_gentle and phase.num_epochs > MIN_SEARCH
-        is_moving = self.freed.positions or self.freed.factors
-        smallest = SMALLEST_MOVING_CHANGE if is_moving else SMALLEST_CHANGE
         errors: list[float] = []
-        for _ in range(phase.num_epochs):
+        for _ in range(max(MAX_SEARCH, phase.num_epochs)):
+            if len(errors) >= phase.num_epochs and errors[-1] > STILL_FALLING * errors[-2]:
+                break
             self._epoch(refined, phase, self.split.training, momentum)
             errors.append(refined.losses[-1][1])
             if self._is_straightened(len(errors)):
@@ -289,10 +292,10 @@ class Refinement:
                     return
             if not self._keep_finite(refined, kept):
                 return
-            kept, last, squares = refined.state.clone(), squares, self._squares(refined.state)
+            kept, is_settled = refined.state.clone(), settling.has_settled(refined.state, errors)
             is_rising = is_long and len(errors) >= FIRST_EPOCHS and errors[-1] > errors[0]
             may_end = not is_long and self.is_gentle or len(errors) >= FIRST_EPOCHS
-            if may_end and (is_rising or _has_settled(last, squares, errors, smallest)):
+            if (may_end and (is_rising or is_settled)) or not self._may_go_on(len(errors)):
                 break
         is_useless = is_long and not self.is_low and errors[-1] > USEFUL_FALL * errors[0]
         if is_useless and self._judge(refined) > held_out:
@@ -306,17 +309,6 @@ class Refinement:
         is_short = self.is_gentle and self.phases[0].num_epochs < STRAIGHTENED_SEARCH
         return not is_short and is_time_to_straighten(epoch)
 
-    def _squares(self, state: SolverState) -> Tensor:
-        """Returns the means of the object (2, y, x) over squares that the probe has covered."""
-        parts = torch.view_as_real(state.canvas * self._is_covered).movedim(-1, 1)
-        size = min(SQUARE_PX, *parts.shape[-2:])
-        return torch.nn.functional.avg_pool2d(parts, size)
-
-    @cached_property
-    def _is_covered(self) -> Tensor:
-        coverage = self.measurement.coverage()
-        return coverage > 0.1 * coverage.max()
-
     def _run_adam(self, refined: Refined) -> None:
         best, kept = math.inf, refined.state.clone()
         refiner = AdamRefiner(
@@ -325,10 +317,14 @@ class Refinement:
             update_positions=self.freed.positions,
         )
         for _ in range(self.num_epochs):
+            if self.pace.epochs_left < 1:
+                self._say_time(f'{len(refined.losses)} epochs')
+                break
             epoch = len(refined.losses)
             batches = self._batches(self.split.training, self._first_phase.batch, epoch)
             error = refiner.epoch(self.measurement, batches, self._counter(epoch))
             refined.losses.append((epoch + 1, error))
+            self.pace.count_epoch()
             refined.state = refiner.present()
             if not self._keep_finite(refined, kept):
                 break

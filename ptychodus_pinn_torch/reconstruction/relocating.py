@@ -34,10 +34,11 @@ def fit_frames(
 ) -> SolverState:
     """Returns a copy in which what belongs to these frames alone is fitted to them.
 
-    Where positions or factors are free, those of held-out frames must follow before they judge.
+    Where positions, factors or a varying probe are free, those of held-out frames must follow before they judge.
     `indices` are (J,), on the host.
     """
-    own = Freed(positions=freed.positions, factors=freed.factors)
+    varies = freed.probe and state.variation is not None
+    own = Freed(positions=freed.positions, factors=freed.factors, weights=varies)
     if not own.names():
         return state
     fitted, settings = state.clone(), RpieSettings(step=0.0, freed=own)

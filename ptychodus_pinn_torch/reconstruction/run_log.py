@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import math
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
@@ -19,31 +20,48 @@ REPORT_INTERVAL_S = 0.5
 
 @dataclass
 class RunLog:
-    """Passes reports on, keeps seconds by phase, collects sentences for the user."""
+    """Passes reports on, keeps seconds by phase, collects sentences for the user.
+
+    Attributes:
+        report: Takes progress; may raise to stop.
+        budget_s: Seconds that the run may take, from when the log was made.
+        clock: Returns the present time, seconds.
+    """
 
     report: Report
+    budget_s: float = math.inf
+    clock: Callable[[], float] = time.monotonic
     seconds: dict[str, float] = field(default_factory=dict)
     messages: list[str] = field(default_factory=list)
     _reported: float = 0.0
+    _started: float = field(init=False)
+
+    def __post_init__(self) -> None:
+        self._started = self.clock()
+
+    @property
+    def left_s(self) -> float:
+        """Seconds of the budget that are left; negative when it is used up."""
+        return self.budget_s - (self.clock() - self._started)
 
     @contextlib.contextmanager
     def phase(self, name: str) -> Iterator[None]:
         """Adds the time that is spent inside to a phase."""
-        started = time.monotonic()
+        started = self.clock()
         yield
-        self.seconds[name] = self.seconds.get(name, 0.0) + time.monotonic() - started
+        self.seconds[name] = self.seconds.get(name, 0.0) + self.clock() - started
 
     def counter(self, phase: str, total: int, done: int = 0) -> Callable[[int], None]:
         """Returns a function that takes numbers of patterns and reports how far the phase is.
 
         It reports at most twice a second, with the time that is left.
         """
-        started, first = time.monotonic(), done
+        started, first = self.clock(), done
 
         def count(number: int) -> None:
             nonlocal done
             done = min(total, done + number)
-            now = time.monotonic()
+            now = self.clock()
             if now - self._reported < REPORT_INTERVAL_S and done < total:
                 return
             self._reported = now

@@ -11,12 +11,14 @@ from numpy.typing import NDArray
 from scipy.spatial import KDTree
 from torch import Tensor
 
+from ..physics.measurement import Measurement
 from ..scan.grouping import choose_held_out
 
-__all__ = ['Split', 'split_patterns', 'take_middle']
+__all__ = ['Split', 'sample_patterns', 'split_patterns', 'take_middle']
 
 HOLDOUT_FRACTION = 0.04
 MIN_PATTERNS_TO_HOLD_OUT = 50
+SAMPLED_PATTERNS = 256
 
 
 @dataclass(frozen=True)
@@ -74,3 +76,9 @@ def take_middle(
     middle = (positions_px.max(axis=0) + positions_px.min(axis=0)) / 2.0
     _, nearest = KDTree(positions_px).query(middle, k=min(number, len(positions_px)))
     return torch.from_numpy(numpy.sort(numpy.atleast_1d(nearest)).astype(numpy.int64))
+
+
+def sample_patterns(measurement: Measurement) -> Int[Tensor, ' sample']:
+    """Returns the numbers, on the host, of patterns that speak for all: some hundreds, evenly spread."""
+    stride = max(1, measurement.num_patterns // SAMPLED_PATTERNS)
+    return torch.arange(0, measurement.num_patterns, stride)

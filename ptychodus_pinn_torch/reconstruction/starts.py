@@ -19,8 +19,9 @@ from ..scan.probe_modes import describe_similar_modes, find_similar_modes, separ
 from ..solver.sketching import SKETCH_EPOCHS, sketch
 from ..solver.state import SolverState
 from .misfit import misfit
-from .refining import Refined
+from .refined import Refined
 from .run_log import RunLog
+from .splitting import sample_patterns, take_middle
 
 __all__ = [
     'Chosen',
@@ -29,13 +30,15 @@ __all__ = [
     'is_left_out',
     'network_start',
     'object_start',
-    'sample_patterns',
     'sketch_start',
     'unexplained',
     'with_separate_modes',
+    'with_variation_that_helps',
 ]
 
-GUARD_PATTERNS = 256
+VARIATION_PATTERNS, MISLEADING = 256, 1.1
+"""Patterns by which weights of a varying probe are judged; error over that of the mean probe, from
+which on they are of another scan."""
 
 LEAST_PHOTONS = 6e3
 """Per pattern, below which the solver alone makes a better image than with the shipped model."""
@@ -82,6 +85,9 @@ def with_separate_modes(measured: MeasuredScan, config: Config, log: RunLog) -> 
     """
     measurement, name = measured.measurement, measured.scan.name
     modes = measurement.probe.cpu().numpy()
+    power = (numpy.abs(modes) ** 2).sum(axis=(1, 2))
+    if measurement.variation is not None and power.argmax() > 0:
+        return measured  # the one that varies must stay first
     if config.reconstruction.update_probe == 'off' or not find_similar_modes(modes):
         return measured
     log.say(
@@ -89,12 +95,40 @@ def with_separate_modes(measured: MeasuredScan, config: Config, log: RunLog) -> 
     )
     parted, scan = separate_modes(modes), measured.scan
     kept = numpy.concatenate([parted / measured.calibration, scan.probe[len(modes) :]])
+    if measurement.variation is not None:
+        kept[0] = scan.probe[0]  # what its weights belong to
     probe = torch.from_numpy(parted).to(measurement.device)
     return replace(
         measured,
         scan=replace(scan, probe=kept.astype(numpy.complex64)),
         measurement=replace(measurement, probe=probe),
     )
+
+
+def with_variation_that_helps(measured: MeasuredScan, config: Config, log: RunLog) -> MeasuredScan:
+    """Returns the scan without variations of the probe that explain less than their mean; says so.
+
+    Nothing in a product says for certain which weight belongs to which pattern: a few epochs of the
+    solver in the middle of the scan do.
+    """
+    measurement = measured.measurement
+    if measurement.variation is None or not config.reconstruction.guard:
+        return measured
+    part, _ = measurement.part(take_middle(measured.positions_px, VARIATION_PATTERNS))
+    errors: list[float] = []
+    with log.phase('sketch'):
+        for tried in (part, replace(part, variation=None)):
+            for state in sketch(tried):
+                found = state
+            errors.append(misfit(found, tried).to_noise)
+    if not errors[0] > MISLEADING * errors[1]:
+        return measured
+    log.say(
+        f'{measured.scan.name}: with the weights by which the probe varies over the scan (OPR) the '
+        f'counts are explained {errors[0]:.3g} times as badly as photon noise allows, with the mean '
+        f'probe {errors[1]:.3g} times: the variations are left out.'
+    )
+    return replace(measured, measurement=replace(measurement, variation=None))
 
 
 def sketch_start(
@@ -112,12 +146,6 @@ def unexplained(refined: Refined, measured: MeasuredScan) -> float:
     """Returns the error of the patterns of a scan over that of photon noise."""
     sample = sample_patterns(measured.measurement)
     return misfit(refined.state, measured.measurement, sample).to_noise
-
-
-def sample_patterns(measurement: Measurement) -> Int[Tensor, ' sample']:
-    """Returns the numbers, on the host, of patterns that speak for all: some hundreds, evenly spread."""
-    stride = max(1, measurement.num_patterns // GUARD_PATTERNS)
-    return torch.arange(0, measurement.num_patterns, stride)
 
 
 def object_start(measured: MeasuredScan) -> Complex[Tensor, '1 y x']:

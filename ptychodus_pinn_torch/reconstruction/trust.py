@@ -13,10 +13,9 @@ from ..backend import Moved, Trust
 from ..physics.devices import with_chunks_that_fit
 from ..physics.measured_scan import MeasuredScan
 from ..physics.measurement import Measurement
-from ..physics.propagation import squared_modulus
 from .misfit import UNDER_NOISE, Misfit, misfit, misfit_map
 from .placing import place_map
-from .refining import Refined
+from .refined import Refined
 from .run_log import RunLog
 
 __all__ = ['judge_image', 'measure_moves']
@@ -81,7 +80,7 @@ def measure_moves(refined: Refined, given: Measurement) -> Moved:
     if freed.probe:
         before, after = _strongest_mode(given.probe), _strongest_mode(state.probe)
         found['probe_overlap'] = torch.vdot(before, after).abs()
-        found['probe_power_ratio'] = squared_modulus(state.probe).sum() / given.power
+        found['probe_power_ratio'] = state.seen(given).power / given.power
     if freed.factors and state.factors is not None:
         found['factors_rms'] = state.factors.std(correction=0) / state.factors.mean()
     if freed.background and state.background is not None:

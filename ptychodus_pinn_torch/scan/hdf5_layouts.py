@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from .npz_layouts import RawScan
 from .pattern_store import map_hdf5_dataset, stage_blocks
-from .products import arrays_of_product
+from .products import arrays_of_product, with_weights_of
 
 __all__ = ['load_host_product', 'read_hdf5_layout']
 
@@ -43,6 +43,7 @@ def read_hdf5_layout(path: Path, product: Path | None, _kind: str) -> RawScan:
         measured, shape = patterns, (len(rows), *patterns.shape[1:])
         patterns = stage_blocks(shape, patterns.dtype, lambda block: measured[rows[block]])
     arrays = arrays_of_product(paired)
+    variation = arrays.variation
     metadata = {**arrays.metadata, 'position_indexes': arrays.indexes}
     if pixel_m is not None:
         metadata['detector_pixel_m'] = pixel_m
@@ -56,6 +57,8 @@ def read_hdf5_layout(path: Path, product: Path | None, _kind: str) -> RawScan:
         object_center_m=arrays.object_center_m,
         metadata=metadata,
         source=diffraction,
+        probe_variations=None if variation is None else variation.modes,
+        probe_weights=None if variation is None else variation.weights,
     )
 
 
@@ -214,4 +217,4 @@ def _pair_by_index(
     except ValueError as error:
         raise ValueError(f'{path}: {error}') from error
     kept = numpy.asarray(prepared.diffraction_patterns)[:, 0, 0].astype(numpy.int64)
-    return kept, prepared.product
+    return kept, with_weights_of(product, prepared.product)

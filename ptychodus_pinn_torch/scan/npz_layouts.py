@@ -36,7 +36,8 @@ class RawScan:
 
     Positions (N, 2), object (Y, X) and mask (H, W) may be missing; patterns are (N, H, W), the
     probe is (P, H, W); see `Scan` for the meaning of the attributes. `source` is the file with
-    the patterns, where it is not the path that was asked for.
+    the patterns, where it is not the path that was asked for. How the probe varies is in
+    `probe_variations` (V, H, W) and `probe_weights` (N, 1 + V), where it does.
     """
 
     patterns: NDArray[Any]
@@ -49,6 +50,8 @@ class RawScan:
     truth: NDArray[Any] | None = None
     metadata: Mapping[str, Any] = field(default_factory=dict)
     source: Path | None = None
+    probe_variations: NDArray[Any] | None = None
+    probe_weights: NDArray[Any] | None = None
 
 
 class NpzReader:
@@ -212,6 +215,8 @@ def _read_pixel_layout(reader: NpzReader, diffraction_kind: str) -> RawScan:
         pixel_size_m=reader.pair('pixel_size_m'),
         object_center_m=reader.pair('object_center_m') or (0.0, 0.0),
         truth=reader.optional('truth'),
+        probe_variations=reader.optional('probe_variations'),
+        probe_weights=reader.optional('probe_weights'),
         metadata=reader.metadata(),
     )
 

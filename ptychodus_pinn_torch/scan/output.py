@@ -14,6 +14,7 @@ import numpy
 from numpy.typing import ArrayLike, NDArray
 
 from .comments import add_comment
+from .probe_variation import ProbeVariation
 from .scan import Scan
 
 __all__ = [
@@ -77,12 +78,13 @@ def training_arrays(
     object_: NDArray[Any],
     bad_pixels: NDArray[Any] | None = None,
     kind: Literal['counts', 'amplitude'] = 'counts',
+    variation: ProbeVariation | None = None,
 ) -> dict[str, Any]:
     """Returns arrays by the keys of Ptychodus' training data, and what `diff3d` holds.
 
     Positions (N, 2) are (y, x) in object pixels; patterns (N, H, W) are counts or their roots; the
     probe is (P, H, W), or one mode (H, W); the object is (Y, X); bad pixels (H, W) are True where
-    the detector cannot be trusted.
+    the detector cannot be trusted; `variation` says how the probe varies.
     """
     y_px, x_px = positions_px.T
     arrays = {
@@ -96,7 +98,15 @@ def training_arrays(
         'objectGuess': object_,
         'scan_index': numpy.zeros(len(patterns), dtype=numpy.int64),
     }
+    arrays |= _variation_arrays(variation)
     return arrays if bad_pixels is None else {**arrays, 'bad_pixels': bad_pixels}
+
+
+def _variation_arrays(variation: ProbeVariation | None) -> dict[str, Any]:
+    """Returns by their keys in an NPZ the modes and weights of a varying probe."""
+    if variation is None:
+        return {}
+    return {'probe_variations': variation.modes, 'probe_weights': variation.weights}
 
 
 def write_scan_npz(path: Path | str, scan: Scan) -> Path:
@@ -111,6 +121,7 @@ def write_scan_npz(path: Path | str, scan: Scan) -> Path:
         probe=scan.probe,
         object_=scan.object_,
         bad_pixels=~scan.good_pixels,
+        variation=scan.probe_variation,
     )
     arrays['object_center_m'] = numpy.asarray(scan.object_center_m)
     arrays['name'] = numpy.asarray(str(scan.metadata.get('name', scan.name)))
@@ -132,12 +143,14 @@ def write_reconstruction_npz(
     probe: NDArray[Any],
     losses: ArrayLike | Sequence[tuple[int, float]],
     judged: Mapping[str, NDArray[Any]] = MappingProxyType({}),
+    variation: ProbeVariation | None = None,
 ) -> Path:
     """Returns the path of the NPZ that now holds an image.
 
     Keys: `object` (Y, X) and `probe` (P, H, W) complex64, `positions_px` (N, 2) float64,
     `losses` (n, 2) with epoch and value; and what is known of the image's quality, as float32, by
-    the keys of `judged`: `coverage` and `misfit_map` (Y, X), `misfit_frames` (N,).
+    the keys of `judged`: `coverage` and `misfit_map` (Y, X), `misfit_frames` (N,). Where the probe
+    varies, `probe_variations` (V, H, W) and `probe_weights` (N, 1 + V) say how.
     """
     return write_npz(
         path,
@@ -146,6 +159,7 @@ def write_reconstruction_npz(
             'positions_px': numpy.asarray(positions_px, dtype=numpy.float64),
             'probe': numpy.asarray(probe, dtype=numpy.complex64),
             'losses': numpy.asarray(losses, dtype=numpy.float64).reshape(-1, 2),
+            **_variation_arrays(variation),
             **{key: numpy.asarray(values, numpy.float32) for key, values in judged.items()},
         },
     )
@@ -163,8 +177,8 @@ def write_product(
     """Returns the path of the Ptychodus product that now holds an image of the scan.
 
     `object_` is (Y, X), `positions_px` (N, 2) of (y, x) and `probe` (P, H, W), as in a `Scan`.
-    Pixel size, centre and metadata are those of the scan; where it does not know them, nominal
-    values are written and said. `comment` is added to the comments of the metadata.
+    Pixel size, centre, metadata and how the probe varies are those of the scan; where it does not
+    know them, nominal values are written and said. `comment` is added to the comments of the metadata.
     """
     from ptychodus.api.io import save_product
 

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy
 from numpy.typing import NDArray
 from scipy import ndimage
 
-__all__ = ['describe_similar_modes', 'find_similar_modes', 'separate_modes']
+__all__ = ['add_mode', 'describe_similar_modes', 'find_similar_modes', 'separate_modes']
 
 TOO_SIMILAR = 0.9
 """Overlap of two modes from which on they are copies: between orthogonal ones it is zero."""
@@ -69,19 +71,56 @@ def separate_modes(probe: NDArray[numpy.complex64]) -> NDArray[numpy.complex64]:
     copies = {j for _, j, _ in find_similar_modes(probe)}
     order = numpy.argsort(-(numpy.abs(probe) ** 2).sum(axis=(1, 2)), kind='stable')
     probe = probe[order]
-    power = numpy.abs(probe[0]) ** 2
-    axes = numpy.indices(power.shape) - numpy.reshape(ndimage.center_of_mass(power), (2, 1, 1))
-    y, x = axes / numpy.sqrt((axes**2 * power).sum() / power.sum())
-    shapes = iter((x, y, x * y, x * x - y * y, x * x + y * y))
+    shapes = iter(_shapes(probe[0]))
     found: list[NDArray[numpy.complex128]] = []
     for number, mode in enumerate(probe.astype(numpy.complex128)):
         shape = next(shapes, None) if number in copies else 1.0
         if shape is None:
             continue
-        new = (probe[0] if number in copies else mode) * shape
-        for other in found:
-            new = new - other * numpy.vdot(other, new) / numpy.vdot(other, other)
+        new = _part_of_its_own((probe[0] if number in copies else mode) * shape, found)
         length = numpy.linalg.norm(new)
         if length > 0.0:
             found.append(new * numpy.linalg.norm(mode) / length)
     return numpy.stack(found).astype(numpy.complex64)
+
+
+def add_mode(probe: NDArray[numpy.complex64], part: float) -> NDArray[numpy.complex64]:
+    """Returns one mode more, (P + 1, H, W), orthogonal to the others, at the end.
+
+    It is the brightest mode times a coordinate, or the square of one: what has least of the modes
+    that are there.
+
+    Args:
+        probe: Modes (P, H, W) in any order.
+        part: Of the power of all modes that the new one takes from them.
+    """
+    modes = probe.astype(numpy.complex128)
+    power = (numpy.abs(modes) ** 2).sum(axis=(1, 2))
+    orthogonal: list[NDArray[numpy.complex128]] = []
+    for mode in modes:
+        own = _part_of_its_own(mode, orthogonal)
+        if numpy.linalg.norm(own) > 0.0:
+            orthogonal.append(own)
+    brightest = modes[power.argmax()]
+    tried = [brightest * shape for shape in _shapes(brightest)]
+    tried = [_part_of_its_own(mode / numpy.linalg.norm(mode), orthogonal) for mode in tried]
+    new = max(tried, key=numpy.linalg.norm)
+    new *= numpy.sqrt(part * power.sum()) / numpy.linalg.norm(new)
+    return numpy.concatenate([modes * numpy.sqrt(1.0 - part), new[None]]).astype(numpy.complex64)
+
+
+def _shapes(mode: NDArray[Any]) -> tuple[NDArray[numpy.float64], ...]:
+    """Returns the coordinates over a mode (H, W), in units of its width, and their squares."""
+    power = numpy.abs(mode) ** 2
+    axes = numpy.indices(power.shape) - numpy.reshape(ndimage.center_of_mass(power), (2, 1, 1))
+    y, x = axes / numpy.sqrt((axes**2 * power).sum() / power.sum())
+    return x, y, x * y, x * x - y * y, x * x + y * y
+
+
+def _part_of_its_own(
+    mode: NDArray[numpy.complex128], others: list[NDArray[numpy.complex128]]
+) -> NDArray[numpy.complex128]:
+    """Returns what is left of a mode (H, W) without what orthogonal others have of it."""
+    for other in others:
+        mode = mode - other * numpy.vdot(other, mode) / numpy.vdot(other, other)
+    return mode

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, field, fields, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy
 from numpy.typing import ArrayLike, NDArray
 
+from .probe_variation import ProbeVariation
 from .scan import Scan
 
 if TYPE_CHECKING:
@@ -24,6 +25,7 @@ __all__ = [
     'grid_of_product',
     'make_host_product',
     'product_of_arrays',
+    'with_weights_of',
 ]
 
 logger = logging.getLogger(__name__)
@@ -96,6 +98,7 @@ class ProductArrays:
         object_center_m: (y, x) of the middle of the object.
         metadata: Ptychodus' product metadata by name.
         indexes: (N,) numbers of the positions; counted from zero where None.
+        variation: How the first mode of the probe varies over the positions, or None.
     """
 
     positions_px: NDArray[numpy.float64]
@@ -105,6 +108,7 @@ class ProductArrays:
     object_center_m: tuple[float, float] = (0.0, 0.0)
     metadata: Mapping[str, Any] = field(default_factory=dict)
     indexes: NDArray[numpy.integer] | None = None
+    variation: ProbeVariation | None = None
 
 
 def grid_of_product(product: Product) -> ObjectGrid:
@@ -118,20 +122,15 @@ def grid_of_product(product: Product) -> ObjectGrid:
 
 
 def arrays_of_product(product: Product) -> ProductArrays:
-    """Returns the arrays of a product: its first layer and its mean probe modes.
+    """Returns the arrays of a product: its first layer and its probe, with how that one varies.
 
-    Further layers, and the modes by which a probe varies over the scan, are left out and logged.
+    Further layers are left out and logged; so are weights of the probe that are not as many as
+    the positions, since Ptychodus does not leave out those of positions that it leaves out.
     """
     name, probes, object_ = product.metadata.name, product.probes, product.object_
     if object_.num_layers > 1:
         logger.info(
             '%s: the object has %d layers; the first one is used.', name, object_.num_layers
-        )
-    if probes.num_coherent_modes > 1:
-        logger.info(
-            '%s: the probe varies over the scan (%d coherent modes); the first set is used.',
-            name,
-            probes.num_coherent_modes,
         )
     grid, positions = grid_of_product(product), product.probe_positions
     y_px = object_.get_geometry().map_probe_positions_to_object_y_px(positions)
@@ -144,7 +143,71 @@ def arrays_of_product(product: Product) -> ProductArrays:
         object_center_m=grid.center_m,
         metadata=asdict(product.metadata),
         indexes=numpy.asarray(positions.get_indexes(), dtype=numpy.int64),
+        variation=_find_variation(product),
     )
+
+
+def _find_variation(product: Product) -> ProbeVariation | None:
+    """Returns how the probe varies, where the product says it for each of its positions; logs it."""
+    probes, name = product.probes, product.metadata.name
+    weights, number = probes.get_opr_weights_or_none(), len(product.probe_positions)
+    if weights is not None and len(weights) == number:
+        if probes.num_coherent_modes == 1 and (weights == 1.0).all():
+            return None
+        logger.info(
+            '%s: the probe varies over the scan (%d coherent modes): each pattern has its own.',
+            name,
+            probes.num_coherent_modes,
+        )
+        return ProbeVariation(probes.get_array()[1:, 0].copy(), weights.astype(numpy.float64))
+    if weights is not None:
+        logger.warning(
+            '%s: the probe varies over the scan, but it has %d rows of weights for %d positions: '
+            'they are left out, and every pattern has the first set of modes. Save the product '
+            'again with the positions that it was reconstructed with.',
+            name,
+            len(weights),
+            number,
+        )
+    elif probes.num_coherent_modes > 1:
+        logger.info(
+            '%s: the probe has %d coherent modes but no weights; the first set is used.',
+            name,
+            probes.num_coherent_modes,
+        )
+    return None
+
+
+def with_weights_of(product: Product, paired: Product) -> Product:
+    """Returns a product of paired positions, whose probe has the weights that go with them.
+
+    Ptychodus averages positions of one index and interpolates those that are missing; weights
+    follow the same rule. They are left as they are where `product` has not as many as positions.
+
+    Args:
+        product: As it was read.
+        paired: What Ptychodus has made of its positions for the patterns that there are.
+    """
+    from ptychodus.api.probe import ProbeSequence
+
+    probes = product.probes
+    weights, positions = probes.get_opr_weights_or_none(), product.probe_positions
+    if weights is None:
+        return paired
+    if len(weights) != len(positions):
+        _find_variation(product)  # says so
+        return replace(paired, probes=ProbeSequence.from_probe(probes.get_probe_no_opr()))
+    known, inverse = numpy.unique(positions.get_indexes(), return_inverse=True)
+    wanted, counts = paired.probe_positions.get_indexes(), numpy.bincount(inverse)
+    matched = numpy.stack(
+        [
+            numpy.interp(wanted, known, numpy.bincount(inverse, weights=column) / counts)
+            for column in weights.T
+        ],
+        axis=1,
+    )
+    varying = ProbeSequence(probes.get_array(), matched, probes.get_pixel_geometry())
+    return replace(paired, probes=varying)
 
 
 def product_of_arrays(
@@ -157,7 +220,12 @@ def product_of_arrays(
     from ptychodus.api.probe import ProbeSequence
     from ptychodus.api.product import LossValue, Product, ProductMetadata
 
-    shape = arrays.object_.shape
+    shape, probe, weights = arrays.object_.shape, arrays.probe[numpy.newaxis], None
+    if arrays.variation is not None:
+        modes, weights = arrays.variation.modes, arrays.variation.weights
+        others = numpy.zeros((len(modes), *arrays.probe.shape), arrays.probe.dtype)
+        others[:, 0] = modes
+        probe = numpy.concatenate([probe, others])
     grid = ObjectGrid((shape[0], shape[1]), arrays.pixel_size_m, arrays.object_center_m)
     names = {item.name for item in fields(ProductMetadata)}
     known = {name: value for name, value in arrays.metadata.items() if name in names}
@@ -165,7 +233,7 @@ def product_of_arrays(
     return Product(
         metadata=ProductMetadata(**{**_NOMINAL_METADATA, **known}),
         probe_positions=grid.make_positions(arrays.positions_px, indexes),
-        probes=ProbeSequence(arrays.probe, None, _make_pixel_geometry(arrays.pixel_size_m)),
+        probes=ProbeSequence(probe, weights, _make_pixel_geometry(arrays.pixel_size_m)),
         object_=grid.make_object(arrays.object_),
         losses=[
             LossValue(int(epoch), float(value)) for epoch, value in numpy.reshape(losses, (-1, 2))
@@ -182,8 +250,8 @@ def make_host_product(
 ) -> Product:
     """Returns the product of an image (Y, X) of the scan, complex64.
 
-    Pixel size, centre, numbers of the positions and metadata are those of the scan; where it does
-    not know them, nominal values are taken and logged.
+    Pixel size, centre, numbers of the positions, metadata and how the probe varies are those of the
+    scan; where it does not know them, nominal values are taken and logged.
     """
     if scan.pixel_size_m is None:
         logger.info('%s: the pixel size is not known; the product says 10 nm.', scan.name)
@@ -193,6 +261,11 @@ def make_host_product(
     indexes = scan.metadata.get('position_indexes')
     if indexes is not None and len(indexes) != len(positions_px):
         indexes = None
+    variation = scan.probe_variation
+    if variation is not None and (
+        len(variation.weights) != len(positions_px) or variation.modes.shape[1:] != probe.shape[-2:]
+    ):
+        variation = None
     arrays = ProductArrays(
         positions_px=positions_px,
         probe=numpy.asarray(probe, dtype=numpy.complex64),
@@ -201,6 +274,7 @@ def make_host_product(
         object_center_m=scan.object_center_m,
         metadata={'name': scan.name, 'probe_photon_count': photons, **scan.metadata},
         indexes=indexes,
+        variation=variation,
     )
     return product_of_arrays(arrays, losses)
 

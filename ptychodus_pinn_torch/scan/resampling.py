@@ -8,6 +8,7 @@ stays a probe in counts.
 from __future__ import annotations
 
 import logging
+from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
@@ -16,6 +17,7 @@ from numpy.typing import NDArray
 from scipy import ndimage
 
 from .pattern_store import stage_blocks
+from .probe_variation import ProbeVariation
 from .scan import Scan
 
 __all__ = ['bin_scan', 'crop_scan']
@@ -52,6 +54,7 @@ def crop_scan(scan: Scan, size: int) -> Scan:
         good_pixels=scan.good_pixels[window, window],
         positions_px=(scan.positions_px - old_center) / ratio + new_center,
         probe=_crop_spectrum(scan.probe, size),
+        probe_variation=_change_variation(scan, lambda modes: _crop_spectrum(modes, size)),
         object_=_resample(scan.object_, ratio, shape),
         truth=None if scan.truth is None else _resample(scan.truth, ratio, shape),
         pixel_size_m=None if pixel is None else (pixel[0] * ratio, pixel[1] * ratio),
@@ -86,6 +89,7 @@ def bin_scan(scan: Scan, factor: int) -> Scan:
         bins = block.reshape(len(block), size, factor, size, factor)
         return bins.sum(axis=(2, 4), dtype=dtype)
 
+    _warn_of_cut(scan, size, factor)
     metadata = dict(scan.metadata)
     if 'detector_pixel_m' in metadata:
         metadata['detector_pixel_m'] = metadata['detector_pixel_m'] * factor
@@ -93,7 +97,8 @@ def bin_scan(scan: Scan, factor: int) -> Scan:
         scan,
         patterns=stage_blocks((scan.num_patterns, size, size), dtype, read_block),
         good_pixels=numpy.all(good.reshape(size, factor, size, factor), axis=(1, 3)),
-        probe=_cut_window(scan, size, factor),
+        probe=_cut_window(scan.probe, size, factor),
+        probe_variation=_change_variation(scan, lambda modes: _cut_window(modes, size, factor)),
         metadata=metadata,
     )
 
@@ -135,7 +140,16 @@ def _resample(
     return ndimage.map_coordinates(smooth, grid, order=3, mode='nearest')
 
 
-def _cut_window(scan: Scan, size: int, factor: int) -> NDArray[numpy.complex64]:
+def _change_variation(
+    scan: Scan, change: Callable[[NDArray[Any]], NDArray[Any]]
+) -> ProbeVariation | None:
+    """Returns how the probe varies, its modes (V, H, W) changed as those of the probe are."""
+    variation = scan.probe_variation
+    return None if variation is None else replace(variation, modes=change(variation.modes))
+
+
+def _warn_of_cut(scan: Scan, size: int, factor: int) -> None:
+    """Warns where a window of `size` pixels cuts a part of the probe off that matters."""
     window = _middle(scan.pattern_shape[0], size)
     cut = scan.probe[:, window, window]
     kept = float(numpy.sum(numpy.abs(cut) ** 2) / numpy.sum(numpy.abs(scan.probe) ** 2))
@@ -146,6 +160,12 @@ def _cut_window(scan: Scan, size: int, factor: int) -> NDArray[numpy.complex64]:
             factor,
             100.0 * kept,
         )
+
+
+def _cut_window(modes: NDArray[Any], size: int, factor: int) -> NDArray[numpy.complex64]:
+    """Returns the middle of modes (P, H, W), with the ramp that the centres of bins want."""
+    window = _middle(modes.shape[-1], size)
+    cut = modes[:, window, window]
     offset = (factor - 1.0) / (2.0 * factor)
     ramp = numpy.exp(-2j * numpy.pi * offset * numpy.arange(size) / size)
     return (cut * ramp[:, None] * ramp).astype(numpy.complex64)

@@ -11,6 +11,8 @@ from typing import Any
 import numpy
 from numpy.typing import NDArray
 
+from .probe_variation import ProbeVariation
+
 __all__ = ['Scan', 'fingerprint', 'split_positions']
 
 
@@ -35,6 +37,7 @@ class Scan:
         has_object: Whether `object_` came from the file and is not flat.
         metadata: Ptychodus' product metadata by name (`photon_energy_eV`, ...), what is known.
         source: The file or folder it was read from.
+        probe_variation: How the first mode of the probe varies from pattern to pattern, or None.
     """
 
     name: str
@@ -49,6 +52,7 @@ class Scan:
     has_object: bool = False
     metadata: Mapping[str, Any] = field(default_factory=dict)
     source: Path | None = None
+    probe_variation: ProbeVariation | None = None
 
     @property
     def num_patterns(self) -> int:
@@ -67,8 +71,12 @@ class Scan:
 
     def select(self, indices: NDArray[Any]) -> Scan:
         """Returns the scan restricted to some patterns, in the order of `indices`."""
+        variation = self.probe_variation
         return replace(
-            self, patterns=self.patterns[indices], positions_px=self.positions_px[indices]
+            self,
+            patterns=self.patterns[indices],
+            positions_px=self.positions_px[indices],
+            probe_variation=None if variation is None else variation.select(indices),
         )
 
     def mean_counts(self) -> float:

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from .npz_layouts import RawScan
 from .pattern_store import block_slices, stage_blocks
 from .positions import PositionTransform, make_room
+from .probe_variation import ProbeVariation
 from .scan import Scan, split_positions
 
 __all__ = ['build_scan', 'check_object']
@@ -66,6 +67,7 @@ def build_scan(path: Path, raw: RawScan, change: PositionTransform | None = None
         has_object=bool(numpy.any(object_ != object_.flat[0])),
         metadata=raw.metadata,
         source=path,
+        probe_variation=_check_variation(path, raw, patterns),
     )
     if change is not None and change.moves_the_border:
         scan = make_room(scan)
@@ -143,6 +145,25 @@ def _check_probe(
     if not numpy.any(probe):
         raise ValueError(f'{path}: the probe is zero everywhere: give another probe.')
     return probe.astype(numpy.complex64)
+
+
+def _check_variation(path: Path, raw: RawScan, patterns: NDArray[Any]) -> ProbeVariation | None:
+    """Returns how the probe varies, where the file says it for each of the patterns."""
+    modes, weights = raw.probe_variations, raw.probe_weights
+    if modes is None or weights is None:
+        return None
+    wanted = (len(patterns), 1 + len(modes))
+    if weights.shape != wanted or modes.shape[1:] != patterns.shape[1:]:
+        raise ValueError(
+            f'{path}: the variations of the probe have shape {modes.shape} and weights '
+            f'{weights.shape}, but {len(patterns)} patterns of {patterns.shape[1:]} need '
+            f'weights {wanted}: export the scan again.'
+        )
+    if not numpy.isfinite(weights).all() or not numpy.isfinite(modes).all():
+        raise ValueError(
+            f'{path}: the variations of the probe or their weights are not finite: give others.'
+        )
+    return ProbeVariation(modes.astype(numpy.complex64), weights.astype(numpy.float64))
 
 
 def _check_mask(

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from ..physics.measurement import Measurement
 
 __all__ = [
+    'MAX_SEARCH',
     'MIN_SEARCH',
     'Phase',
     'anneal',

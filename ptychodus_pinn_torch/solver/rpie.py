@@ -28,6 +28,7 @@ from ..physics.update_rule import (
 )
 from .momentum import Momentum
 from .state import NOTHING, Freed, SolverState
+from .varying import update_varying_probe, update_weights
 
 __all__ = ['RpieSettings', 'position_change', 'rpie_epoch']
 
@@ -105,16 +106,8 @@ def rpie_epoch(
             else wave_difference(exposure, chunk, floor=COUNT_FLOOR, is_unbiased=True)
         )
         if settings.freed.positions:
-            there = indices.to(state.shifts.device, non_blocking=True)
-            moved = (state.corners - measurement.corners)[indices].to(
-                there.device, non_blocking=True
-            )
-            moved = moved + (state.shifts - measurement.shifts)[there]
-            change = settings.position_step * position_change(exposure, chunk, moved, spread)
-            limit = settings.max_position_change_px
-            state.shifts[there] += change.clamp(-limit, limit)
-        if settings.freed.factors and state.factors is not None:
-            _update_factors(state.factors, exposure, chunk)
+            _update_positions(state, measurement, exposure, chunk, spread, settings)
+        _update_brightness(state, exposure, chunk, settings)
         is_time = settings.freed.background and number % BACKGROUND_INTERVAL == 0
         if is_time and state.background is not None:
             _update_background(state.background, exposure, chunk)
@@ -129,8 +122,30 @@ def rpie_epoch(
             after_batch(len(indices))
     if settings.freed.positions:
         state.move_windows()
+    if settings.freed.probe and state.variation is not None:
+        state.orthogonalise()
+        if momentum is not None:
+            momentum.follow(state)
     error, counts = misfit.tolist()
     return error / max(counts, 1e-9)
+
+
+def _update_positions(
+    state: SolverState,
+    measurement: Measurement,
+    exposure: Exposure,
+    chunk: Chunk,
+    spread: Tensor,
+    settings: RpieSettings,
+) -> None:
+    """Moves the positions of a batch; see `position_change`."""
+    indices = chunk.indices
+    there = indices.to(state.shifts.device, non_blocking=True)
+    moved = (state.corners - measurement.corners)[indices].to(there.device, non_blocking=True)
+    moved = moved + (state.shifts - measurement.shifts)[there]
+    change = settings.position_step * position_change(exposure, chunk, moved, spread)
+    limit = settings.max_position_change_px
+    state.shifts[there] += change.clamp(-limit, limit)
 
 
 def _update_object(
@@ -158,11 +173,25 @@ def _update_probe(
     chunk: Chunk,
     settings: RpieSettings,
 ) -> None:
-    patches = exposure.patches
+    patches, alpha = exposure.patches, max(settings.alpha, 0.5)
+    if state.variation is not None:
+        update_varying_probe(state, exposure, difference, chunk, settings.probe_step, alpha)
+        return
     update = unshift_probe(patches.conj().resolve_conj()[:, None] * difference, chunk.shifts)
     power = squared_modulus(patches).sum(dim=0)[None]
-    alpha = max(settings.alpha, 0.5)
     state.probe += settings.probe_step * divide_by_coverage(update.sum(dim=0), power, alpha)
+
+
+def _update_brightness(
+    state: SolverState, exposure: Exposure, chunk: Chunk, settings: RpieSettings
+) -> None:
+    """Fits brightness of each frame, and weights of a varying probe, where these are free."""
+    freed = settings.freed
+    if freed.factors and state.factors is not None:
+        _update_factors(state.factors, exposure, chunk)
+    if state.variation is not None and (freed.probe or freed.weights):
+        has_scale = not freed.factors
+        update_weights(state, exposure, chunk, settings.probe_step, has_scale=has_scale)
 
 
 def _update_factors(factors: Tensor, exposure: Exposure, chunk: Chunk) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -11,20 +12,26 @@ from torch import Tensor
 
 from ..physics.measurement import Measurement
 from ..physics.probe import shift_probe
-from ..physics.propagation import intensity
+from ..physics.propagation import intensity, to_detector
 from ..physics.tilts import integrate_tilts, measure_tilts
+from ..physics.variation import Variation, orthogonalise
 
 __all__ = ['NOTHING', 'Freed', 'SolverState']
 
 
 @dataclass(frozen=True)
 class Freed:
-    """What is moved beside the object."""
+    """What is moved beside the object.
+
+    Attributes:
+        weights: Those of a varying probe alone; they move with the probe in any case.
+    """
 
     probe: bool = False
     positions: bool = False
     factors: bool = False
     background: bool = False
+    weights: bool = False
 
     def names(self) -> tuple[str, ...]:
         """Returns the names of what is free."""
@@ -48,6 +55,7 @@ class SolverState:
         corners: (N, 2) first pixels of the windows, which follow the positions, on the host.
         factors: (N,) brightness of the beam, frame by frame; None until it is updated.
         background: Counts that every pixel has beside those of the object; None likewise.
+        variation: How the first mode of the probe varies, or None.
     """
 
     canvas: Complex[Tensor, '1 y x']
@@ -56,6 +64,7 @@ class SolverState:
     corners: Int[Tensor, 'pattern 2']
     factors: Float[Tensor, ' pattern'] | None = None
     background: Float[Tensor, ''] | None = None
+    variation: Variation | None = None
 
     @classmethod
     def start(cls, canvas: Tensor, measurement: Measurement) -> SolverState:
@@ -67,6 +76,7 @@ class SolverState:
             measurement.corners,
             measurement.factors,
             measurement.background,
+            measurement.variation,
         )
         return given.clone()
 
@@ -77,7 +87,10 @@ class SolverState:
 
     def is_finite(self) -> bool:
         """Returns whether all of it are numbers."""
-        return all(x is None or bool(torch.isfinite(x).all()) for x in vars(self).values())
+        values = dict(vars(self))
+        variation = values.pop('variation')
+        is_finite = all(x is None or bool(torch.isfinite(x).all()) for x in values.values())
+        return is_finite and (variation is None or variation.is_finite())
 
     def seen(self, measurement: Measurement) -> Measurement:
         """Returns the measurement as it is explained at present."""
@@ -88,6 +101,7 @@ class SolverState:
             corners=self.corners,
             factors=self.factors,
             background=self.background,
+            variation=self.variation,
         )
 
     def moves(self, measurement: Measurement) -> Float[Tensor, 'pattern 2']:
@@ -108,17 +122,33 @@ class SolverState:
         self.canvas = self.canvas * torch.polar(torch.ones_like(phase), phase)
 
     def anchor(self, given: Complex[Tensor, 'mode height width']) -> None:
-        """Gives the probe the place and the power of the `given` one, and the object what follows.
+        """Gives the probe place, power and tilt of the `given` one, and the object what follows.
 
-        A probe that is moved with its object, or that is brighter over a darker one, makes the
-        same patterns: where it is free, nothing else holds them in their place and scale.
+        A probe that is moved with its object, that is brighter over a darker one, or whose phase
+        has a ramp where the object's has the opposite one, makes the same patterns: where it is
+        free, nothing else holds them.
         """
         factor = torch.sqrt(intensity(given).sum() / intensity(self.probe).sum().clamp(min=1e-20))
         self.probe, self.canvas = self.probe * factor, self.canvas / factor
+        varying = None if self.variation is None else self.variation.modes * factor
+        tilt = _tilt(given) - _tilt(self.probe)
+        ramp = _ramp(tilt, self.probe.shape[-2:])
+        self.probe, varying = self.probe * ramp, None if varying is None else varying * ramp
+        self.canvas = self.canvas * _ramp(-tilt, self.canvas.shape[-2:])
         way = (_center(given) - _center(self.probe))[None]
         if float(way.abs().max()) > SAME_PLACE_PX:
             self.probe = shift_probe(self.probe, way)[0]
             self.canvas = shift_probe(self.canvas, way)[0]
+            varying = (
+                shift_probe(varying, way)[0] if varying is not None and len(varying) else varying
+            )
+        if self.variation is not None and varying is not None:
+            self.variation = Variation(varying, self.variation.weights)
+
+    def orthogonalise(self) -> None:
+        """Makes the variations of a probe that has moved orthogonal; keeps what patterns have."""
+        if self.variation is not None:
+            self.probe, self.variation = orthogonalise(self.probe, self.variation)
 
     def move_windows(self) -> None:
         """Lets the windows follow positions by whole pixels, as far as the canvas goes."""
@@ -132,7 +162,26 @@ class SolverState:
 def _center(probe: Complex[Tensor, 'mode height width']) -> Float[Tensor, ' 2']:
     """Returns the centre of mass (y, x) of the power of all modes, pixels."""
     power = intensity(probe)
-    sums = [power.sum(dim=1), power.sum(dim=0)]
-    return torch.stack(
-        [(torch.arange(len(x), device=x.device) * x).sum() / x.sum().clamp(min=1e-20) for x in sums]
+    places = [torch.arange(number, device=power.device) for number in power.shape]
+    return _mean_place(power, places)
+
+
+def _tilt(probe: Complex[Tensor, 'mode height width']) -> Float[Tensor, ' 2']:
+    """Returns the centre of mass (y, x) of the power in the far field, cycles per pixel."""
+    power = intensity(to_detector(probe))
+    return _mean_place(
+        power, [torch.fft.fftfreq(number, device=power.device) for number in power.shape]
     )
+
+
+def _mean_place(power: Tensor, places: Sequence[Tensor]) -> Float[Tensor, ' 2']:
+    """Returns the mean of the places of rows and of columns, weighted by the power (H, W)."""
+    sums = [power.sum(dim=1), power.sum(dim=0)]
+    return torch.stack([(p * x).sum() / x.sum().clamp(min=1e-20) for p, x in zip(places, sums)])
+
+
+def _ramp(tilt: Float[Tensor, ' 2'], shape: Sequence[int]) -> Complex[Tensor, 'y x']:
+    """Returns the phase factors of a tilt (y, x) in cycles per pixel, one in the middle."""
+    y, x = (torch.arange(number, device=tilt.device) - number / 2.0 for number in shape)
+    phase = 2.0 * torch.pi * (tilt[0] * y[:, None] + tilt[1] * x)
+    return torch.polar(torch.ones_like(phase), phase)

@@ -16,7 +16,7 @@ __all__ = ['TensorFlowBackend']
 class TensorFlowBackend:
     """Runs the convolutional network on Keras and TensorFlow (see `backend.Backend`)."""
 
-    name = 'tensorflow'
+    name, has_varying_probes = 'tensorflow', False
 
     def __init__(self) -> None:
         """Imports Keras before anything else imports TensorFlow, so that it is on TensorFlow.

@@ -49,6 +49,7 @@ def train(request: TrainRequest, report: Report) -> Path:
     set_threads(config.execution.num_threads)
     scans = [_measure(scan, config) for scan in request.scans]
     validation = [_measure(scan, config) for scan in request.validation]
+    _say_what_varies(scans, backend, config, report)
     config = _settle_network(config, scans)
     batches = ScanBatches(scans, config, validation)
     details = {
@@ -74,6 +75,21 @@ def train(request: TrainRequest, report: Report) -> Path:
 
 def _measure(scan: Scan, config: Config) -> MeasuredScan:
     return measure_scan(scan, num_probe_modes=config.physics.num_probe_modes)
+
+
+def _say_what_varies(
+    scans: Sequence[MeasuredScan], backend: Backend, config: Config, report: Report
+) -> None:
+    """Says which scans are trained on with their mean probe, where the engine has no other."""
+    names = [scan.scan.name for scan in scans if scan.measurement.variation is not None]
+    if not names or getattr(backend, 'has_varying_probes', True):
+        return
+    message = (
+        f'The probe of {", ".join(names)} varies over the scan (OPR), which the {backend.name} '
+        'backend does not train with: it takes the mean probe.'
+    )
+    logger.warning('%s', message)
+    report(EpochReport('train', 0, config.training.max_steps, message=message))
 
 
 def _starting_point(

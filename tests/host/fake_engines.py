@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 
 import numpy
 
@@ -55,6 +56,13 @@ class PlainEngine:
             object_=object_,
             positions_px=scan.positions_px + numpy.array([1.0, 2.0]),
             probe=scan.probe * 2,
+            probe_variation=(
+                None
+                if scan.probe_variation is None
+                else replace(
+                    scan.probe_variation.scaled(3.0), weights=-scan.probe_variation.weights
+                )
+            ),
             losses=((0, 0.5), (1, 0.25)),
             coverage=numpy.ones(object_.shape, numpy.float32),
             seconds={'refine': 0.1},

@@ -182,6 +182,7 @@ def test_layers_relaxed_probe_and_bad_pixels_at_once_come_out_right(simulated):
     given = parameters.product
     layer, modes = given.object_.get_layer(0), given.probes.get_array()
     geometry, rng = given.object_.get_pixel_geometry(), numpy.random.default_rng(0)
+    varying = rng.normal(size=len(given.probe_positions))  # what one mode adds the other takes away
     bad_pixels = numpy.zeros(scan.pattern_shape, bool)
     bad_pixels[16, 16] = bad_pixels[5, 20:] = True
     product = replace(
@@ -189,7 +190,7 @@ def test_layers_relaxed_probe_and_bad_pixels_at_once_come_out_right(simulated):
         object_=Object(numpy.stack([layer] * 2), geometry, given.object_.get_center(), [1e-6]),
         probes=ProbeSequence(
             numpy.concatenate([modes, 0.1 * modes]),
-            rng.normal(size=(len(given.probe_positions), 2)),
+            numpy.stack([1.0 - 0.1 * varying, varying], axis=1),
             geometry,
         ),
     )

@@ -5,6 +5,7 @@ from dataclasses import replace
 import numpy
 import pytest
 from host_scans import CENTER_M, PIXEL_M, make_parameters
+from ptychodus.api.probe import ProbeSequence
 
 from ptychodus_pinn_torch.config import ConfigError
 from ptychodus_pinn_torch.host import model_file
@@ -161,6 +162,39 @@ def test_layers_and_relaxed_probes_are_reduced_and_said(reconstructor, caplog):
     assert list(output.product.object_.layer_spacing_m) == []
     assert '3 layers' in caplog.text
     assert output.product.probes.num_coherent_modes == 2
+
+
+def test_a_varying_probe_goes_to_the_engine_and_comes_back(reconstructor):
+    for name in ('update_positions', 'update_probe'):
+        reconstructor._settings.get_parameter(f'reconstruction.{name}').set_value('True')
+    parameters = make_parameters(opr=3)
+    (output,) = reconstructor.reconstruct(parameters)
+    given, made = parameters.product.probes, output.product.probes
+    numpy.testing.assert_allclose(made.get_array()[0], 2 * given.get_array()[0], rtol=1e-5)
+    numpy.testing.assert_allclose(made.get_array()[1:, 0], 3 * given.get_array()[1:, 0], rtol=1e-5)
+    numpy.testing.assert_array_equal(made.get_array()[1:, 1], given.get_array()[1:, 1])
+    numpy.testing.assert_allclose(made.get_opr_weights(), -given.get_opr_weights())
+
+
+def test_weights_of_other_positions_are_left_out_and_said(reconstructor, caplog, tmp_path):
+    parameters = make_parameters(opr=2)
+    probes = parameters.product.probes
+    probes = ProbeSequence(
+        probes.get_array(), probes.get_opr_weights()[:-1], probes.get_pixel_geometry()
+    )
+    parameters = replace(parameters, product=replace(parameters.product, probes=probes))
+    (output,) = reconstructor.reconstruct(parameters)
+    assert '8 rows of weights for 9 positions' in caplog.text
+    assert output.product.probes is probes
+
+
+def test_an_export_tells_how_the_probe_varies(reconstructor, tmp_path):
+    parameters = make_parameters(opr=2)
+    reconstructor.export_training_data(tmp_path / 'data', parameters)
+    variation = read_scan(tmp_path / 'data.npz').probe_variation
+    probes = parameters.product.probes
+    numpy.testing.assert_allclose(variation.modes, probes.get_array()[1:, 0], rtol=1e-6)
+    numpy.testing.assert_allclose(variation.weights, probes.get_opr_weights())
 
 
 def test_one_frame_is_a_scan(reconstructor):

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from ptychodus_pinn_torch.backend import EpochReport, Reconstruction, ReconstructRequest
-from ptychodus_pinn_torch.config import Config, override_config
+from ptychodus_pinn_torch.config import Config, override_config, preset
 from ptychodus_pinn_torch.metrics.comparison import compare_objects, coverage_mask, data_error
 from ptychodus_pinn_torch.reconstruction import refining
 from ptychodus_pinn_torch.reconstruction.procedure import reconstruct
@@ -376,3 +376,26 @@ def test_a_measured_scan_that_it_never_saw_comes_out_right(real_scan: Scan) -> N
     area = coverage_mask(real_scan)
     metrics = compare_objects(image.object_, real_scan.object_, weights=area)
     assert metrics.phase_rms_rad < 0.06
+
+
+def test_a_search_goes_on_while_the_error_of_a_bright_scan_still_falls() -> None:
+    """It had ended after six epochs, the most that its number of patterns was thought to need."""
+    spec = SimulationSpec(
+        pattern_size=128, num_positions=480, step_px=10.0, jitter_px=2.0, photons=5e7, seed=0
+    )
+    large = simulate_scan(replace(spec, object_kind='leaves'))
+    image = image_of(large, **ONLY_OBJECT)
+    assert len(image.losses) > 12
+    assert error_of(large, image) < 0.037
+
+
+def test_each_preset_makes_a_better_image_than_the_one_before() -> None:
+    sparse = simulate_scan(
+        SimulationSpec(num_positions=196, step_px=8.0, jitter_px=2.0, object_kind='leaves', seed=0)
+    )
+    errors = [
+        error_of(sparse, reconstruct(ReconstructRequest(sparse, preset(name)), ignore))
+        for name in ('quick', 'default', 'best')
+    ]
+    assert errors[0] > 1.5 * errors[1]
+    assert errors[1] > 1.03 * errors[2]

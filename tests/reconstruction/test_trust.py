@@ -15,7 +15,7 @@ from ptychodus_pinn_torch.config import Config, override_config
 from ptychodus_pinn_torch.physics.measured_scan import measure_scan
 from ptychodus_pinn_torch.reconstruction.misfit import SUPPORTED, misfit, misfit_map
 from ptychodus_pinn_torch.reconstruction.procedure import reconstruct
-from ptychodus_pinn_torch.reconstruction.refining import Refined
+from ptychodus_pinn_torch.reconstruction.refined import Refined
 from ptychodus_pinn_torch.reconstruction.trust import measure_moves
 from ptychodus_pinn_torch.scan.scan import Scan
 from ptychodus_pinn_torch.simulation.simulated_scan import SimulationSpec, simulate_scan

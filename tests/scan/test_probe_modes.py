@@ -6,6 +6,7 @@ import numpy
 import pytest
 
 from ptychodus_pinn_torch.scan.probe_modes import (
+    add_mode,
     describe_similar_modes,
     find_similar_modes,
     separate_modes,
@@ -56,3 +57,16 @@ def test_copies_give_way_to_orthogonal_modes_of_their_power(probe):
     numpy.testing.assert_allclose(numpy.diag(gram), numpy.sort(power)[::-1], rtol=1e-4)
     numpy.testing.assert_allclose(gram - numpy.diag(numpy.diag(gram)), 0.0, atol=1e-3 * power.max())
     numpy.testing.assert_allclose(separate_modes(probe), probe, atol=1e-3 * numpy.abs(probe).max())
+
+
+def test_new_modes_are_orthogonal_and_take_their_power_from_the_others(probe):
+    modes = probe[:1]
+    for _ in range(4):
+        before, modes = modes, add_mode(modes, 0.1)
+        assert len(modes) == len(before) + 1
+        flat = modes.reshape(len(modes), -1)
+        gram = numpy.abs(flat.conj() @ flat.T)
+        total = (numpy.abs(before) ** 2).sum()
+        assert gram.trace() == pytest.approx(total, rel=1e-4)
+        assert gram[-1, -1] == pytest.approx(0.1 * total, rel=1e-4)
+        numpy.testing.assert_allclose(gram[-1, :-1], 0.0, atol=1e-4 * total)

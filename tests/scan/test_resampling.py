@@ -8,6 +8,7 @@ import numpy
 import pytest
 
 from ptychodus_pinn_torch.metrics.comparison import compare_objects, coverage_mask, data_error
+from ptychodus_pinn_torch.scan.probe_variation import ProbeVariation
 from ptychodus_pinn_torch.scan.resampling import bin_scan, crop_scan
 from ptychodus_pinn_torch.scan.scan import Scan
 from ptychodus_pinn_torch.simulation.reference_model import predict_counts
@@ -52,6 +53,18 @@ def test_a_bin_is_good_where_all_its_pixels_are(fine_scan: Scan):
     binned = bin_scan(replace(fine_scan, good_pixels=good), 2)
     assert not binned.good_pixels[5, 10] and binned.good_pixels.sum() == 32 * 32 - 1
     numpy.testing.assert_array_equal(binned.patterns[:, 0, 0], fine_scan.patterns[:, :2, :2].sum((1, 2)))  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    'change', [lambda scan: crop_scan(scan, 32), lambda scan: bin_scan(scan, 2)]
+)
+def test_a_varying_probe_changes_as_a_probe_does(fine_scan: Scan, change):
+    variation = ProbeVariation(0.5j * fine_scan.probe, numpy.ones((16, 2)))
+    changed = change(replace(fine_scan, probe_variation=variation))
+    numpy.testing.assert_allclose(
+        changed.probe_variation.modes, 0.5j * changed.probe, atol=1e-4 * abs(changed.probe).max()
+    )
+    assert changed.probe_variation.weights.shape == (16, 2)
 
 
 @pytest.mark.parametrize('dtype', [numpy.uint8, numpy.uint16, numpy.int16, numpy.float32])

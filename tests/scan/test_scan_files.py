@@ -16,6 +16,7 @@ from ptychodus_pinn_torch.scan.files import (
     write_reconstruction_npz,
     write_scan_npz,
 )
+from ptychodus_pinn_torch.scan.probe_variation import ProbeVariation
 from ptychodus_pinn_torch.scan.scan import Scan
 
 
@@ -252,8 +253,92 @@ def test_layers_and_varying_probes_are_reduced_and_said(tmp_path: Path, tiny_sca
         read = read_scan(tmp_path)
     numpy.testing.assert_array_equal(read.object_, tiny_scan.truth)
     numpy.testing.assert_array_equal(read.probe, tiny_scan.probe)
+    numpy.testing.assert_allclose(read.probe_variation.modes, 0.1 * tiny_scan.probe[:1])
     assert '2 layers; the first one is used' in caplog.text
     assert '2 coherent modes' in caplog.text
+
+
+@pytest.fixture
+def varying_scan(tiny_scan: Scan) -> Scan:
+    """A scan whose probe varies, with weights that tell which pattern they belong to."""
+    rng, number = numpy.random.default_rng(3), tiny_scan.num_patterns
+    modes = (tiny_scan.probe[0] * rng.normal(size=(2, 1, 1))).astype(numpy.complex64)
+    weights = numpy.stack([numpy.arange(number) + k for k in (1.0, 0.25, 0.5)], axis=1)
+    return replace(tiny_scan, probe_variation=ProbeVariation(modes, weights))
+
+
+def _assert_varies_alike(read: ProbeVariation | None, wanted: ProbeVariation | None) -> None:
+    assert read is not None and wanted is not None
+    numpy.testing.assert_allclose(read.modes, wanted.modes, rtol=1e-6)
+    numpy.testing.assert_allclose(read.weights, wanted.weights)
+
+
+def test_a_varying_probe_survives_the_way_through_files(tmp_path: Path, varying_scan: Scan):
+    wanted = varying_scan.probe_variation
+    _write_pair(tmp_path, varying_scan)
+    read = read_scan(tmp_path)
+    _assert_varies_alike(read.probe_variation, wanted)
+    product = write_product(
+        tmp_path / 'again.h5', read, read.object_, read.positions_px, read.probe, []
+    )
+    again = read_scan(tmp_path / 'diffraction.h5', product=product)
+    _assert_varies_alike(again.probe_variation, wanted)
+    archived = read_scan(write_scan_npz(tmp_path / 'scan.npz', read))
+    _assert_varies_alike(archived.probe_variation, wanted)
+
+
+def test_rows_of_weights_follow_their_patterns(tmp_path: Path, varying_scan: Scan):
+    order = _write_pair(tmp_path, varying_scan, shuffle=True)
+    weights = varying_scan.probe_variation.weights
+    numpy.testing.assert_allclose(read_scan(tmp_path).probe_variation.weights, weights[order])
+    fewer = varying_scan.select(numpy.arange(10))
+    write_product(tmp_path / 'product.h5', fewer, fewer.truth, fewer.positions_px, fewer.probe, [])
+    read = read_scan(tmp_path)
+    kept = order[order < 10]
+    numpy.testing.assert_allclose(read.probe_variation.weights, weights[kept])
+    chosen = read.select(numpy.array([3, 1]))
+    numpy.testing.assert_allclose(chosen.probe_variation.weights, weights[kept[[3, 1]]])
+
+
+def test_weights_of_missing_positions_are_interpolated_as_positions_are(
+    tmp_path: Path, varying_scan: Scan
+):
+    number = varying_scan.num_patterns
+    kept = numpy.delete(numpy.arange(number), 4)
+    _write_pair(tmp_path, varying_scan)
+    fewer = varying_scan.select(kept)
+    fewer = replace(fewer, metadata={**fewer.metadata, 'position_indexes': kept})
+    write_product(tmp_path / 'product.h5', fewer, fewer.truth, fewer.positions_px, fewer.probe, [])
+    read = read_scan(tmp_path)
+    assert read.num_patterns == number
+    numpy.testing.assert_allclose(
+        read.probe_variation.weights, varying_scan.probe_variation.weights
+    )
+
+
+def test_weights_that_are_not_as_many_as_positions_are_left_out_and_said(
+    tmp_path: Path, varying_scan: Scan, caplog
+):
+    _write_pair(tmp_path, varying_scan)
+    with h5py.File(tmp_path / 'product.h5', 'r+') as file:
+        weights = file['opr_weights'][:-1]
+        del file['opr_weights']
+        file['opr_weights'] = weights
+    read = read_scan(tmp_path)
+    assert read.probe_variation is None
+    numpy.testing.assert_array_equal(read.probe, varying_scan.probe)
+    number = varying_scan.num_patterns
+    assert f'{number - 1} rows of weights for {number} positions' in caplog.text
+
+
+def test_variations_that_do_not_fit_are_refused(tmp_path: Path, varying_scan: Scan):
+    arrays = {
+        **_arrays(varying_scan),
+        'probe_variations': varying_scan.probe_variation.modes,
+        'probe_weights': varying_scan.probe_variation.weights[1:],
+    }
+    with pytest.raises(ValueError, match='variations of the probe'):
+        read_scan(_save(tmp_path, **arrays))
 
 
 def test_written_product_lies_on_the_same_grid(tmp_path: Path, tiny_scan: Scan):
