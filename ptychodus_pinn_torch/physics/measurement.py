@@ -296,11 +296,8 @@ class Measurement:
     def widened(self, margin_px: int) -> Measurement:
         """Returns the measurement on canvases that are wider by a margin all round."""
         number, height, width = self.canvas_shape
-        return replace(
-            self,
-            corners=self.corners + margin_px,
-            canvas_shape=(number, height + 2 * margin_px, width + 2 * margin_px),
-        )
+        shape = (number, height + 2 * margin_px, width + 2 * margin_px)
+        return replace(self, corners=self.corners + margin_px, canvas_shape=shape)
 
     def to(self, device: torch.device) -> Measurement:
         """Returns the measurement, whose counts are in memory, on a device; places stay."""

@@ -12,6 +12,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from ..physics.measurement import Measurement
+from ..physics.probe import shift_probe
 from ..physics.propagation import intensity
 from ..solver.momentum import Momentum
 from ..solver.rpie import RpieSettings, rpie_epoch
@@ -27,11 +28,15 @@ FIRST_FRAMES = 8
 FIRST_STEPS = ((20, 2, 0.0), (40, 2, 0.5), (10, 4, 0.5))
 """Epochs, patterns per update and step of the positions with which the first frames are found."""
 
-NEW_FRAMES = 4
-"""Are added at a time, at each of the two ends."""
+FIRST_REACH = 1.5
+"""Radii of the probe within which they lie."""
 
-NEIGHBOURS, STIFFNESS = 10, 50.0
-"""Frames along whose drift the path is continued; against its slope, in squares of frames."""
+NEW_FRAMES, JOINING_BATCH = 8, 4
+"""Are added at a time; patterns per update of these alone."""
+
+NEIGHBOURS, STIFFNESS, FARTHEST = 10, 50.0, 8
+"""Frames along whose drift the path is continued; against its slope, in squares of frames; and by
+how many frames at most."""
 
 KNOWN_POWER, ILLUMINATED = 0.35, 0.1
 """Part of the power of the probe that must meet what is known; from which part of the peak on a
@@ -54,7 +59,8 @@ EXPLAINED, STILL_FALLING = 1.03, 0.95
 BADLY_EXPLAINED = 1.35
 """Error over that of photon noise from which on the probe is adjusted as well."""
 
-LEAST_CORRELATION = 0.5
+LEAST_CORRELATION = 0.25
+"""Of moves that follow each other: errors that have nothing to do with time stay below 0.1."""
 
 LOCAL_BATCH, SETTLING_BATCH = 8, 16
 
@@ -161,59 +167,79 @@ class Growth:
         return self._placed() if self.state.is_finite() else None
 
     def _begin(self) -> bool:
-        first = (len(self.order) - FIRST_FRAMES) // 2
-        self.known[first : first + FIRST_FRAMES] = True
-        which = self.order[self.known]
-        places = self.given.corners[which].double()
-        if float((places[1:] - places[:-1]).square().sum(dim=1).sqrt().median()) > self.radius:
+        """Finds an image of frames that overlap and are as near in time as there are."""
+        first = self._first_frames()
+        if first is None:
             return False
+        self.known[first] = True
+        which = self.order[first]
         for epochs, batch, position_step in FIRST_STEPS:
             self._go_through(which, epochs, batch, position_step=position_step)
         self._illuminate(which)
         return True
 
+    def _first_frames(self) -> Int[Tensor, ' first'] | None:
+        """Returns the places in the order of the first frames, or None where none overlap."""
+        places, best, shortest = self.given.corners[self.order].double(), None, math.inf
+        middle = len(self.order) // 2
+        for place in sorted(range(len(self.order)), key=lambda place: abs(place - middle)):
+            distance = torch.linalg.vector_norm(places - places[place], dim=1)
+            near = torch.nonzero(distance < FIRST_REACH * self.radius)[:, 0]
+            if len(near) < FIRST_FRAMES:
+                continue
+            gaps = (self.order[near] - self.order[place]).abs()
+            chosen = near[torch.argsort(gaps, stable=True)[:FIRST_FRAMES]]
+            longest = float((self.order[chosen] - self.order[place]).abs().max())
+            apart = torch.cdist(places[chosen], places[chosen]).fill_diagonal_(math.inf)
+            if longest < shortest and float(apart.amin(dim=0).max()) < self.radius:
+                best, shortest = chosen, longest
+        return best
+
     def _extend(self) -> bool:
-        """Lets the next frames at both ends join in; returns whether any could."""
-        known = torch.nonzero(self.known)[:, 0]
-        last, first, number = int(known[-1]), int(known[0]), len(self.order)
+        """Lets the next frames join in; returns whether any could.
+
+        They overlap what is known, and are those nearest in time to frames that are known.
+        """
+        known, unknown = (torch.nonzero(x)[:, 0] for x in (self.known, ~self.known))
+        gaps = (self.order[unknown][:, None] - self.order[known]).abs()
         new: list[int] = []
-        for near, ways in (
-            (known[-NEIGHBOURS:], range(last + 1, min(number, last + 1 + NEW_FRAMES))),
-            (known[:NEIGHBOURS], range(first - 1, max(-1, first - 1 - NEW_FRAMES), -1)),
-        ):
-            for place in ways:
-                self._place(place, near)
-                if self._overlap(self.order[place]) < KNOWN_POWER:
-                    break
-                new.append(place)
+        for place in torch.argsort(gaps.amin(dim=1), stable=True).tolist():
+            near = known[torch.argsort(gaps[place], stable=True)[:NEIGHBOURS]]
+            self._place(int(unknown[place]), near)
+            if self._overlap(self.order[unknown[place]]) >= KNOWN_POWER:
+                new.append(int(unknown[place]))
+            if len(new) == NEW_FRAMES:
+                break
         if not new:
             return False
         chosen = torch.tensor(new)
         which = self.order[chosen]
+        self.expected = replace(
+            self.given, corners=self.state.corners.clone(), shifts=self.state.shifts.clone()
+        )
         self._go_through(which, PLACING_STEPS, len(which), step=0.0)
         self.known[chosen] = True
         self._illuminate(which)
-        self._go_through(which, JOINING_EPOCHS, NEW_FRAMES, position_step=0.5)
+        self._go_through(which, JOINING_EPOCHS, JOINING_BATCH, position_step=0.5)
         self._go_through(self._around(which), LOCAL_EPOCHS, LOCAL_BATCH)
         return True
 
     def _place(self, place: int, near: Tensor) -> None:
         """Puts a frame where the drift of frames `near` in time, continued, lets expect it."""
         frame, frames = self.order[place], self.order[near]
-        times = (frames - frame).double()
+        times = (frames - frames[0]).double()
         drift = self.state.moves(self.given).cpu()[frames].double()
         terms = torch.stack([torch.ones_like(times), times], dim=1)
         normal = terms.T @ terms + torch.diag(torch.tensor([0.0, STIFFNESS]).double())
-        wanted = torch.linalg.solve(normal, terms.T @ drift)[0].float()
+        level, slope = torch.linalg.solve(normal, terms.T @ drift)
+        ahead = (frame - frames[0]).clamp(-FARTHEST, FARTHEST)
+        wanted = (level + ahead * slope).float()
         shift = self.given.shifts[frame] + wanted.to(self.given.device)
         limit = torch.tensor(self.given.canvas_shape[1:]) - torch.tensor(self.given.window)
         corner = self.given.corners[frame] + shift.round().to('cpu', torch.int64)
         corner = torch.minimum(corner.clamp(min=0), limit)
         moved = (corner - self.given.corners[frame]).to(shift.device)
         self.state.corners[frame], self.state.shifts[frame] = corner, shift - moved
-        self.expected = replace(
-            self.given, corners=self.state.corners.clone(), shifts=self.state.shifts.clone()
-        )
 
     def _overlap(self, frame: Tensor) -> float:
         """Returns the part of the power of the probe that meets what is known already."""
@@ -290,11 +316,11 @@ class Growth:
         frames = numpy.arange(self.given.num_patterns)
         between = [numpy.interp(frames, order, moves[self.order, k].numpy()) for k in range(2)]
         drift = torch.from_numpy(numpy.stack(between, axis=1)).float()
-        way = drift.median(dim=0).values.round().to(torch.int64)
+        way = drift.mean(dim=0)
         drift = drift - way
         margin = min(MARGIN_PX, math.ceil(float(drift.abs().max())) + 1)
         wide = self.original.widened(margin)
-        canvas = torch.roll(self.state.canvas, (-int(way[0]), -int(way[1])), dims=(1, 2))
+        canvas = shift_probe(self.state.canvas, -way[None].to(self.state.canvas.device))[0]
         inside = slice(MARGIN_PX - margin, canvas.shape[1] - MARGIN_PX + margin)
         across = slice(MARGIN_PX - margin, canvas.shape[2] - MARGIN_PX + margin)
         found = SolverState.start(canvas[:, inside, across], wide)
