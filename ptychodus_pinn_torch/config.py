@@ -658,7 +658,7 @@ def _explain(error: ValidationError, source: str, kind: str) -> ConfigError:
     for item in error.errors():
         path = '.'.join(str(part) for part in item['loc'])
         is_unknown = item['type'] == 'extra_forbidden'
-        if item['type'] == 'value_error' and path == 'network':
+        if item['type'] == 'value_error' and path in {'network', 'reconstruction'}:
             parts.append(str(item['ctx']['error']).rstrip('.'))
         elif is_unknown and elsewhere.get(path):
             owner = elsewhere[path][0]

@@ -122,16 +122,24 @@ def _find_weights(
 
 def _judge_by_counts(image: Image, scan: Any, held_out: str | None) -> dict[str, Any]:
     from ..metrics.comparison import data_error
-    from ..scan.calibration import calibrate_probe
+    from ..scan.calibration import calibrate_scan
 
     _check_grid(image, f'the scan {scan.name}', scan.object_)
     indices = None if held_out is None else _read_indices(held_out, scan.num_patterns)
-    probe, positions_px = image.probe, image.positions_px
+    probe, variation, positions_px = image.probe, image.probe_variation, image.positions_px
     if probe is None or probe.shape[-2:] != scan.pattern_shape:
-        probe = calibrate_probe(scan)[0]
+        calibrated, _ = calibrate_scan(scan)
+        probe, variation = calibrated.probe, calibrated.probe_variation
+    elif variation is not None and len(variation.weights) != scan.num_patterns:
+        raise ValueError(
+            f'{image.path}: its probe has weights for {len(variation.weights)} patterns, but the '
+            f'scan {scan.name} has {scan.num_patterns}: name the scan that the image was made of.'
+        )
     if positions_px is not None and len(positions_px) != scan.num_patterns:
         positions_px = None
-    error = data_error(scan, image.object_, probe, indices, positions_px=positions_px)
+    error = data_error(
+        scan, image.object_, probe, indices, positions_px=positions_px, variation=variation
+    )
     number = scan.num_patterns if indices is None else len(indices)
     return {'data_error': error, 'num_patterns': number}
 

@@ -106,6 +106,9 @@ def _replace_probe(
 ) -> ProbeSequence:
     """Returns the refined modes; those of orthogonal probe relaxation stay when they still fit.
 
+    Weights go with the probe that they were found with: of a probe that was refined as one for
+    all patterns, none are left.
+
     Args:
         given: What was handed to the reconstructor.
         probe: (P, H, W).
@@ -116,8 +119,6 @@ def _replace_probe(
     if given.get_array().shape[1:] == probe.shape:
         array = given.get_array().copy()
         array[0] = probe
-        if weights is None:
-            weights = given.get_opr_weights_or_none()
     elif variations is not None:
         array = numpy.zeros((1 + len(variations), *probe.shape), probe.dtype)
         array[0] = probe

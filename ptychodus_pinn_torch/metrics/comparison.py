@@ -10,6 +10,7 @@ import numpy
 from numpy.typing import NDArray
 from scipy import ndimage
 
+from ..scan.probe_variation import ProbeVariation
 from ..scan.scan import Scan, split_positions
 from ..simulation.reference_model import iter_expected_counts
 from .registration import Registration, register
@@ -267,17 +268,20 @@ def data_error(
     indices: NDArray[Any] | None = None,
     *,
     positions_px: NDArray[numpy.float64] | None = None,
+    variation: ProbeVariation | None = None,
 ) -> float:
     """Returns the relative amplitude error `sum (sqrt I - sqrt D)**2 / sum D` over good pixels.
 
     D are the measured counts, I those of the object (Y, X) on the grid of the scan, under the probe
     (P, H, W) in counts. All patterns are judged by, or those of the indices (J,); positions (N, 2)
-    take the place of those of the scan, for example refined ones.
+    take the place of those of the scan, for example refined ones; `variation` says how the probe
+    varies over the patterns of the scan.
     """
     positions_px = scan.positions_px if positions_px is None else positions_px
     rows = numpy.arange(scan.num_patterns) if indices is None else numpy.asarray(indices)
     difference, total = 0.0, 0.0
-    for block, expected in iter_expected_counts(object_, probe, positions_px[rows]):
+    varying = None if variation is None else variation.select(rows)
+    for block, expected in iter_expected_counts(object_, probe, positions_px[rows], varying):
         counts = numpy.asarray(scan.patterns[rows[block]], dtype=numpy.float64)
         counts = counts[:, scan.good_pixels]
         residual = numpy.sqrt(expected[:, scan.good_pixels]) - numpy.sqrt(counts)

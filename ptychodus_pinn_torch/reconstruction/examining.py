@@ -111,7 +111,7 @@ class Examination:
         movable = ('probe', 'positions') if config.reconstruction.refine_method == 'adam' else WORDS
         self.possible = [name for name in movable if options[name] == 'auto']
         self.may_add_modes = (
-            'factors' in movable
+            config.reconstruction.refine_method == 'rpie'
             and options['probe'] != 'off'
             and not config.physics.num_probe_modes
         )
@@ -154,7 +154,7 @@ class Examination:
         if not is_refined and self._is_explained(best):
             return best if self.forced.names() else None
         flat = SolverState.start(self.part.flat(), self.part)
-        if self.forced.probe:
+        if self.forced.probe and not self._is_late():
             tried = self._try(flat, self.forced, self.num_epochs)
             best = min(best, tried, key=lambda trial: trial.error)
         for turn in range(MAX_ROUNDS):

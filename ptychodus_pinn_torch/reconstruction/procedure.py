@@ -40,7 +40,7 @@ from .starts import (
     with_variation_that_helps,
 )
 from .stretching import is_stretched
-from .time_budget import measure_pace
+from .time_budget import Pace, measure_pace
 from .trust import judge_image
 
 __all__ = ['reconstruct']
@@ -103,33 +103,15 @@ def _make_image(
 ) -> Refined:
     """Returns the refined best start."""
     pace = measure_pace(measured, log)
-    if network is not None and not pace.allows_network(network.num_passes):
-        log.say(
-            f'{measured.scan.name}: the time of {log.budget_s:g} s is too short for the network: '
-            'it is left out.'
-        )
-        network = None
-    flat, options = measured.measurement.flat(), config.reconstruction
-    starts, split = {'flat': flat}, split_patterns(measured.positions_px, config.training.seed)
+    network = _take_in_time(network, pace, measured.scan.name, log)
+    options, split = (
+        config.reconstruction,
+        split_patterns(measured.positions_px, config.training.seed),
+    )
 
     def run_network(measurement: Measurement) -> Tensor:
         assert network is not None
         return network_start(network, measurement, config, log)
-
-    if network is not None:
-        starts['network'] = run_network(measured.measurement)
-    elif options.start == 'object':
-        starts['object'] = object_start(measured)
-    elif (
-        options.refine_epochs < 0
-        and options.refine_method == 'rpie'
-        and pace.epochs_left > SKETCHED_EPOCHS
-    ):
-        starts['flat'] = sketch_start(measured.measurement, split.training, log)
-    drop_broken_starts(starts, measured, log)
-    chosen = choose_start(starts, measured, config, log)
-    is_good = chosen.name == 'network' and network is not None and network.is_precise
-    is_good |= starts['flat'] is not flat and chosen.name == 'flat'
 
     def refine(found: Found, *, is_gentle: bool) -> Refined:
         run = Refinement(
@@ -137,37 +119,76 @@ def _make_image(
         )
         return run.run(found.name, found.state)
 
-    canvas, refined = starts[chosen.name], None
-    examination = Examination(measured, config, log)
+    starts = {'flat': measured.measurement.flat()}
+    is_sketched = network is None and _wants_sketch(config, pace)
+    if network is not None:
+        starts['network'] = run_network(measured.measurement)
+    elif options.start == 'object':
+        starts['object'] = object_start(measured)
+    elif is_sketched:
+        starts['flat'] = sketch_start(measured.measurement, split.training, log)
+    drop_broken_starts(starts, measured, log)
+    chosen = choose_start(starts, measured, config, log)
+    is_precise = network is not None and network.is_precise
+    is_good = is_precise if chosen.name == 'network' else is_sketched and chosen.name == 'flat'
+    given = Found(
+        chosen.name, SolverState.start(starts[chosen.name], measured.measurement), Freed()
+    )
+    examination, refined = Examination(measured, config, log), None
     is_forced = bool(examination.forced.names())
     is_near = chosen.to_noise < FAR_FROM_EXPLAINED or pace.epochs_left < EXAMINED_EPOCHS
-    if not options.refine_epochs or (not is_forced and is_near):
-        given = SolverState.start(canvas, measured.measurement)
-        refined = refine(Found(chosen.name, given, Freed()), is_gentle=is_good)
-        if not options.refine_epochs or not examination.possible:
+    is_closed = not is_forced and not examination.possible
+    if not options.refine_epochs or is_closed:
+        return refine(given, is_gentle=is_good)
+    if is_near and not is_forced:
+        refined = refine(given, is_gentle=is_good)
+        if not _is_to_be_examined(refined, measured, log):
             return refined
-        sample = sample_patterns(measured.measurement)
-        if unexplained(refined, measured) < EXPLAINED and not is_stretched(
-            refined.state, measured.measurement, sample
-        ):
-            return refined
-        if log.left_s < log.budget_s / 2:
-            log.say(
-                f'{measured.scan.name}: the time of {log.budget_s:g} s is too short to find out '
-                'why the counts are not explained.'
-            )
-            return refined
-        canvas = refined.state.canvas
-    elif not is_forced and not examination.possible:
-        given = SolverState.start(canvas, measured.measurement)
-        return refine(Found(chosen.name, given, Freed()), is_gentle=is_good)
-    rerun = run_network if 'network' in starts else None
-    found = examination.run(chosen.name, canvas, rerun, is_refined=refined is not None)
+    found = examination.run(
+        chosen.name,
+        (refined or given).state.canvas,
+        run_network if 'network' in starts else None,
+        is_refined=refined is not None,
+    )
     if refined is not None and not found.freed.names():
         return refined
     # what was freed has only begun to come right
-    is_good = found.name == 'network' and network is not None and network.is_precise
-    return refine(found, is_gentle=is_good and not found.freed.names())
+    return refine(
+        found, is_gentle=found.name == 'network' and is_precise and not found.freed.names()
+    )
+
+
+def _take_in_time(network: Network | None, pace: Pace, name: str, log: RunLog) -> Network | None:
+    """Returns the network where there is time for it; says so where there is not."""
+    if network is None or pace.allows_network(network.num_passes):
+        return network
+    log.say(f'{name}: the time of {log.budget_s:g} s is too short for the network: it is left out.')
+    return None
+
+
+def _wants_sketch(config: Config, pace: Pace) -> bool:
+    """Returns whether a flat start is sketched before it is refined."""
+    options = config.reconstruction
+    is_open = options.refine_epochs < 0 and options.refine_method == 'rpie'
+    return options.start != 'object' and is_open and pace.epochs_left > SKETCHED_EPOCHS
+
+
+def _is_to_be_examined(refined: Refined, measured: MeasuredScan, log: RunLog) -> bool:
+    """Returns whether it is to be found out what is wrong; says where there is no time for it."""
+    is_explained, is_late = (
+        unexplained(refined, measured) < EXPLAINED,
+        log.left_s < log.budget_s / 2,
+    )
+    sample = sample_patterns(measured.measurement)
+    if is_explained and (is_late or not is_stretched(refined.state, measured.measurement, sample)):
+        return False
+    if not is_late:
+        return True
+    log.say(
+        f'{measured.scan.name}: the time of {log.budget_s:g} s is too short to find out why the '
+        'counts are not explained.'
+    )
+    return False
 
 
 def _with_trained_probe(scan: Scan, archive: Archive, log: RunLog) -> Scan:

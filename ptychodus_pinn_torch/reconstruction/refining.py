@@ -277,7 +277,7 @@ class Refinement:
         settling = Settling(self.measurement, start, self.freed)
         is_long = self.is_gentle and phase.num_epochs > MIN_SEARCH
         errors: list[float] = []
-        for _ in range(max(MAX_SEARCH, phase.num_epochs)):
+        for _ in range(MAX_SEARCH):
             if len(errors) >= phase.num_epochs and errors[-1] > STILL_FALLING * errors[-2]:
                 break
             self._epoch(refined, phase, self.split.training, momentum)

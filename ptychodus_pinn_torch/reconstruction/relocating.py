@@ -34,8 +34,8 @@ def fit_frames(
 ) -> SolverState:
     """Returns a copy in which what belongs to these frames alone is fitted to them.
 
-    Where positions, factors or a varying probe are free, those of held-out frames must follow before they judge.
-    `indices` are (J,), on the host.
+    Where positions, factors or a varying probe are free, those of held-out frames must follow
+    before they judge. `indices` are (J,), on the host.
     """
     varies = freed.probe and state.variation is not None
     own = Freed(positions=freed.positions, factors=freed.factors, weights=varies)

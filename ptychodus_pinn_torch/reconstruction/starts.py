@@ -16,7 +16,7 @@ from ..physics.devices import with_chunks_that_fit
 from ..physics.measured_scan import MeasuredScan
 from ..physics.measurement import Measurement
 from ..scan.probe_modes import describe_similar_modes, find_similar_modes, separate_modes
-from ..solver.sketching import SKETCH_EPOCHS, sketch
+from ..solver.sketching import sketch, sketch_epochs_of
 from ..solver.state import SolverState
 from .misfit import misfit
 from .refined import Refined
@@ -68,11 +68,11 @@ def network_start(
 
 def is_left_out(measured: MeasuredScan, config: Config, log: RunLog) -> bool:
     """Returns whether the shipped model is left out, where it is known to be of no use; says so."""
+    if not config.reconstruction.guard or not config.reconstruction.refine_epochs:
+        return False
     measurement = measured.measurement
     photons = float(measurement.totals.sum()) / measurement.num_patterns
     visible = float(measurement.visible_part)
-    if not config.reconstruction.guard or not config.reconstruction.refine_epochs:
-        return False
     if visible < LEAST_VISIBLE:
         what = f'shows {100 * visible:.2g} % of the light, the rest lies on bad pixels'
     elif photons < LEAST_PHOTONS:
@@ -125,8 +125,10 @@ def with_variation_that_helps(measured: MeasuredScan, config: Config, log: RunLo
     part, _ = measurement.part(take_middle(measured.positions_px, VARIATION_PATTERNS))
     errors: list[float] = []
     with log.phase('sketch'):
+        number = 2 * sketch_epochs_of(part.num_patterns) * part.num_patterns
+        counter = log.counter('sketch', number)
         for tried in (part, replace(part, variation=None)):
-            for state in sketch(tried):
+            for state in sketch(replace(tried, after_chunk=counter)):
                 found = state
             errors.append(misfit(found, tried).to_noise)
     if not errors[0] > MISLEADING * errors[1]:
@@ -144,7 +146,7 @@ def sketch_start(
 ) -> Complex[Tensor, '1 y x']:
     """Returns the canvas that a few epochs of the solver over some patterns make from a flat one."""
     with log.phase('sketch'):
-        counter = log.counter('sketch', SKETCH_EPOCHS * len(which))
+        counter = log.counter('sketch', sketch_epochs_of(len(which)) * len(which))
         for state in sketch(replace(measurement, after_chunk=counter), which=which):
             canvas = state.canvas
         return canvas

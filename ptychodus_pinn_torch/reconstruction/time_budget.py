@@ -15,7 +15,7 @@ from .splitting import sample_patterns
 
 __all__ = ['Pace', 'epochs_after', 'fit_phases', 'measure_pace', 'phases_after']
 
-JUDGED_EPOCHS = 1.5
+JUDGED_EPOCHS = 2.5
 """What placing and judging the image take, in epochs."""
 
 PASS_EPOCHS = 0.6

@@ -15,6 +15,7 @@ from .hdf5_layouts import load_host_product, read_hdf5_layout
 from .npz_layouts import NpzReader, RawScan, read_npz_layout
 from .output import write_product, write_reconstruction_npz, write_scan_npz
 from .positions import PositionTransform
+from .probe_variation import ProbeVariation
 from .products import arrays_of_product
 from .resampling import bin_scan, crop_scan
 from .scan import Scan
@@ -154,6 +155,7 @@ class Image:
         weights: (Y, X), where the image can be trusted, or None.
         pixel_size_m: (y, x), or None.
         positions_px: (N, 2), and `probe` (P, H, W), where the file has them.
+        probe_variation: How the probe varies from pattern to pattern, or None.
     """
 
     path: Path
@@ -162,6 +164,7 @@ class Image:
     pixel_size_m: tuple[float, float] | None = None
     positions_px: NDArray[numpy.float64] | None = None
     probe: NDArray[Any] | None = None
+    probe_variation: ProbeVariation | None = None
 
 
 def read_image(path: Path | str, *, is_reference: bool = False) -> Image:
@@ -191,7 +194,13 @@ def read_image(path: Path | str, *, is_reference: bool = False) -> Image:
         reader.pair('pixel_size_m'),
         _read_positions(reader),
         reader.optional('probe', 'probeGuess'),
+        _read_variation(reader),
     )
+
+
+def _read_variation(reader: NpzReader) -> ProbeVariation | None:
+    modes, weights = (reader.optional(f'probe_{name}') for name in ('variations', 'weights'))
+    return None if modes is None or weights is None else ProbeVariation(modes, weights)
 
 
 def _read_positions(reader: NpzReader) -> NDArray[numpy.float64] | None:
@@ -203,7 +212,15 @@ def _read_positions(reader: NpzReader) -> NDArray[numpy.float64] | None:
 def _read_product(path: Path) -> Image:
     arrays = arrays_of_product(load_host_product(path))
     object_ = check_object(path, 'object', arrays.object_)
-    return Image(path, object_, None, arrays.pixel_size_m, arrays.positions_px, arrays.probe)
+    return Image(
+        path,
+        object_,
+        None,
+        arrays.pixel_size_m,
+        arrays.positions_px,
+        arrays.probe,
+        arrays.variation,
+    )
 
 
 def read_object(path: Path | str) -> NDArray[numpy.complex64]:

@@ -265,6 +265,11 @@ def make_host_product(
     if variation is not None and (
         len(variation.weights) != len(positions_px) or variation.modes.shape[1:] != probe.shape[-2:]
     ):
+        logger.warning(
+            '%s: how the probe varies does not fit its positions or modes: it is left out of the '
+            'product.',
+            scan.name,
+        )
         variation = None
     arrays = ProductArrays(
         positions_px=positions_px,

@@ -10,13 +10,14 @@ import scipy.fft
 from numpy.typing import NDArray
 
 from ..scan.pattern_store import block_slices
+from ..scan.probe_variation import ProbeVariation
 from ..scan.scan import split_positions
 
 __all__ = ['iter_expected_counts', 'predict_counts', 'shift_probe', 'take_patches']
 
 
 def shift_probe(probe: NDArray[Any], shifts_px: NDArray[Any]) -> NDArray[numpy.complex128]:
-    """Returns the modes (P, H, W) moved by each (y, x) shift, as (n, P, H, W).
+    """Returns the modes (P, H, W), or (n, P, H, W), moved by each (y, x) shift, as (n, P, H, W).
 
     The shift is a phase ramp in Fourier space, which is exact for a band-limited probe; a positive
     shift moves towards larger indices.
@@ -44,7 +45,8 @@ def predict_counts(
     """Returns the expected counts (n, H, W) of each position, zero frequency in the middle.
 
     `I = sum_m |F(P_m O)|**2` with the unitary Fourier transform F, the modes P_m moved by the
-    sub-pixel rest of the position, and the object O seen through the integer window. Far field,
+    sub-pixel rest of the position, and the object O seen through the integer window; the probe is
+    (P, H, W), or (n, P, H, W) where each position has its own. Far field,
     thin object, incoherent modes (Thibault and Menzel, Nature 494, 68, 2013).
     """
     corners, shifts_px = split_positions(positions_px, (probe.shape[-2], probe.shape[-1]))
@@ -57,8 +59,16 @@ def predict_counts(
 
 
 def iter_expected_counts(
-    object_: NDArray[Any], probe: NDArray[Any], positions_px: NDArray[numpy.float64]
+    object_: NDArray[Any],
+    probe: NDArray[Any],
+    positions_px: NDArray[numpy.float64],
+    variation: ProbeVariation | None = None,
 ) -> Iterator[tuple[slice, NDArray[numpy.float64]]]:
-    """Yields slices over the positions with their expected counts, in bounded memory."""
+    """Yields slices over the positions with their expected counts, in bounded memory.
+
+    `variation` says how the probe (P, H, W) varies over these positions, if it does.
+    """
+    everything = numpy.arange(len(positions_px))
     for rows in block_slices(len(positions_px), 8 * probe.size):
-        yield rows, predict_counts(object_, probe, positions_px[rows])
+        own = probe if variation is None else variation.probes(probe, everything[rows])
+        yield rows, predict_counts(object_, own, positions_px[rows])

@@ -23,10 +23,14 @@ __all__ = [
     'one_group',
     'search_epochs_of',
     'sketch',
+    'sketch_epochs_of',
 ]
 
 SKETCH_EPOCHS = 6
 """Epochs of the sketch of a scan of a thousand patterns or more; smaller ones get more."""
+
+LAST_EPOCHS = 2
+"""Epochs of a sketch after its search."""
 
 SEARCH_UPDATES, MIN_SEARCH, MAX_SEARCH = 3072, 3, 20
 """Patterns that the search of a sketch meets; epochs that it has at least and at most."""
@@ -57,14 +61,18 @@ def one_group(measurement: Measurement, row: int) -> Measurement:
 def _phases(measurement: Measurement, search_epochs: int) -> Sequence[Phase]:
     is_low = is_low_dose(measurement)
     found = search(search_epochs, is_low=is_low, is_gentle=False)
-    if is_low:
-        return [found, Phase(1, 32, 0.3, is_last=True), Phase(1, 64, 0.2, is_last=True)]
-    return [found, Phase(1, 16, 0.5, is_last=True), Phase(1, 16, 0.2, is_last=True)]
+    steps = [(32, 0.3), (64, 0.2)] if is_low else [(16, 0.5), (16, 0.2)]
+    return [found, *(Phase(1, *step, is_last=True) for step in steps)]
 
 
 def search_epochs_of(num_patterns: int) -> int:
     """Returns how many epochs the search of a sketch has."""
     return min(MAX_SEARCH, max(MIN_SEARCH, SEARCH_UPDATES // num_patterns))
+
+
+def sketch_epochs_of(num_patterns: int) -> int:
+    """Returns how many epochs a sketch has by default."""
+    return search_epochs_of(num_patterns) + LAST_EPOCHS
 
 
 def sketch(

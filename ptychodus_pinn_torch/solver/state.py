@@ -128,22 +128,19 @@ class SolverState:
         has a ramp where the object's has the opposite one, makes the same patterns: where it is
         free, nothing else holds them.
         """
+        number, variation = len(self.probe), self.variation
+        modes = self.probe if variation is None else torch.cat([self.probe, variation.modes])
         factor = torch.sqrt(intensity(given).sum() / intensity(self.probe).sum().clamp(min=1e-20))
-        self.probe, self.canvas = self.probe * factor, self.canvas / factor
-        varying = None if self.variation is None else self.variation.modes * factor
         tilt = _tilt(given) - _tilt(self.probe)
-        ramp = _ramp(tilt, self.probe.shape[-2:])
-        self.probe, varying = self.probe * ramp, None if varying is None else varying * ramp
-        self.canvas = self.canvas * _ramp(-tilt, self.canvas.shape[-2:])
+        modes = modes * factor * _ramp(tilt, modes.shape[-2:])
+        self.canvas = self.canvas / factor * _ramp(-tilt, self.canvas.shape[-2:])
         way = (_center(given) - _center(self.probe))[None]
         if float(way.abs().max()) > SAME_PLACE_PX:
-            self.probe = shift_probe(self.probe, way)[0]
+            modes = shift_probe(modes, way)[0]
             self.canvas = shift_probe(self.canvas, way)[0]
-            varying = (
-                shift_probe(varying, way)[0] if varying is not None and len(varying) else varying
-            )
-        if self.variation is not None and varying is not None:
-            self.variation = Variation(varying, self.variation.weights)
+        self.probe = modes[:number]
+        if variation is not None:
+            self.variation = replace(variation, modes=modes[number:])
 
     def orthogonalise(self) -> None:
         """Makes the variations of a probe that has moved orthogonal; keeps what patterns have."""

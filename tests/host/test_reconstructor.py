@@ -186,6 +186,9 @@ def test_weights_of_other_positions_are_left_out_and_said(reconstructor, caplog,
     (output,) = reconstructor.reconstruct(parameters)
     assert '8 rows of weights for 9 positions' in caplog.text
     assert output.product.probes is probes
+    reconstructor._settings.get_parameter('reconstruction.update_probe').set_value('True')
+    (output,) = reconstructor.reconstruct(parameters)
+    assert output.product.probes.get_opr_weights_or_none() is None, 'they belong to another probe'
 
 
 def test_an_export_tells_how_the_probe_varies(reconstructor, tmp_path):

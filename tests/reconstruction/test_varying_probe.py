@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 from dataclasses import replace
 from pathlib import Path
@@ -11,16 +12,19 @@ import pytest
 import torch
 
 import ptychodus_pinn_torch as pinn
-from ptychodus_pinn_torch.backend import EpochReport, Reconstruction
+from ptychodus_pinn_torch.backend import EpochReport, Reconstruction, ReconstructRequest
 from ptychodus_pinn_torch.checks.preflight import examine_scan
+from ptychodus_pinn_torch.cli import main
 from ptychodus_pinn_torch.commands.inspect import describe_scan
 from ptychodus_pinn_torch.commands.reconstruct import write_image
-from ptychodus_pinn_torch.config import Config
+from ptychodus_pinn_torch.config import Config, override_config
 from ptychodus_pinn_torch.metrics.comparison import compare_objects, coverage_mask
 from ptychodus_pinn_torch.physics.forward_model import ForwardModel
 from ptychodus_pinn_torch.physics.measured_scan import measure_scan
 from ptychodus_pinn_torch.physics.probe import shift_probe
 from ptychodus_pinn_torch.physics.variation import Variation
+from ptychodus_pinn_torch.reconstruction.procedure import reconstruct
+from ptychodus_pinn_torch.scan.files import write_scan_npz
 from ptychodus_pinn_torch.scan.probe_variation import ProbeVariation
 from ptychodus_pinn_torch.scan.scan import Scan
 from ptychodus_pinn_torch.simulation.reference_model import predict_counts
@@ -267,3 +271,27 @@ def test_weights_alone_follow_where_the_modes_are_held(scan: Scan, wrong: Scan) 
             rpie_epoch(state, measurement, torch.arange(144).split(64), settings)
     assert distance() < 0.3 * before
     assert state.variation.modes is modes
+
+
+def test_an_image_is_judged_by_counts_with_the_probe_of_each_pattern(
+    tmp_path: Path, scan: Scan, image: Reconstruction, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = write_scan_npz(tmp_path / 'scan.npz', scan)
+    for name in ('image.npz', 'image.h5'):
+        write_image(tmp_path / name, scan, image)
+        assert main(['evaluate', str(tmp_path / name), '--scan', str(path), '--json']) == 0
+        error = json.loads(capsys.readouterr().out)['data_error']
+        assert error == pytest.approx(image.losses[-1][1], rel=0.1)
+    fewer = write_scan_npz(tmp_path / 'fewer.npz', scan.select(numpy.arange(100)))
+    assert main(['evaluate', str(tmp_path / 'image.npz'), '--scan', str(fewer)]) == 1
+    assert 'weights for 144 patterns' in capsys.readouterr().err
+
+
+def test_the_trial_of_the_variations_can_be_stopped(scan: Scan) -> None:
+    def stop(report: EpochReport) -> None:
+        if report.phase == 'sketch':
+            raise KeyboardInterrupt
+
+    options = {'reconstruction.start': 'flat', 'reconstruction.refine_epochs': 1}
+    with pytest.raises(KeyboardInterrupt):
+        reconstruct(ReconstructRequest(scan, override_config(Config(), options)), stop)
