@@ -740,7 +740,7 @@ _PRESETS: dict[str, dict[str, Any]] = {
     'best': {
         'training.max_steps': 3000,
         'training.ema_decay': 0.998,
-        'reconstruction.refine_epochs': 64,
+        'reconstruction.refine_epochs': 128,
     },
 }
 

@@ -16,6 +16,7 @@ from .chunk import Chunk, ChunkStream
 from .counts import Counts, SomeCounts
 from .probe import probe_spectrum, shift_spectrum
 from .propagation import intensity, squared_modulus, to_detector
+from .shifted_probes import ShiftedProbes
 from .variation import Variation
 
 __all__ = ['Chunk', 'Counts', 'GroupBatch', 'Measurement']
@@ -42,6 +43,7 @@ class Measurement:
         background: Counts that every pixel has beside those of the object, or None.
         chunk_size: Patterns that are read at a time.
         after_chunk: Called with the patterns of a chunk when it was used; may raise to stop.
+        shifted: The probe at the position of each pattern, where it is kept, or None.
 
     Raises:
         IndexError: a window leaves its canvas.
@@ -60,6 +62,7 @@ class Measurement:
     background: Float[Tensor, ''] | None = None
     chunk_size: int = 4096
     after_chunk: Callable[[int], None] | None = None
+    shifted: ShiftedProbes | None = None
 
     def __post_init__(self) -> None:
         check_windows(self.corners, self.window, self.canvas_shape[1:])
@@ -87,10 +90,7 @@ class Measurement:
         """Returns some patterns; `indices` are on the host."""
         there = self._hand_over(indices)
         rows, shifts = self._hand_over(self.rows[indices]), self.shifts[there]
-        spectrum = self._spectrum if self.probe.ndim == 3 else self._spectrum[rows]
-        if self.variation is not None:
-            spectrum = self.variation.vary(spectrum, there)
-        probe = shift_spectrum(spectrum, shifts)
+        probe = self._shifted_probe(there, rows, shifts)
         if self.factors is not None:
             probe = probe * torch.sqrt(self.factors[there])[:, None, None, None]
         return Chunk(
@@ -103,6 +103,16 @@ class Measurement:
             good_pixels=self._good_pixels_of(indices),
             background=self.background,
         )
+
+    def _shifted_probe(self, there: Tensor, rows: Tensor, shifts: Tensor) -> Tensor:
+        """Returns the probe (J, P, H, W) of patterns `there`, on canvases `rows`."""
+        kept = self.shifted
+        if kept is not None and self.variation is None and kept.are_of(self.probe, self.shifts):
+            return kept[there]
+        spectrum = self._spectrum if self.probe.ndim == 3 else self._spectrum[rows]
+        if self.variation is not None:
+            spectrum = self.variation.vary(spectrum, there)
+        return shift_spectrum(spectrum, shifts)
 
     def _good_pixels_of(self, indices: Tensor) -> Tensor | None:
         """Returns (H, W), or (J, H, W) where one of the frames has spikes."""
@@ -236,7 +246,10 @@ class Measurement:
         if variation is not None:
             variation = variation.scaled(level[self._hand_over(self.rows)])
         probe = self.probe * (factor[0] if is_shared else factor)
-        return replace(self, probe=probe, variation=variation)
+        shifted = self.shifted
+        if shifted is not None and is_shared and shifted.are_of(self.probe, self.shifts):
+            shifted = shifted.in_units_of(level[0], probe)
+        return replace(self, probe=probe, variation=variation, shifted=shifted)
 
     def coverage(self) -> Float[Tensor, 'group y x']:
         """Returns the photons that the unshifted probe sends through each pixel of the canvases.

@@ -19,6 +19,7 @@ from ..networks.contract import Network
 from ..physics.devices import choose_device, set_threads
 from ..physics.measured_scan import MeasuredScan, measure_scan
 from ..physics.measurement import Measurement
+from ..physics.shifted_probes import ShiftedProbes
 from ..scan.scan import Scan, fingerprint
 from ..scan.triage import examine_frames
 from ..solver.state import Freed, SolverState
@@ -31,7 +32,6 @@ from .splitting import sample_patterns, split_patterns
 from .starts import (
     choose_start,
     drop_broken_starts,
-    is_left_out,
     network_start,
     object_start,
     sketch_start,
@@ -90,9 +90,7 @@ def reconstruct(request: ReconstructRequest, report: Report) -> Reconstruction:
             chunk_bytes=_chunk_bytes(config, device),
         )
     measured = with_separate_modes(measured, config, log)
-    measured = with_variation_that_helps(measured, config, log)
-    if network is not None and request.model is None and is_left_out(measured, config, log):
-        network = None
+    measured = _with_kept_probes(with_variation_that_helps(measured, config, log), config)
     with torch.inference_mode(config.reconstruction.refine_method != 'adam'):
         refined = _make_image(measured, network, config, log)
     return _finish(refined, measured, config, log, backend)
@@ -216,6 +214,13 @@ def _with_trained_probe(scan: Scan, archive: Archive, log: RunLog) -> Scan:
         parts = numpy.asarray(array, dtype=numpy.float32)
         return replace(scan, probe=(parts[..., 0] + 1j * parts[..., 1]).astype(numpy.complex64))
     return scan
+
+
+def _with_kept_probes(measured: MeasuredScan, config: Config) -> MeasuredScan:
+    """Returns the scan with shifted probes that are computed once, where there is memory for it."""
+    measurement, budget = measured.measurement, config.reconstruction.memory_MB * 2**20
+    kept = ShiftedProbes.within(budget // 4, measurement.probe, measurement.shifts)
+    return replace(measured, measurement=replace(measurement, shifted=kept))
 
 
 def _chunk_bytes(config: Config, device: torch.device) -> int:

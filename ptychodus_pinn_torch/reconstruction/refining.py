@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import replace
-from functools import partial
 
 import numpy
 import torch
@@ -18,54 +16,48 @@ from ..solver.annealing import (
     MAX_SEARCH,
     MIN_SEARCH,
     Phase,
-    follows_likelihood,
-    is_low_dose,
     is_time_to_straighten,
-    longest_run,
-    phases_of,
-    search,
 )
 from ..solver.momentum import Momentum
 from ..solver.rpie import RpieSettings, rpie_epoch
 from ..solver.state import NOTHING, Freed, SolverState
 from .adam import AdamRefiner
 from .misfit import Misfit, misfit
+from .planning import Plan
 from .refined import Refined
 from .relocating import fit_frames, relocate
 from .run_log import RunLog
 from .settling import Settling
 from .splitting import Split
-from .time_budget import Pace, epochs_after, fit_phases, phases_after
+from .time_budget import Pace
 
 __all__ = ['Refinement']
 
 DEVICE_BATCH = 64
-UNJUDGED_EPOCHS = 5
-"""At low dose, where nothing is held out that would see that noise is fitted."""
 TOLERATED_RISE = 1.25
 """A refinement may raise the held-out error by so much: a few patterns do not say it exactly."""
 
 WELL_EXPLAINED = 1.13
-"""Error of held-out patterns over that of photon noise up to which the counts of bright scans are
+"""Error over that of photon noise up to which the counts of bright scans are
 believed one by one. Where more is amiss, their roots stand it better."""
 
 FIRST_EPOCHS = 6
-"""Of a search from a start that is not good: momentum has to arise before a change says much."""
+"""Of a search from a start that is not good, since momentum has to arise before a change says much;
+and before a few held-out patterns may end a search among much noise."""
 
-USEFUL_FALL = 0.97
-"""A long search from a good start has been of use when it has lowered the error by this factor, or
-that on held-out patterns. Where the model of the measurement is wrong, it only adds noise."""
+USEFUL_FALL, BETTER_WITHOUT = 0.97, 0.99
+"""A long search from a good start has been of use when it has lowered the error by the first factor,
+or that on held-out patterns. Otherwise its noise may hide what it has found: it counts for nothing
+where, after the first annealing, these are explained better without it, by the second factor. Where
+the model of the measurement is wrong, it only adds noise."""
+
+SAMPLED_PATTERNS = 256
+"""By which it is seen whether the counts are explained well."""
 
 STILL_FALLING = 0.99
 """A search goes on beyond its longest time while an epoch lowers the error by this factor."""
 
-STRAIGHTENED_SEARCH = 8
-"""Epochs of a search from a good start from which on its large scales are put right."""
-
 PROBE_STEP = 0.5
-
-SHORT_SEARCH = 4
-"""Epochs of a search that there must be time for, so that patterns are held out of it."""
 
 
 class Refinement:
@@ -93,59 +85,10 @@ class Refinement:
         is_gentle: bool = False,
     ) -> None:
         self.config, self.log, self.name = config, log, measured.scan.name
-        self.pace = Pace(log, pace.epoch_s)
-        self.measurement, self.is_gentle = measured.measurement, is_gentle
-        self.is_low = is_low_dose(self.measurement)
-        # an unknown background is estimated from what the fit to roots leaves
-        self.is_likely = follows_likelihood(self.measurement) and not freed.background
-        self.freed, self.split = freed, split
-        self.phases = self._plan(len(split.everything))
-
-    def _plan(self, num_patterns: int) -> list[Phase]:
-        """Returns the phases of the run, the longest search assumed where it may end earlier."""
-        epochs = self.config.reconstruction.refine_epochs
-        if epochs < 0 and self.is_low and not self.split.judges:
-            epochs = UNJUDGED_EPOCHS
-        if epochs < 0:
-            longest = longest_run(
-                num_patterns,
-                is_low=self.is_low,
-                is_gentle=self.is_gentle,
-                has_moves=self.freed.positions,
-            )
-            if (
-                self._fits(MIN_SEARCH if self.is_gentle else SHORT_SEARCH)
-                or self.config.reconstruction.refine_method == 'adam'
-            ):
-                return longest
-            epochs = sum(phase.num_epochs for phase in longest)
-        self.split = self.split.whole()
-        if self.pace.epochs_left < epochs:
-            epochs = max(0, int(self.pace.epochs_left))
-            self._say_time(f'{epochs} epochs')
-        return phases_of(epochs, is_low=self.is_low, is_gentle=self.is_gentle)
-
-    def _say_time(self, allowed: str) -> None:
-        budget = f'{self.name}: the time of {self.log.budget_s:g} s'
-        self.log.say(f'{budget} allows {allowed} of refinement; more would make a better image.')
-
-    def _fits(self, search_epochs: int) -> bool:
-        """Returns whether there is time for so many epochs of a search and for what follows."""
-        after = epochs_after(search_epochs, is_low=self.is_low, is_likely=self.is_likely)
-        return self.pace.epochs_left >= search_epochs + after
-
-    def _may_go_on(self, search_epochs: int) -> bool:
-        """Returns whether a search of so many epochs has time for another one; says if not."""
-        after = epochs_after(search_epochs + 1, is_low=self.is_low, is_likely=self.is_likely)
-        if self.pace.epochs_left >= 1 + after:
-            return True
-        self._say_time(f'a search of {search_epochs} epochs')
-        return False
-
-    @property
-    def num_epochs(self) -> int:
-        """The epochs of the run, as far as they are known."""
-        return sum(phase.num_epochs for phase in self.phases)
+        self.measurement, self.freed = measured.measurement, freed
+        self.plan = Plan(
+            measured, config, log, split=split, pace=pace, freed=freed, is_gentle=is_gentle
+        )
 
     def run(self, name: str, start: SolverState) -> Refined:
         """Returns the refined start of that name, which is left as it is."""
@@ -157,17 +100,13 @@ class Refinement:
                 self._run_rpie(refined)
         return refined
 
-    @property
-    def _first_phase(self) -> Phase:
-        return search(1, is_low=self.is_low, is_gentle=self.is_gentle)
-
     def _settings(self, phase: Phase) -> RpieSettings:
         options = self.config.reconstruction
         return RpieSettings(
             alpha=options.alpha or 1.0,
             step=phase.step,
-            probe_step=PROBE_STEP * phase.step / self._first_phase.step,
-            is_likely=phase.is_last and self.is_likely,
+            probe_step=PROBE_STEP * phase.step / self.plan.first_phase.step,
+            is_likely=phase.is_last and self.plan.is_likely,
             freed=self.freed,
         )
 
@@ -180,14 +119,16 @@ class Refinement:
 
     def _counter(self, epoch: int) -> Callable[[int], None]:
         """Returns what takes the patterns of a batch of an epoch, and reports how far the run is."""
-        number = len(self.split.everything)
-        return self.log.counter('refine', max(self.num_epochs, epoch + 1) * number, epoch * number)
+        number = len(self.plan.split.everything)
+        return self.log.counter(
+            'refine', max(self.plan.num_epochs, epoch + 1) * number, epoch * number
+        )
 
     def _run_phase(self, refined: Refined, phase: Phase, which: Tensor) -> None:
         """Runs a phase; one that ends in numbers that are not finite is taken back."""
         momentum, before = Momentum(refined.state), refined.state.clone()
         for _ in range(phase.num_epochs):
-            if self.pace.epochs_left < 1:
+            if self.plan.pace.epochs_left < 1:
                 break
             self._epoch(refined, phase, which, momentum)
         if phase.is_straightened:
@@ -216,11 +157,11 @@ class Refinement:
             momentum,
         )
         refined.losses.append((epoch + 1, error))
-        self.pace.count_epoch()
+        self.plan.pace.count_epoch()
 
     def _misfit(self, refined: Refined) -> Misfit:
         """Returns the misfit of held-out patterns, or of all where none are held out."""
-        which = self.split.held_out if self.split.judges else self.split.training
+        which = self.plan.split.held_out if self.plan.split.judges else self.plan.split.training
         state = fit_frames(refined.state, self.measurement, which, self.freed)
         return with_chunks_that_fit(
             self.measurement, lambda part: misfit(state, part, which), self.log.say
@@ -232,28 +173,22 @@ class Refinement:
         return error if math.isfinite(error) else math.inf
 
     def _run_rpie(self, refined: Refined) -> None:
-        if not self.split.judges:
-            for phase in self.phases:
-                self._run_phase(refined, phase, self.split.everything)
+        if not self.plan.split.judges:
+            self._run_given(refined)
             return
         start, at_start = refined.state.clone(), self._judge(refined)
-        self._search(refined, at_start)
+        is_of_use = self._search(refined, at_start)
         if self.freed.positions:
-            relocate(refined.state, self.measurement, self.split.training)
+            relocate(refined.state, self.measurement, self.plan.split.training)
         if self.freed.probe:
             refined.state.anchor(self.measurement.probe)
         number = len(refined.losses)
-        first, *last = fit_phases(
-            partial(phases_after, is_low=self.is_low, is_likely=self.is_likely),
-            number,
-            self.pace.epochs_left,
-        )
-        self.phases = [replace(self.phases[0], num_epochs=number), first, *last]
-        self._run_phase(refined, first, self.split.training)
+        first = self.plan.go_on_after(number)
+        self._run_phase(refined, first, self.plan.split.training)
         judged = self._misfit(refined)
+        if not is_of_use and self.plan.pace.epochs_left >= self.plan.num_epochs - number:
+            judged = self._without_search(refined, judged, start, first)
         refined.held_out = judged.relative if math.isfinite(judged.relative) else math.inf
-        if not self.is_low and judged.to_noise < WELL_EXPLAINED:
-            self.is_likely = not self.freed.background
         if refined.held_out > TOLERATED_RISE * at_start:
             self.log.say(
                 f'{self.name}: the refinement explains patterns that were held out worse than its '
@@ -261,53 +196,73 @@ class Refinement:
             )
             refined.state, refined.held_out = start, at_start
         # what was held out has judged, and is part of the image from now on
-        refined.state = fit_frames(refined.state, self.measurement, self.split.held_out, self.freed)
-        for phase in last:
-            self._run_phase(refined, phase, self.split.everything)
+        refined.state = fit_frames(
+            refined.state, self.measurement, self.plan.split.held_out, self.freed
+        )
+        if self._is_well_explained(refined.state):
+            self.plan.lengthen(number)
+        for phase in self.plan.phases[2:]:
+            self._run_phase(refined, phase, self.plan.split.everything)
 
-    def _search(self, refined: Refined, held_out: float) -> None:
-        """Runs the first phase as long as it helps; `held_out` is the error of the start.
+    def _run_given(self, refined: Refined) -> None:
+        """Runs the planned phases, of which no patterns are held out."""
+        for before, phase in zip([None, *self.plan.phases], self.plan.phases):
+            if before is not None and before.is_last:
+                self._is_well_explained(refined.state)
+            self._run_phase(refined, phase, self.plan.split.everything)
 
-        At low dose the held-out error ends the search from a good start, before noise is fitted;
-        otherwise it ends when the image has settled. A long search from a good start that has been
-        of no use is taken back.
+    def _is_well_explained(self, state: SolverState) -> bool:
+        """Returns whether the counts are; of bright scans they are then believed one by one."""
+        sample = self.plan.split.training[:SAMPLED_PATTERNS]
+        is_well = misfit(state, self.measurement, sample).to_noise < WELL_EXPLAINED
+        if is_well:
+            self.plan.believe_counts()
+        return is_well
+
+    def _search(self, refined: Refined, held_out: float) -> bool:
+        """Runs the first phase; returns whether it was of use for certain.
+
+        At low dose the held-out error (`held_out` is that of the start) ends a longer search from a
+        good start, before noise is fitted; otherwise it ends when the image has settled.
         """
-        start = kept = refined.state.clone()
-        momentum, phase = Momentum(start), self.phases[0]
-        settling = Settling(self.measurement, start, self.freed)
-        is_long = self.is_gentle and phase.num_epochs > MIN_SEARCH
+        kept = refined.state.clone()
+        momentum, phase = Momentum(kept), self.plan.phases[0]
+        settling = Settling(self.measurement, kept, self.freed)
+        is_long = self.plan.is_gentle and phase.num_epochs > MIN_SEARCH
         errors: list[float] = []
         for _ in range(MAX_SEARCH):
             if len(errors) >= phase.num_epochs and errors[-1] > STILL_FALLING * errors[-2]:
                 break
-            self._epoch(refined, phase, self.split.training, momentum)
+            self._epoch(refined, phase, self.plan.split.training, momentum)
             errors.append(refined.losses[-1][1])
-            if self._is_straightened(len(errors)):
-                refined.state.straighten(self.measurement, self.split.training, self.freed)
+            if is_time_to_straighten(len(errors)):
+                refined.state.straighten(self.measurement, self.plan.split.training, self.freed)
                 momentum.follow(refined.state)
-            if self.is_gentle and self.is_low:
+            if self.plan.is_gentle and self.plan.is_low:
                 before, held_out = held_out, self._judge(refined)
-                if held_out > before:
+                if held_out > before and len(errors) >= FIRST_EPOCHS:
                     refined.state = kept
-                    return
+                    return True
             if not self._keep_finite(refined, kept):
-                return
+                return True
             kept, is_settled = refined.state.clone(), settling.has_settled(refined.state, errors)
-            is_rising = is_long and len(errors) >= FIRST_EPOCHS and errors[-1] > errors[0]
-            may_end = not is_long and self.is_gentle or len(errors) >= FIRST_EPOCHS
-            if (may_end and (is_rising or is_settled)) or not self._may_go_on(len(errors)):
+            may_end = not is_long and self.plan.is_gentle or len(errors) >= FIRST_EPOCHS
+            if (may_end and is_settled) or not self.plan.may_go_on(len(errors)):
                 break
-        is_useless = is_long and not self.is_low and errors[-1] > USEFUL_FALL * errors[0]
-        if is_useless and self._judge(refined) > held_out:
-            refined.state = start
+        is_useless = is_long and not self.plan.is_low and errors[-1] > USEFUL_FALL * errors[0]
+        return not (is_useless and self._judge(refined) > held_out)
 
-    def _is_straightened(self, epoch: int) -> bool:
-        """Returns whether large scales are put right after an epoch of the search.
-
-        A start that is good has them, unless the scan is so small that its search is long.
-        """
-        is_short = self.is_gentle and self.phases[0].num_epochs < STRAIGHTENED_SEARCH
-        return not is_short and is_time_to_straighten(epoch)
+    def _without_search(
+        self, refined: Refined, judged: Misfit, start: SolverState, phase: Phase
+    ) -> Misfit:
+        """Annealed from the start as well: keeps what explains held-out patterns better."""
+        without = Refined(start.clone(), refined.start, self.freed)
+        self._run_phase(without, phase, self.plan.split.training)
+        found = self._misfit(without)
+        if found.relative > BETTER_WITHOUT * judged.relative:
+            return judged
+        refined.state = without.state
+        return found
 
     def _run_adam(self, refined: Refined) -> None:
         best, kept = math.inf, refined.state.clone()
@@ -316,19 +271,19 @@ class Refinement:
             update_probe=self.freed.probe,
             update_positions=self.freed.positions,
         )
-        for _ in range(self.num_epochs):
-            if self.pace.epochs_left < 1:
-                self._say_time(f'{len(refined.losses)} epochs')
+        for _ in range(self.plan.num_epochs):
+            if self.plan.pace.epochs_left < 1:
+                self.plan.say_time(f'{len(refined.losses)} epochs')
                 break
             epoch = len(refined.losses)
-            batches = self._batches(self.split.training, self._first_phase.batch, epoch)
+            batches = self._batches(self.plan.split.training, self.plan.first_phase.batch, epoch)
             error = refiner.epoch(self.measurement, batches, self._counter(epoch))
             refined.losses.append((epoch + 1, error))
-            self.pace.count_epoch()
+            self.plan.pace.count_epoch()
             refined.state = refiner.present()
             if not self._keep_finite(refined, kept):
                 break
-            if not self.split.judges:
+            if not self.plan.split.judges:
                 kept = refined.state
                 continue
             with torch.no_grad():
@@ -337,5 +292,5 @@ class Refinement:
                 refined.state = kept
                 break
             best, kept = judged, refined.state
-        if self.split.judges:
+        if self.plan.split.judges:
             refined.held_out = best

@@ -13,7 +13,7 @@ from ..solver.state import Freed, SolverState
 
 __all__ = ['Settling']
 
-SMALLEST_CHANGE, SMALLEST_MOVING_CHANGE = 0.003, 0.001
+SMALLEST_CHANGE, SMALLEST_MOVING_CHANGE = 0.0015, 0.001
 """A search is over when an epoch changes the means over squares of the object by less than this; and
 where something else moves along, which it does slowly."""
 

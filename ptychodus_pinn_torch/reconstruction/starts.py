@@ -27,7 +27,6 @@ __all__ = [
     'Chosen',
     'choose_start',
     'drop_broken_starts',
-    'is_left_out',
     'network_start',
     'object_start',
     'sketch_start',
@@ -39,12 +38,6 @@ __all__ = [
 VARIATION_PATTERNS, MISLEADING = 256, 1.1
 """Patterns by which weights of a varying probe are judged; error over that of the mean probe, from
 which on they are of another scan."""
-
-LEAST_PHOTONS = 6e3
-"""Per pattern, below which the solver alone makes a better image than with the shipped model."""
-
-LEAST_VISIBLE = 0.15
-"""Part of the light of an empty beam on good pixels, below which the same holds."""
 
 
 def network_start(
@@ -64,26 +57,6 @@ def network_start(
 
     with log.phase('network'):
         return with_chunks_that_fit(measurement, run, log.say)
-
-
-def is_left_out(measured: MeasuredScan, config: Config, log: RunLog) -> bool:
-    """Returns whether the shipped model is left out, where it is known to be of no use; says so."""
-    if not config.reconstruction.guard or not config.reconstruction.refine_epochs:
-        return False
-    measurement = measured.measurement
-    photons = float(measurement.totals.sum()) / measurement.num_patterns
-    visible = float(measurement.visible_part)
-    if visible < LEAST_VISIBLE:
-        what = f'shows {100 * visible:.2g} % of the light, the rest lies on bad pixels'
-    elif photons < LEAST_PHOTONS:
-        what = f'has {photons:.3g} photons per pattern'
-    else:
-        return False
-    log.say(
-        f'{measured.scan.name}: {what}, where the solver alone makes the better image: the network '
-        'of the shipped model is left out (--no-reconstruction.guard keeps it).'
-    )
-    return True
 
 
 def with_separate_modes(measured: MeasuredScan, config: Config, log: RunLog) -> MeasuredScan:

@@ -15,12 +15,19 @@ __all__ = [
     'follows_likelihood',
     'is_low_dose',
     'is_time_to_straighten',
+    'least_search',
     'longest_run',
     'phases_of',
     'search',
 ]
 
-MIN_SEARCH, MAX_SEARCH = 2, 32
+MIN_SEARCH, MIN_LOW_SEARCH, MIN_HIDDEN_SEARCH, MAX_SEARCH = 2, 3, 5, 32
+"""Epochs of a search from a good start at least, at low dose, and where most of the light meets bad
+pixels, which hide large scales; and of any search at most."""
+
+MOSTLY_HIDDEN = 0.5
+"""Part of the light of an empty beam on good pixels, below which most of it is."""
+
 MOVING_BATCH = 32
 
 LOW_DOSE, LOWEST_DOSE = 5e4, 3e3
@@ -39,6 +46,13 @@ def is_time_to_straighten(epoch: int) -> bool:
 
 def _photons(measurement: Measurement) -> float:
     return float(measurement.totals.sum()) / measurement.num_patterns
+
+
+def least_search(measurement: Measurement) -> int:
+    """Returns how many epochs a search from a good start has at least."""
+    if float(measurement.visible_part) < MOSTLY_HIDDEN:
+        return MIN_HIDDEN_SEARCH
+    return MIN_LOW_SEARCH if is_low_dose(measurement) else MIN_SEARCH
 
 
 def is_low_dose(measurement: Measurement) -> bool:
@@ -125,16 +139,16 @@ def finish(search_epochs: int, *, is_low: bool, is_likely: bool) -> list[Phase]:
 
 
 def longest_run(
-    num_patterns: int, *, is_low: bool, is_gentle: bool, has_moves: bool = False
+    num_patterns: int, *, least: int, is_low: bool, is_gentle: bool, has_moves: bool = False
 ) -> list[Phase]:
     """Returns the longest search that a scan may need, and what follows it.
 
-    Fewer epochs in large scans, where each has more updates, and from a good start; twice as many
-    where positions move.
+    Fewer epochs in large scans, where each has more updates, and from a good start, but not fewer
+    than `least`; twice as many where positions move.
     """
     wanted = 4096 // num_patterns - MIN_SEARCH if is_gentle else max(4, 8192 // num_patterns)
     wanted *= 2 if has_moves else 1
-    epochs = min(MAX_SEARCH, max(MIN_SEARCH, wanted))
+    epochs = min(MAX_SEARCH, max(least, wanted))
     return [
         search(epochs, is_low=is_low, is_gentle=is_gentle, moving=num_patterns if has_moves else 0),
         *anneal(epochs, is_low=is_low),

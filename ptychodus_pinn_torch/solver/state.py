@@ -40,6 +40,9 @@ class Freed:
 
 NOTHING = Freed()
 
+ENOUGH_PATTERNS, ENOUGH_PHOTONS = 4.0, 2e5
+"""Patterns over the same place that say which large scales it wants, and photons of all of them."""
+
 SAME_PLACE_PX = 0.02
 """A probe that is off by less stays there: every move costs a little sharpness at the border."""
 
@@ -94,10 +97,13 @@ class SolverState:
 
     def seen(self, measurement: Measurement) -> Measurement:
         """Returns the measurement as it is explained at present."""
+        kept, probe, shifts = measurement.shifted, self.probe, self.shifts
+        if kept is not None and kept.equal(probe, shifts):
+            probe, shifts = kept.probe, kept.shifts  # what was computed for them is used again
         return replace(
             measurement,
-            probe=self.probe,
-            shifts=self.shifts,
+            probe=probe,
+            shifts=shifts,
             corners=self.corners,
             factors=self.factors,
             background=self.background,
@@ -117,7 +123,10 @@ class SolverState:
         A ramp over all of it is a matter of the probe, where that is free.
         """
         seen = self.seen(replace(measurement, after_chunk=None))
-        tilts = measure_tilts(self.canvas, seen, indices)
+        times = float(seen.coverage().max() / intensity(self.probe).max().clamp(min=1e-20))
+        photons = float(measurement.totals.sum()) / measurement.num_patterns
+        enough = max(ENOUGH_PATTERNS, ENOUGH_PHOTONS / max(photons, 1.0))
+        tilts = measure_tilts(self.canvas, seen, indices[:: max(1, int(times / enough))])
         phase = integrate_tilts(tilts.around_mean() if freed.probe else tilts)
         self.canvas = self.canvas * torch.polar(torch.ones_like(phase), phase)
 
