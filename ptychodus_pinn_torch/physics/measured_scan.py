@@ -110,6 +110,7 @@ class MeasuredScan:
         origin: (2,) first pixel (y, x) of the canvas on the object grid.
         calibration: What the given probe was multiplied with.
         frames: (J,) numbers in the scan of the patterns of the measurement.
+        tilt: (y, x) cycles per pixel, that the probe was tilted by; the scan's object has it.
     """
 
     scan: Scan
@@ -117,6 +118,7 @@ class MeasuredScan:
     origin: NDArray[numpy.int64]
     calibration: float
     frames: NDArray[numpy.int64]
+    tilt: tuple[float, float] = (0.0, 0.0)
 
     @property
     def positions_px(self) -> Float[NDArray[numpy.float64], 'pattern 2']:

@@ -22,7 +22,8 @@ from ..physics.measurement import Measurement
 from ..physics.shifted_probes import ShiftedProbes
 from ..scan.scan import Scan, fingerprint
 from ..scan.triage import examine_frames
-from ..solver.state import Freed, SolverState
+from ..solver.state import Freed, SolverState, tilted_phase
+from .centring import centre_beam
 from .examining import Examination, Found
 from .placing import place_on_grid
 from .refined import Refined
@@ -58,6 +59,9 @@ EXAMINED_EPOCHS = 16
 CPU_CHUNK_BYTES = 2**24
 DEVICE_CHUNK_BYTES = 2**30
 
+KEPT_BYTES = 2**28
+"""Memory that the shifted probes of all patterns may take, so that they are computed once."""
+
 
 def reconstruct(request: ReconstructRequest, report: Report) -> Reconstruction:
     """Returns the image of a scan on the grid of its object.
@@ -90,7 +94,10 @@ def reconstruct(request: ReconstructRequest, report: Report) -> Reconstruction:
             chunk_bytes=_chunk_bytes(config, device),
         )
     measured = with_separate_modes(measured, config, log)
-    measured = _with_kept_probes(with_variation_that_helps(measured, config, log), config)
+    measured = with_variation_that_helps(measured, config, log)
+    if config.reconstruction.start != 'object':  # which has a ramp of its own
+        measured = centre_beam(measured, log)
+    measured = _with_kept_probes(measured)
     with torch.inference_mode(config.reconstruction.refine_method != 'adam'):
         refined = _make_image(measured, network, config, log)
     return _finish(refined, measured, config, log, backend)
@@ -216,10 +223,10 @@ def _with_trained_probe(scan: Scan, archive: Archive, log: RunLog) -> Scan:
     return scan
 
 
-def _with_kept_probes(measured: MeasuredScan, config: Config) -> MeasuredScan:
-    """Returns the scan with shifted probes that are computed once, where there is memory for it."""
-    measurement, budget = measured.measurement, config.reconstruction.memory_MB * 2**20
-    kept = ShiftedProbes.within(budget // 4, measurement.probe, measurement.shifts)
+def _with_kept_probes(measured: MeasuredScan) -> MeasuredScan:
+    """Returns the scan with shifted probes that are computed once, unless it is large."""
+    measurement = measured.measurement
+    kept = ShiftedProbes.within(KEPT_BYTES, measurement.probe, measurement.shifts)
     return replace(measured, measurement=replace(measurement, shifted=kept))
 
 
@@ -236,8 +243,10 @@ def _finish(
     with log.phase('place'):
         state, scan, measurement = refined.state, measured.scan, measured.measurement
         coverage = state.seen(measurement).coverage()[0]
+        tilt = torch.tensor(measured.tilt, device=measurement.device)
+        canvas = state.canvas[0].detach() * tilted_phase(tilt, measurement.canvas_shape[1:])
         object_, covered = place_on_grid(
-            state.canvas[0].detach().cpu().numpy(),
+            canvas.cpu().numpy(),
             (coverage / coverage.max()).cpu().numpy(),
             measured.origin,
             scan.object_,
@@ -247,7 +256,8 @@ def _finish(
         probe: NDArray[Any] = scan.probe  # as it came: modes that were left out are still there
         variation = scan.probe_variation
         if refined.freed.probe:
-            probe = state.probe.detach().cpu().numpy() / measured.calibration
+            modes = state.probe.detach() * tilted_phase(-tilt, measurement.window)
+            probe = modes.cpu().numpy() / measured.calibration
             variation = measured.variation_of_scan(state.variation)
     with log.phase('judge'):
         trust = judge_image(refined, measured, log)

@@ -10,7 +10,7 @@ from ..physics.measurement import Measurement
 from ..solver.rpie import position_change
 from ..solver.state import SolverState
 
-__all__ = ['is_stretched']
+__all__ = ['is_stretched', 'measure_stretch']
 
 LEAST_STRETCH, LEAST_SIGMA = 0.003, 5.0
 """Part of the distances, and multiple of its standard error, from which on it is not by chance. Right
@@ -20,9 +20,16 @@ scans stay below 0.002, of few photons below 0.008; of an error of 10 % the imag
 SPREAD_PX = 1.0
 
 
-@torch.no_grad()
 def is_stretched(state: SolverState, measurement: Measurement, indices: Tensor) -> bool:
-    """Returns whether steps of the positions, the image held, point away from the middle, or to it.
+    """Returns whether the patterns (J,), on the host, want positions of another scale."""
+    return abs(measure_stretch(state, measurement, indices)) > LEAST_STRETCH
+
+
+@torch.no_grad()
+def measure_stretch(state: SolverState, measurement: Measurement, indices: Tensor) -> float:
+    """Returns how far steps of the positions, the image held, point away from the middle.
+
+    It is a part of their distances; 0.0 where it is not told from chance.
 
     The image of a scan whose positions have the wrong scale has the wrong scale as well, and explains
     its counts nearly as well as the right one. What is left asks for the right positions.
@@ -43,8 +50,8 @@ def is_stretched(state: SolverState, measurement: Measurement, indices: Tensor) 
     wanted = wanted - wanted.mean(dim=0)
     size = ways.square().sum()
     if not size:
-        return False
+        return 0.0
     stretch = (wanted * ways).sum() / size
     left = (wanted - stretch * ways).square().mean()
     error = torch.sqrt(left / size)
-    return bool(stretch.abs() > LEAST_STRETCH and stretch.abs() > LEAST_SIGMA * error)
+    return float(stretch) if stretch.abs() > LEAST_SIGMA * error else 0.0

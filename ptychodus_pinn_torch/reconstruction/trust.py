@@ -6,13 +6,13 @@ import logging
 
 import numpy
 import torch
-from jaxtyping import Complex
 from torch import Tensor
 
 from ..backend import Moved, Trust
 from ..physics.devices import with_chunks_that_fit
 from ..physics.measured_scan import MeasuredScan
 from ..physics.measurement import Measurement
+from .doubts import find_doubt, strongest_mode
 from .misfit import UNDER_NOISE, Misfit, misfit, misfit_map
 from .placing import place_map
 from .refined import Refined
@@ -56,6 +56,8 @@ def judge_image(refined: Refined, measured: MeasuredScan, log: RunLog) -> Trust:
     held_out = None if refined.held_out is None else refined.held_out / max(noise, 1e-12)
     placed = place_map(where.cpu().numpy(), measured.origin, scan.object_.shape)
     verdict, why = _decide(seen, held_out, frames, placed)
+    if verdict == 'right' and (doubt := find_doubt(refined, measured, seen)):
+        verdict, why = 'doubtful', doubt
     what = f'{scan.name}: the image is {verdict}'
     sentence = f'{what}: {why}.' if verdict == 'right' else f'{what}, because {why}.'
     if verdict == 'right':
@@ -78,7 +80,7 @@ def measure_moves(refined: Refined, given: Measurement) -> Moved:
         found['positions_rms_px'] = distances.square().mean().sqrt()
         found['positions_max_px'] = distances.max()
     if freed.probe:
-        before, after = _strongest_mode(given.probe), _strongest_mode(state.probe)
+        before, after = strongest_mode(given.probe), strongest_mode(state.probe)
         found['probe_overlap'] = torch.vdot(before, after).abs()
         found['probe_power_ratio'] = state.seen(given).power / given.power
     if freed.factors and state.factors is not None:
@@ -86,17 +88,6 @@ def measure_moves(refined: Refined, given: Measurement) -> Moved:
     if freed.background and state.background is not None:
         found['background_counts'] = state.background
     return Moved(**{name: float(value) for name, value in found.items()})
-
-
-def _strongest_mode(probe: Complex[Tensor, 'mode height width']) -> Complex[Tensor, ' pixel']:
-    """Returns the strongest of the orthogonal modes of a probe, of norm 1.
-
-    Modes that are mixed unitarily are the same probe; their orthogonal ones do not change.
-    """
-    modes = probe.flatten(1).cpu()
-    weights = torch.linalg.eigh(modes.conj() @ modes.T).eigenvectors[:, -1]
-    mode = weights @ modes
-    return mode / torch.linalg.vector_norm(mode).clamp(min=1e-20)
 
 
 def _decide(

