@@ -10,7 +10,6 @@ from scipy.ndimage import affine_transform
 from torch import Tensor
 
 from ..physics.forward_model import predict
-from ..physics.measured_scan import MeasuredScan
 from ..physics.measurement import Measurement
 from ..solver.state import SolverState
 from .misfit import Misfit
@@ -41,9 +40,9 @@ ALIKE, SAME_SIZE = 0.995, 0.02
 MAGNIFICATIONS = numpy.arange(0.8, 1.26, 0.01)
 
 
-def find_doubt(refined: Refined, measured: MeasuredScan, seen: Misfit) -> str:
+def find_doubt(refined: Refined, measurement: Measurement, seen: Misfit) -> str:
     """Returns what makes an image doubtful that explains its counts, and what to do; or nothing."""
-    state, freed, measurement = refined.state, refined.freed, measured.measurement
+    state, freed = refined.state, refined.freed
     if stretched := _describe_stretch(refined, measurement, seen):
         return stretched
     if freed.background and (part := _drowned_part(state, measurement)) > MOST_DROWNED:

@@ -56,8 +56,11 @@ def judge_image(refined: Refined, measured: MeasuredScan, log: RunLog) -> Trust:
     held_out = None if refined.held_out is None else refined.held_out / max(noise, 1e-12)
     placed = place_map(where.cpu().numpy(), measured.origin, scan.object_.shape)
     verdict, why = _decide(seen, held_out, frames, placed)
-    if verdict == 'right' and (doubt := find_doubt(refined, measured, seen)):
-        verdict, why = 'doubtful', doubt
+    if verdict == 'right':
+        doubt = with_chunks_that_fit(
+            measurement, lambda part: find_doubt(refined, part, seen), log.say
+        )
+        verdict, why = ('doubtful', doubt) if doubt else (verdict, why)
     what = f'{scan.name}: the image is {verdict}'
     sentence = f'{what}: {why}.' if verdict == 'right' else f'{what}, because {why}.'
     if verdict == 'right':
