@@ -284,6 +284,7 @@ class Measurement:
             spikes=self._spikes_of(chosen),
             factors=None if self.factors is None else self.factors[there],
             variation=None if self.variation is None else self.variation.select(there),
+            shifted=None,  # of all patterns
         )
 
     def _spikes_of(self, chosen: Tensor) -> Tensor | None:

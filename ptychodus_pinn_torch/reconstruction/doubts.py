@@ -64,7 +64,10 @@ def find_doubt(refined: Refined, measurement: Measurement, seen: Misfit) -> str:
 def _describe_stretch(refined: Refined, measurement: Measurement, seen: Misfit) -> str:
     """Returns that positions have the wrong scale, unless they, or nothing, have."""
     photons = float(measurement.totals.sum()) / measurement.num_patterns
+    is_suspicious = seen.to_noise > SUSPICIOUS
     if refined.freed.positions or photons < ENOUGH_PHOTONS:
+        return ''
+    if not (refined.freed.probe or is_suspicious):
         return ''
     stretch = measure_stretch(refined.state, measurement, sample_patterns(measurement))
     what = f'the patterns want the positions {"farther apart" if stretch > 0 else "nearer"}'
@@ -80,7 +83,7 @@ def _describe_stretch(refined: Refined, measurement: Measurement, seen: Misfit) 
         magnification, overlap = _magnification(given, found)
         if overlap > ALIKE and abs(magnification - 1.0) > SAME_SIZE:
             return f'{what}, and the probe has become {magnification:.2f} times as large: {advice}'
-    if abs(stretch) > LEAST_STRETCH and seen.to_noise > SUSPICIOUS:
+    if abs(stretch) > LEAST_STRETCH and is_suspicious:
         return f'{what}: {advice}'
     return ''
 
