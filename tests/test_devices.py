@@ -12,8 +12,9 @@ from fake_device import DEVICE, Watch, watched_device
 from ptychodus_pinn_torch.config import CnnConfig, Config, UnrolledConfig
 from ptychodus_pinn_torch.networks.unrolled import UnrolledNetwork
 from ptychodus_pinn_torch.physics import measured_scan
+from ptychodus_pinn_torch.physics.group_batch import GroupBatch
 from ptychodus_pinn_torch.physics.measured_scan import measure_scan
-from ptychodus_pinn_torch.physics.measurement import GroupBatch, Measurement
+from ptychodus_pinn_torch.physics.measurement import Measurement
 from ptychodus_pinn_torch.reconstruction.adam import AdamRefiner
 from ptychodus_pinn_torch.reconstruction.misfit import misfit, misfit_map
 from ptychodus_pinn_torch.scan.scan import Scan

@@ -10,7 +10,8 @@ from torch import nn
 from ptychodus_pinn_torch.config import NetworkConfig, option
 from ptychodus_pinn_torch.physics.canvas import Canvas, add_patches
 from ptychodus_pinn_torch.physics.forward_model import expose
-from ptychodus_pinn_torch.physics.measurement import GroupBatch, Measurement
+from ptychodus_pinn_torch.physics.group_batch import GroupBatch
+from ptychodus_pinn_torch.physics.measurement import Measurement
 from ptychodus_pinn_torch.physics.update_rule import object_update, wave_difference
 
 __all__ = ['LearntSteps', 'LearntStepsConfig']

@@ -9,7 +9,8 @@ from torch import nn
 
 from ..config import NetworkConfig
 from ..physics.canvas import Canvas
-from ..physics.measurement import GroupBatch, Measurement
+from ..physics.group_batch import GroupBatch
+from ..physics.measurement import Measurement
 
 __all__ = ['Network', 'TrainableNetwork']
 

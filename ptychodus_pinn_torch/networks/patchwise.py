@@ -15,7 +15,8 @@ from torch import Tensor, nn
 
 from ..physics.canvas import Canvas, add_patches
 from ..physics.chunk import Chunk
-from ..physics.measurement import GroupBatch, Measurement
+from ..physics.group_batch import GroupBatch
+from ..physics.measurement import Measurement
 from ..physics.probe import support_box
 from ..physics.propagation import center_frequencies, intensity, squared_modulus
 from .stitching import PatchStack, blend, put_weighted

@@ -12,7 +12,8 @@ from torch import Tensor, nn
 
 from ..config import NetworkConfig, PriorConfig
 from ..physics.canvas import Canvas
-from ..physics.measurement import GroupBatch, Measurement
+from ..physics.group_batch import GroupBatch
+from ..physics.measurement import Measurement
 from ..solver.sketching import SKETCH_EPOCHS, one_group, search_epochs_of, sketch
 from .blocks import CanvasUNet
 from .evidence import NUM_RINGS, gather_evidence

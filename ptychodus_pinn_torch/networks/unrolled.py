@@ -13,7 +13,8 @@ from ..config import NetworkConfig, UnrolledConfig
 from ..physics.canvas import Canvas, add_patches
 from ..physics.chunk import Chunk
 from ..physics.forward_model import expose
-from ..physics.measurement import GroupBatch, Measurement
+from ..physics.group_batch import GroupBatch
+from ..physics.measurement import Measurement
 from ..physics.propagation import intensity
 from ..physics.update_rule import object_update, wave_difference
 from ..solver.sketching import morton_codes

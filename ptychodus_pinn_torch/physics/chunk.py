@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 import torch
 from jaxtyping import Bool, Complex, Float, Int
@@ -68,17 +68,32 @@ class Chunk:
         return good if good is None or good.ndim == 2 else good[there]
 
 
-@dataclass(frozen=True)
+@dataclass
 class ChunkStream:
-    """The chunks of some patterns, read whenever somebody goes through them.
+    """The chunks of some patterns, read whenever somebody goes through them, or only once.
 
     Attributes:
         read: Yields the chunks of patterns whose numbers it is given.
         indices: (J,) numbers of the patterns, on the host.
+        are_kept: Keep in memory what was read.
+        after_kept: Called with the patterns of a chunk when one that was kept has been used.
     """
 
     read: Callable[[Tensor], Iterator[Chunk]]
     indices: Int[Tensor, ' pattern']
+    are_kept: bool = False
+    after_kept: Callable[[int], None] | None = None
+    _kept: list[Chunk] = field(default_factory=list)
 
     def __iter__(self) -> Iterator[Chunk]:
-        return self.read(self.indices)
+        if not self._kept:
+            found = []
+            for chunk in self.read(self.indices):
+                found += [chunk] if self.are_kept else []
+                yield chunk
+            self._kept = found
+            return
+        for chunk in self._kept:
+            yield chunk
+            if self.after_kept is not None:
+                self.after_kept(len(chunk.indices))

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from .canvas import take_patches
 from .chunk import Chunk
-from .measurement import GroupBatch
+from .group_batch import GroupBatch
 from .propagation import intensity, to_detector
 
 __all__ = ['Exposure', 'ForwardModel', 'expected_counts', 'expose', 'predict']

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from copy import copy
 from dataclasses import dataclass
 from typing import Any
 
@@ -29,8 +30,8 @@ RESIDENT_PART = 0.5
 class ScanCounts:
     """The counts of a scan by index: float32, corner order, bad pixels zero (see `Counts`).
 
-    Nothing is kept on the CPU, whose memory map is fast; a device with room for all patterns
-    receives each of them once.
+    A device with room for all patterns receives each of them once. On the CPU, whose memory map is
+    fast, they are read whenever they are needed, unless somebody goes through them often: `kept`.
 
     Args:
         scan: Patterns (N, H, W) in the dtype of the file, zero frequency in the middle.
@@ -58,7 +59,7 @@ class ScanCounts:
 
     def __getitem__(self, indices: Tensor) -> Float[Tensor, 'pattern height width']:
         if self._resident is not None:
-            return self._resident[indices.to(self.device, non_blocking=True)]
+            return self._resident.index_select(0, indices.to(self.device, non_blocking=True))
         return self._read(indices.numpy()).to(self.device, non_blocking=True)
 
     def total(self) -> float:
@@ -70,6 +71,14 @@ class ScanCounts:
                 total += float(raw.sum(axis=0, dtype=numpy.float64)[good].sum())
             self._total = total
         return self._total
+
+    def kept(self, num_bytes: int) -> ScanCounts:
+        """Returns these counts in memory, where they take no more than so much of it."""
+        if self._resident is not None or 4 * int(numpy.prod(self.shape)) > num_bytes:
+            return self
+        found = copy(self)
+        found._resident = torch.cat([self._read(part).to(self.device) for part in self._parts()])
+        return found
 
     def _parts(self) -> list[NDArray[numpy.int64]]:
         length = max(1, CPU_CHUNK_BYTES // (4 * self.shape[1] * self.shape[2]))

@@ -19,7 +19,10 @@ from .propagation import intensity, squared_modulus, to_detector
 from .shifted_probes import ShiftedProbes
 from .variation import Variation
 
-__all__ = ['Chunk', 'Counts', 'GroupBatch', 'Measurement']
+__all__ = ['Chunk', 'Counts', 'Measurement']
+
+KEPT_BYTES = 2**27
+"""Memory that chunks may take which are gone through more than once."""
 
 
 @dataclass(frozen=True)
@@ -144,7 +147,7 @@ class Measurement:
     def subsets(self, numbers: Int[Tensor, ' pattern'], num_subsets: int) -> list[Iterable[Chunk]]:
         """Returns for each subset its chunks, to be gone through as often as wanted.
 
-        What is in memory is prepared once; a scan is read again each time.
+        What is in memory, or small, is prepared once; a large scan is read again each time.
 
         Args:
             numbers: (N,) subset of each pattern, on the host.
@@ -154,7 +157,9 @@ class Measurement:
         if isinstance(self.counts, Tensor) and self.num_patterns <= self.chunk_size:
             whole = self.chunk(torch.arange(self.num_patterns))
             return [[whole.select(part)] for part in members]
-        return [ChunkStream(self.chunks, part) for part in members]
+        frame_bytes = (4 + 8 * self.probe.shape[-3]) * self.window[0] * self.window[1]
+        are_kept = self.num_patterns * frame_bytes <= KEPT_BYTES
+        return [ChunkStream(self.chunks, part, are_kept, self.after_chunk) for part in members]
 
     @cached_property
     def totals(self) -> Float[Tensor, ' group']:
@@ -323,35 +328,3 @@ class Measurement:
             factors=move(self.factors),
             background=move(self.background),
         )
-
-
-@dataclass(frozen=True)
-class GroupBatch:
-    """Groups of patterns as training draws them: a measurement in memory, and what is known.
-
-    Attributes:
-        measurement: J patterns of B groups, a canvas for each group.
-        object_: The object on the canvases (B, Y, X), where it is the teacher.
-        held_out: (J,) True for patterns that the network must not see, or None; on the host.
-        scan: Number of the training scan that the groups come from; None for any other.
-    """
-
-    measurement: Measurement
-    object_: Complex[Tensor, 'group y x'] | None = None
-    held_out: Bool[Tensor, ' pattern'] | None = None
-    scan: int | None = None
-
-    def seen(self) -> Measurement:
-        """Returns what a network may look at: the patterns that are not held out."""
-        if self.held_out is None:
-            return self.measurement
-        return self.measurement.select(~self.held_out)
-
-    def with_probe(self, probe: Complex[Tensor, '*group mode height width']) -> GroupBatch:
-        """Returns the batch under another probe."""
-        return replace(self, measurement=replace(self.measurement, probe=probe))
-
-    def to(self, device: torch.device) -> GroupBatch:
-        """Returns the batch on a device."""
-        object_ = None if self.object_ is None else self.object_.to(device, non_blocking=True)
-        return replace(self, measurement=self.measurement.to(device), object_=object_)

@@ -26,7 +26,7 @@ class _Store:
         if len(new):
             self._kept[new] = shift_spectrum(self._spectrum, self._shifts[new])
             self._is_known[new] = True
-        return self._kept[indices]
+        return self._kept.index_select(0, indices)
 
 
 @dataclass(frozen=True)

@@ -17,7 +17,7 @@ from ..models.archive import Archive, shipped_model
 from ..models.opening import open_model
 from ..networks.contract import Network
 from ..physics.devices import choose_device, set_threads
-from ..physics.measured_scan import MeasuredScan, measure_scan
+from ..physics.measured_scan import MeasuredScan, ScanCounts, measure_scan
 from ..physics.measurement import Measurement
 from ..physics.shifted_probes import ShiftedProbes
 from ..scan.scan import Scan, fingerprint
@@ -60,7 +60,7 @@ CPU_CHUNK_BYTES = 2**24
 DEVICE_CHUNK_BYTES = 2**30
 
 KEPT_BYTES = 2**28
-"""Memory that the shifted probes of all patterns may take, so that they are computed once."""
+"""Memory that the counts of all patterns may take, and their shifted probes, to be made once."""
 
 
 def reconstruct(request: ReconstructRequest, report: Report) -> Reconstruction:
@@ -97,7 +97,7 @@ def reconstruct(request: ReconstructRequest, report: Report) -> Reconstruction:
     measured = with_variation_that_helps(measured, config, log)
     if config.reconstruction.start != 'object':  # which has a ramp of its own
         measured = centre_beam(measured, log)
-    measured = _with_kept_probes(measured)
+    measured = _with_what_is_kept(measured)
     with torch.inference_mode(config.reconstruction.refine_method != 'adam'):
         refined = _make_image(measured, network, config, log)
     return _finish(refined, measured, config, log, backend)
@@ -223,11 +223,16 @@ def _with_trained_probe(scan: Scan, archive: Archive, log: RunLog) -> Scan:
     return scan
 
 
-def _with_kept_probes(measured: MeasuredScan) -> MeasuredScan:
-    """Returns the scan with shifted probes that are computed once, unless it is large."""
+def _with_what_is_kept(measured: MeasuredScan) -> MeasuredScan:
+    """Returns the scan with counts that are read, and shifted probes that are made, only once.
+
+    Unless they are many.
+    """
     measurement = measured.measurement
     kept = ShiftedProbes.within(KEPT_BYTES, measurement.probe, measurement.shifts)
-    return replace(measured, measurement=replace(measurement, shifted=kept))
+    counts = measurement.counts
+    counts = counts.kept(KEPT_BYTES) if isinstance(counts, ScanCounts) else counts
+    return replace(measured, measurement=replace(measurement, shifted=kept, counts=counts))
 
 
 def _chunk_bytes(config: Config, device: torch.device) -> int:

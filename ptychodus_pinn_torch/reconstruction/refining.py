@@ -59,6 +59,10 @@ STILL_FALLING = 0.99
 
 PROBE_STEP = 0.5
 
+MEASURED_EVERY, MEASURED_BATCHES = 4, 16
+"""Of so many batches, one says what error is met while an image is annealed; and of an epoch, so
+many at least."""
+
 
 class Refinement:
     """Refines a start on the patterns of a scan, as configured.
@@ -100,13 +104,16 @@ class Refinement:
                 self._run_rpie(refined)
         return refined
 
-    def _settings(self, phase: Phase) -> RpieSettings:
+    def _settings(self, phase: Phase, num_batches: int) -> RpieSettings:
         options = self.config.reconstruction
+        # the errors of a search decide; later ones are only shown
+        fewer = min(MEASURED_EVERY, num_batches // MEASURED_BATCHES) if phase.is_last else 1
         return RpieSettings(
             alpha=options.alpha or 1.0,
             step=phase.step,
             probe_step=PROBE_STEP * phase.step / self.plan.first_phase.step,
             is_likely=phase.is_last and self.plan.is_likely,
+            measured_every=max(1, fewer),
             freed=self.freed,
         )
 
@@ -148,11 +155,12 @@ class Refinement:
 
     def _epoch(self, refined: Refined, phase: Phase, which: Tensor, momentum: Momentum) -> None:
         epoch = len(refined.losses)
+        batches = self._batches(which, phase.batch, epoch)
         error = rpie_epoch(
             refined.state,
             self.measurement,
-            self._batches(which, phase.batch, epoch),
-            self._settings(phase),
+            batches,
+            self._settings(phase, len(batches)),
             self._counter(epoch),
             momentum,
         )

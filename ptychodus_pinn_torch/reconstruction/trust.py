@@ -29,7 +29,7 @@ patterns that were held out."""
 WRONG = 4.0
 """From this on the image is wrong, since the counts say something else."""
 
-CLOSE = 3e-4
+CLOSE = 1e-4
 """Part of the counts up to which errors are small in any case: the limit of very bright scans."""
 
 OUTLIER, MOST_OUTLIERS = 3.0, 0.05

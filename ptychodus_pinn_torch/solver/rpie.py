@@ -21,10 +21,13 @@ from ..physics.noise import lost_part, root_bias
 from ..physics.probe import unshift_probe
 from ..physics.propagation import intensity, squared_modulus, to_detector
 from ..physics.update_rule import (
+    DARK,
+    amplitude_ratio,
     divide_by_coverage,
-    likelihood_difference,
+    exit_waves,
+    likelihood_ratio,
     object_update,
-    wave_difference,
+    unbiased_ratio,
 )
 from .momentum import Momentum
 from .state import NOTHING, Freed, SolverState
@@ -59,6 +62,7 @@ class RpieSettings:
         position_step: Factor on the update of the positions.
         max_position_change_px: Bound on one update of a position, per axis.
         is_likely: Steps follow the Poisson likelihood of counts, instead of their roots.
+        measured_every: Of so many batches, one says what error was met.
         freed: What is adjusted beside the object.
     """
 
@@ -68,6 +72,7 @@ class RpieSettings:
     position_step: float = 1.0
     max_position_change_px: float = 1.0
     is_likely: bool = False
+    measured_every: int = 1
     freed: Freed = NOTHING
 
 
@@ -96,15 +101,20 @@ def rpie_epoch(
     seen = state.seen(measurement)
     misfit = torch.zeros(2, device=measurement.device)
     spread = _spread(state.moves(measurement))
+    floor = DARK if settings.is_likely else COUNT_FLOOR
     for number, indices in enumerate(batches):
         chunk = seen.chunk(indices)
         exposure = expose(state.canvas, chunk)
-        misfit += torch.stack(amplitude_misfit(exposure.expected, chunk.counts, chunk.good_pixels))
-        difference = (
-            likelihood_difference(exposure, chunk)
+        ratio = amplitude_ratio(exposure, chunk, floor)
+        if number % settings.measured_every == 0:
+            seen_misfit = amplitude_misfit(exposure.expected, chunk.counts, chunk.good_pixels)
+            misfit += torch.stack(seen_misfit)
+        wanted = (
+            likelihood_ratio(ratio, exposure, chunk)
             if settings.is_likely
-            else wave_difference(exposure, chunk, floor=COUNT_FLOOR, is_unbiased=True)
+            else unbiased_ratio(ratio, exposure, chunk, floor)
         )
+        difference = exit_waves(wanted, exposure, chunk)
         if settings.freed.positions:
             _update_positions(state, measurement, exposure, chunk, spread, settings)
         _update_brightness(state, exposure, chunk, settings)
@@ -161,9 +171,18 @@ def _update_object(
     size = (1, last_y - y + height, last_x - x + width)
     local = (corners - torch.tensor([y, x])).to(chunk.corners.device, non_blocking=True)
     numerator = put_patches(object_update(chunk.probe, difference), chunk.rows, local, size)
-    coverage = put_patches(intensity(chunk.probe), chunk.rows, local, size)
+    coverage = put_patches(_power(state, chunk), chunk.rows, local, size)
     box = state.canvas[:, y : y + size[1], x : x + size[2]]
     box += settings.step * divide_by_coverage(numerator, coverage, settings.alpha)
+
+
+def _power(state: SolverState, chunk: Chunk) -> Float[Tensor, 'pattern height width']:
+    """Returns the power of the probe at each pattern; sub-pixel shifts and variations left out."""
+    power = intensity(state.probe)
+    if state.factors is None:
+        return power.expand(len(chunk.indices), -1, -1)
+    there = chunk.indices.to(power.device, non_blocking=True)
+    return power * state.factors[there, None, None]
 
 
 def _update_probe(

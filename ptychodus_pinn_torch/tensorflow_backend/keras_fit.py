@@ -14,7 +14,7 @@ import torch
 from numpy.typing import NDArray
 
 from ..config import ConfigError
-from ..physics.measurement import GroupBatch
+from ..physics.group_batch import GroupBatch
 from ..scan.output import write_atomically
 from ..training.fitting import Fitted, TrainingRun
 from ..training.judging import judge

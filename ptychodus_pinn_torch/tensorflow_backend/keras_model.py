@@ -13,7 +13,7 @@ from torch import Tensor
 from ..config import Config
 from ..models.archive import NETWORK_PREFIX
 from ..networks.patchwise import find_stacks, first_places
-from ..physics.measurement import GroupBatch
+from ..physics.group_batch import GroupBatch
 from . import tensorflow_physics as physics
 from .keras_network import KerasCnn
 from .loading import load_keras

@@ -13,8 +13,9 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from ..config import Config
+from ..physics.group_batch import GroupBatch
 from ..physics.measured_scan import MeasuredScan
-from ..physics.measurement import GroupBatch, Measurement
+from ..physics.measurement import Measurement
 from ..scan.scan import fingerprint
 from .plans import Task, plan_epoch, plan_validation
 from .synthetic import random_batch, with_random_objects

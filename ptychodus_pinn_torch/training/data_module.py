@@ -5,7 +5,7 @@ from __future__ import annotations
 from lightning.pytorch import LightningDataModule
 from torch.utils.data import DataLoader, Dataset
 
-from ..physics.measurement import GroupBatch
+from ..physics.group_batch import GroupBatch
 from .batches import Batches
 
 __all__ = ['BatchDataModule']

@@ -10,7 +10,8 @@ from torch import Tensor
 from ..physics import losses
 from ..physics.canvas import Canvas
 from ..physics.forward_model import predict
-from ..physics.measurement import GroupBatch, Measurement
+from ..physics.group_batch import GroupBatch
+from ..physics.measurement import Measurement
 
 __all__ = ['judge']
 

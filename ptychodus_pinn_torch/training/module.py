@@ -15,7 +15,7 @@ from ..networks.registry import build_network
 from ..physics import losses
 from ..physics.canvas import Canvas
 from ..physics.forward_model import ForwardModel, predict
-from ..physics.measurement import GroupBatch
+from ..physics.group_batch import GroupBatch
 from ..physics.propagation import squared_modulus
 from .judging import judge
 from .schedules import PHYSICS_RATE, PlateauRule, rate_factor

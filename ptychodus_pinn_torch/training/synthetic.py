@@ -8,7 +8,8 @@ import numpy
 import torch
 
 from ..physics.forward_model import predict
-from ..physics.measurement import GroupBatch, Measurement
+from ..physics.group_batch import GroupBatch
+from ..physics.measurement import Measurement
 from ..scan.scan import split_positions
 from ..simulation.random_scans import RandomScan, random_object, random_scan
 

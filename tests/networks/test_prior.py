@@ -9,8 +9,8 @@ import torch
 from ptychodus_pinn_torch.config import PriorConfig
 from ptychodus_pinn_torch.networks.evidence import gather_evidence
 from ptychodus_pinn_torch.networks.prior import PriorNetwork
+from ptychodus_pinn_torch.physics.group_batch import GroupBatch
 from ptychodus_pinn_torch.physics.losses import object_loss
-from ptychodus_pinn_torch.physics.measurement import GroupBatch
 from ptychodus_pinn_torch.training.synthetic import random_batch
 
 

@@ -10,9 +10,9 @@ import torch
 from ptychodus_pinn_torch.config import UnrolledConfig
 from ptychodus_pinn_torch.networks.blocks import HALO_PX, CanvasUNet
 from ptychodus_pinn_torch.networks.unrolled import UnrolledNetwork, subset_numbers
+from ptychodus_pinn_torch.physics.group_batch import GroupBatch
 from ptychodus_pinn_torch.physics.losses import object_loss
 from ptychodus_pinn_torch.physics.measured_scan import measure_scan
-from ptychodus_pinn_torch.physics.measurement import GroupBatch
 from ptychodus_pinn_torch.simulation.simulated_scan import SimulationSpec, simulate_scan
 from ptychodus_pinn_torch.training.synthetic import random_batch
 
