@@ -98,7 +98,8 @@ def layout_of_weights(
         levels = {item[len(prefix) :].split('.')[0] for item in weights if item.startswith(prefix)}
         return tuple(shape(f'{prefix}{level}.{name}')[0] for level in range(len(levels)))
 
-    encoder, decoder = widths('encoder.', 'pair.conv2'), widths('first.levels.', 'conv2')
+    first = 'shared' if any(name.startswith('shared.') for name in weights) else 'first'
+    encoder, decoder = widths('encoder.', 'pair.conv2'), widths(f'{first}.levels.', 'conv2')
     if not encoder or not decoder:
         raise ArchiveError(f'{source}: holds no encoder and decoder of a PtychoPINN network.')
     found = shape('encoder.0.pair.conv1')[1], 8 * 2 ** len(encoder)
@@ -109,13 +110,20 @@ def layout_of_weights(
             f'but its weights take {found[0]} of {found[1]} px: the file was put together from two '
             'models.'
         )
+    outputs = (
+        (shape('first.inner')[0], shape('second.inner')[0])
+        if first == 'first'
+        else ((shape('shared.inner')[0] // 2,) * 2)
+    )
     return {
         'pattern_size': pattern_size,
         'num_channels': num_channels,
         'encoder_widths': encoder,
         'decoder_widths': decoder,
-        'outer_channels': decoder[-1] - shape('first.inner')[1],
-        'outer_width': shape('first.outer_pair.conv2')[0],
-        'first_channels': shape('first.inner')[0],
-        'second_channels': shape('second.inner')[0],
+        'outer_channels': decoder[-1] - shape(f'{first}.inner')[1],
+        'outer_width': shape(f'{first}.outer_pair.conv2')[0],
+        'first_channels': outputs[0],
+        'second_channels': outputs[1],
+        'has_shared_decoder': first == 'shared',
+        'refiner_widths': widths('shared.refiners.', '0') if first == 'shared' else (),
     }

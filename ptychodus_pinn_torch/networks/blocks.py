@@ -14,18 +14,20 @@ HALO_PX = 32
 
 
 class ConvPair(nn.Module):
-    """Two 3x3 convolutions, each followed by a rectifier."""
+    """Two 3x3 convolutions, each followed by a rectifier; where asked, by a norm before it."""
 
-    def __init__(self, num_inputs: int, num_outputs: int) -> None:
+    def __init__(self, num_inputs: int, num_outputs: int, *, has_norm: bool = False) -> None:
         super().__init__()
         self.conv1 = nn.Conv2d(num_inputs, num_outputs, 3, padding=1)
         self.conv2 = nn.Conv2d(num_outputs, num_outputs, 3, padding=1)
+        self.bn1 = nn.BatchNorm2d(num_outputs) if has_norm else nn.Identity()
+        self.bn2 = nn.BatchNorm2d(num_outputs) if has_norm else nn.Identity()
 
     def forward(
         self, x: Float[Tensor, 'batch channel height width']
     ) -> Float[Tensor, 'batch output height width']:
         """Returns features at the same resolution."""
-        return F.relu(self.conv2(F.relu(self.conv1(x))))
+        return F.relu(self.bn2(self.conv2(F.relu(self.bn1(self.conv1(x))))))
 
 
 class CanvasUNet(nn.Module):

@@ -27,6 +27,7 @@ from .planning import Plan
 from .refined import Refined
 from .relocating import fit_frames, relocate
 from .run_log import RunLog
+from .scaling import SCALING_EPOCHS, settle_scale
 from .settling import Settling
 from .splitting import Split
 from .time_budget import Pace
@@ -209,8 +210,19 @@ class Refinement:
         )
         if self._is_well_explained(refined.state):
             self.plan.lengthen(number)
+        self._settle_scale(refined)
         for phase in self.plan.phases[2:]:
             self._run_phase(refined, phase, self.plan.split.everything)
+
+    def _settle_scale(self, refined: Refined) -> None:
+        """Puts the scale of positions and image right, where they are free and there is time."""
+        pace, planned = self.plan.pace, self.plan.num_epochs - len(refined.losses)
+        if not self.freed.positions or pace.epochs_left < planned + SCALING_EPOCHS:
+            return
+        which, seed = self.plan.split.training, self.config.training.seed
+        settle_scale(refined.state, self.measurement, which, seed=seed)
+        for _ in range(SCALING_EPOCHS):
+            pace.count_epoch()
 
     def _run_given(self, refined: Refined) -> None:
         """Runs the planned phases, of which no patterns are held out."""

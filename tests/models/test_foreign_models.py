@@ -32,6 +32,15 @@ CHECKPOINTS = (
     'latent_experimental_polar_N64',
     'torchapi_amp_N64',
     'main_ci_N64',
+    'main_shared_decoder_N64',
+    'main_shared_decoder_amp_N64',
+    'main_batchnorm_N64',
+    'main_attention_N64',
+    'main_objectbig_false_N64',
+    'main_probemask_N64',
+    'main_amp_sigmoid_N64',
+    'main_fno_N64',
+    'main_ffno_N64',
 )
 
 
