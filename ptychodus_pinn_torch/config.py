@@ -60,6 +60,7 @@ class Scope:
         networks: Kinds of networks.
         modes: Of `unsupervised` and `supervised`.
         needs: (path, values) of another option without one of whose values it does nothing.
+        unless_set: Path of an option that, where it is set, lets it act in every mode.
     """
 
     commands: tuple[str, ...] = ()
@@ -67,6 +68,7 @@ class Scope:
     networks: tuple[str, ...] = ()
     modes: tuple[str, ...] = ()
     needs: tuple[str, tuple[Any, ...]] | None = None
+    unless_set: str = ''
 
     def narrowed(self, other: Scope) -> Scope:
         """Returns this scope with the limits that the other one sets."""
@@ -283,11 +285,32 @@ class LossConfig(Section):
 
     scope: ClassVar[Scope] = Scope(commands=(TRAIN, PRETRAIN))
 
-    kind: Literal['amplitude', 'poisson'] = option(
+    kind: Literal['amplitude', 'poisson', 'mae'] = option(
         'amplitude',
-        'amplitude: squared difference of the roots of counts; poisson: negative log-likelihood.',
+        'Of roots of counts: amplitude: squared, mae: absolute difference; poisson: likelihood.',
         basic=True,
-        scope=Scope(commands=(TRAIN,), modes=('unsupervised',)),
+        scope=Scope(commands=(TRAIN,), modes=('unsupervised',), unless_set='loss.counts_weight'),
+    )
+    match_power: bool = option(
+        False,
+        'Expected counts get the sum of the measured ones, pattern by pattern, before they are '
+        'compared.',
+        scope=Scope(
+            commands=(TRAIN,),
+            backends=('pytorch',),
+            needs=('loss.kind', ('mae',)),
+        ),
+    )
+    object_kind: Literal['squared', 'absolute'] = option(
+        'squared',
+        'How the object is compared with that of the scan.',
+        scope=Scope(commands=(TRAIN,), modes=('supervised',), backends=('pytorch',)),
+    )
+    counts_weight: float = option(
+        0.0,
+        'Weight of the loss of counts beside that of objects.',
+        scope=Scope(commands=(TRAIN,), modes=('supervised',), backends=('pytorch',)),
+        ge=0.0,
     )
     deep_supervision: float = option(
         0.3,
@@ -324,9 +347,29 @@ class TrainingConfig(Section):
     warmup_fraction: float = option(
         0.08, 'Part of the steps in which the rate rises from a tenth to its peak.', ge=0.0, le=0.9
     )
-    optimizer: Literal['adam', 'adamw'] = option('adam', 'The optimiser of the weights.')
+    rate_scaling: Literal['none', 'linear', 'root'] = option(
+        'none',
+        'How the learning rate grows with the number of devices.',
+        scope=Scope(backends=('pytorch',)),
+    )
+    optimizer: Literal['adam', 'adamw', 'sgd'] = option('adam', 'The optimiser of the weights.')
+    momentum: float = option(
+        0.9,
+        'Momentum of the optimiser.',
+        scope=Scope(needs=('training.optimizer', ('sgd',))),
+        ge=0.0,
+        lt=1.0,
+    )
     weight_decay: float = option(0.0, 'Decay of the weights (adamw).', ge=0.0, le=1.0)
-    clip_norm: float = option(1.0, 'Gradients are clipped to this norm. 0 does not clip.', ge=0.0)
+    clip_norm: float = option(
+        1.0,
+        'Gradients are clipped to this norm. 0 does not clip.',
+        scope=Scope(needs=('training.clip_value', (0.0,))),
+        ge=0.0,
+    )
+    clip_value: float = option(
+        0.0, 'Each number of the gradients is clipped to this instead. 0 does not.', ge=0.0
+    )
     accumulate: int = option(1, 'Batches per optimiser step.', ge=1, le=1024)
     holdout_fraction: float = option(
         0.05,
@@ -625,7 +668,8 @@ def find_without_effect(
             (scope.backends, backend, f'with the {backend} backend'),
             (scope.networks, config.network.kind, f'on the {config.network.kind} network'),
         ]
-        if command == TRAIN:
+        is_freed = scope.unless_set and known[scope.unless_set].value_in(config)
+        if command == TRAIN and not is_freed:
             limits.append((scope.modes, config.mode, f'in {config.mode} mode'))
         if scope.needs is not None:
             other, values = scope.needs

@@ -45,7 +45,7 @@ def test_the_reference_in_the_documentation_is_up_to_date() -> None:
     [
         ({'training.max_step': 3}, 'training.max_step is no option'),
         ({'training.learning_rate': -1}, 'training.learning_rate'),
-        ({'loss.kind': 'mse'}, "'amplitude' or 'poisson'"),
+        ({'loss.kind': 'mse'}, "'poisson' or 'mae'"),
         ({'nothing.at_all': 1}, 'nothing is no option'),
     ],
 )

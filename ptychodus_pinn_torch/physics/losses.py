@@ -7,11 +7,13 @@ from jaxtyping import Bool, Complex, Float
 from torch import Tensor
 
 __all__ = [
+    'absolute_loss',
     'amplitude_loss',
     'amplitude_loss_floor',
     'amplitude_misfit',
     'coverage_weight',
     'object_loss',
+    'object_loss_absolute',
     'poisson_loss',
     'relative_amplitude_error',
     'total_variation',
@@ -38,6 +40,24 @@ def amplitude_loss(
     The root makes Poisson noise nearly uniform: 1/4 per bright pixel (Anscombe, 1948).
     """
     return _mean((torch.sqrt(expected + FLOOR) - torch.sqrt(counts + FLOOR)).square(), good_pixels)
+
+
+def absolute_loss(
+    expected: Float[Tensor, 'pattern height width'],
+    counts: Float[Tensor, 'pattern height width'],
+    good_pixels: Bool[Tensor, '*frame height width'] | None = None,
+    *,
+    has_matched_power: bool = False,
+) -> Float[Tensor, '']:
+    """Returns the mean of `|sqrt(I + 0.3) - sqrt(D + 0.3)|` over good pixels.
+
+    With matched power, `I` has the sum of `D` over the good pixels of each pattern.
+    """
+    if has_matched_power:
+        good = 1.0 if good_pixels is None else good_pixels
+        sums = [(values * good).sum(dim=(-2, -1), keepdim=True) for values in (counts, expected)]
+        expected = expected * sums[0] / sums[1].clamp(min=1e-9)
+    return _mean((torch.sqrt(expected + FLOOR) - torch.sqrt(counts + FLOOR)).abs(), good_pixels)
 
 
 def amplitude_loss_floor(
@@ -111,6 +131,23 @@ def object_loss(
     size = torch.sqrt(overlap.real.square() + overlap.imag.square() + 1e-12)
     error = (weight * power).sum(dim=(-2, -1)) - 2.0 * size
     return (error / weight.sum(dim=(-2, -1))).mean()
+
+
+def object_loss_absolute(
+    object_: Complex[Tensor, 'group y x'],
+    truth: Complex[Tensor, 'group y x'],
+    coverage: Float[Tensor, 'group y x'],
+) -> Float[Tensor, '']:
+    """Returns `sum w |O exp(-i a) - T| / sum w`, averaged over groups; see `object_loss`.
+
+    `a` is the global phase, which no count tells.
+    """
+    weight = coverage_weight(coverage)
+    overlap = (weight * truth.conj() * object_).sum(dim=(-2, -1), keepdim=True)
+    phase = overlap.detach() / overlap.detach().abs().clamp(min=1e-12)
+    parts = torch.view_as_real(object_ * phase.conj() - truth)
+    error = torch.sqrt(parts.square().sum(dim=-1) + 1e-12)
+    return ((weight * error).sum(dim=(-2, -1)) / weight.sum(dim=(-2, -1))).mean()
 
 
 def total_variation(

@@ -47,12 +47,15 @@ def role_of(name: str, finetune: str) -> str:
 
 
 def make_optimizer(model: KerasPinn, rates: dict[str, Any], finetune: str) -> Any:
-    """Returns Adam, or AdamW, with a rate for each role; `rates` are variables by role."""
+    """Returns the optimiser with a rate for each role; `rates` are variables by role."""
     training = model.config.training
     roles = [role_of(name, finetune) for name in model.values]
     decay = training.weight_decay if training.optimizer == 'adamw' else 0.0
 
-    class AdamByRole(keras.optimizers.Adam):  # type: ignore[misc, name-defined]
+    is_sgd = training.optimizer == 'sgd'
+    base = keras.optimizers.SGD if is_sgd else keras.optimizers.Adam
+
+    class ByRole(base):  # type: ignore[misc, valid-type]
         """Takes each variable's own rate, for its decay as well (Loshchilov & Hutter, 2019)."""
 
         def update_step(self, gradient: Any, variable: Any, learning_rate: Any) -> None:
@@ -61,11 +64,11 @@ def make_optimizer(model: KerasPinn, rates: dict[str, Any], finetune: str) -> An
                 variable.assign_sub(rate * decay * variable)
             super().update_step(gradient, variable, rate)
 
-    return AdamByRole(
-        beta_1=0.9,
-        beta_2=BETA_2,
-        epsilon=rates['epsilon'],
-        global_clipnorm=training.clip_norm or None,
+    adam = {'beta_1': 0.9, 'beta_2': BETA_2, 'epsilon': rates['epsilon']}
+    return ByRole(
+        **({'momentum': training.momentum} if is_sgd else adam),
+        clipvalue=training.clip_value or None,
+        global_clipnorm=None if training.clip_value else training.clip_norm or None,
         gradient_accumulation_steps=training.accumulate if training.accumulate > 1 else None,
     )
 

@@ -144,7 +144,7 @@ class KerasPinn(keras.Model):  # type: ignore[misc, name-defined]
         zero = tf.UnconnectedGradients.ZERO
         found = tape.gradient(total, values, unconnected_gradients=zero)
         gradients = [tf.convert_to_tensor(gradient) for gradient in found]
-        if training.weight_decay and training.optimizer == 'adam':
+        if training.weight_decay and training.optimizer != 'adamw':
             gradients = [g + training.weight_decay * v for g, v in zip(gradients, values)]
         return loss, gradients
 
@@ -156,8 +156,7 @@ class KerasPinn(keras.Model):  # type: ignore[misc, name-defined]
             shifted = physics.shift_probe(probe, data['shifts'])
             expected = physics.expected_counts(canvas, data['rows'], data['corners'], shifted)
             expected = expected * self.scale(data['scan'])
-            is_poisson = self.config.loss.kind == 'poisson'
-            compare = physics.poisson_loss if is_poisson else physics.amplitude_loss
+            compare = physics.LOSSES[self.config.loss.kind]
             return compare(expected, data['counts'], data['good_pixels'])
 
         return tf.cond(tf.size(data['object']) > 0, of_object, of_counts)

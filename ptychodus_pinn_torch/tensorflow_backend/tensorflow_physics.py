@@ -13,6 +13,7 @@ from ..networks.stitching import FILL
 from ..physics.losses import FLOOR
 
 __all__ = [
+    'LOSSES',
     'amplitude_loss',
     'coverage_weight',
     'expected_counts',
@@ -189,6 +190,15 @@ def poisson_loss(expected: Patterns, counts: Patterns, good_pixels: Pixels) -> S
     """Returns the Poisson deviance per good pixel, halved; counts need not be integers."""
     rate, seen = expected + FLOOR, counts + FLOOR
     return _mean(rate - seen + seen * tf.math.log(seen / rate), good_pixels)
+
+
+def absolute_loss(expected: Patterns, counts: Patterns, good_pixels: Pixels) -> Scalar:
+    """Returns the mean of `|sqrt(I + 0.3) - sqrt(D + 0.3)|` over good pixels."""
+    return _mean(tf.abs(tf.sqrt(expected + FLOOR) - tf.sqrt(counts + FLOOR)), good_pixels)
+
+
+LOSSES = {'amplitude': amplitude_loss, 'poisson': poisson_loss, 'mae': absolute_loss}
+"""Of counts, by the name in `loss.kind`."""
 
 
 def coverage_weight(coverage: Float[tf.Tensor, 'group y x']) -> Float[tf.Tensor, 'group y x']:

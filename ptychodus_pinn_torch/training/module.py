@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any, cast
 
 import torch
@@ -18,7 +19,7 @@ from ..physics.forward_model import ForwardModel, predict
 from ..physics.group_batch import GroupBatch
 from ..physics.propagation import squared_modulus
 from .judging import judge
-from .schedules import PHYSICS_RATE, PlateauRule, rate_factor
+from .schedules import PHYSICS_RATE, PlateauRule, rate_factor, rate_growth
 
 __all__ = ['PtychoPINN']
 
@@ -136,12 +137,28 @@ class PtychoPINN(LightningModule):
 
     def _comparison(self, target: GroupBatch, canvas: Canvas) -> Callable[[Tensor], Tensor]:
         """Returns the loss as a function of the object on the canvases."""
-        known = target.object_
-        if known is not None:
-            return lambda object_: losses.object_loss(object_, known, canvas.coverage)
+        known, settings = target.object_, self.config.loss
+        if known is None:
+            return self._of_counts(target)
+        is_squared = settings.object_kind == 'squared'
+        of_objects = losses.object_loss if is_squared else losses.object_loss_absolute
+        if not settings.counts_weight:
+            return lambda object_: of_objects(object_, known, canvas.coverage)
+        of_counts = self._of_counts(target)
+        return lambda object_: (
+            of_objects(object_, known, canvas.coverage)
+            + settings.counts_weight * of_counts(object_)
+        )
+
+    def _of_counts(self, target: GroupBatch) -> Callable[[Tensor], Tensor]:
+        """Returns the loss of the counts that an object lets expect."""
         chunk = target.measurement.chunk(torch.arange(target.measurement.num_patterns))
-        is_poisson = self.config.loss.kind == 'poisson'
-        compare = losses.poisson_loss if is_poisson else losses.amplitude_loss
+        kinds: dict[str, Callable[..., Tensor]] = {
+            'amplitude': losses.amplitude_loss,
+            'poisson': losses.poisson_loss,
+            'mae': partial(losses.absolute_loss, has_matched_power=self.config.loss.match_power),
+        }
+        compare = kinds[self.config.loss.kind]
         return lambda object_: compare(predict(object_, chunk), chunk.counts, chunk.good_pixels)
 
     def _regularisation(self, canvas: Canvas) -> Tensor:
@@ -168,13 +185,17 @@ class PtychoPINN(LightningModule):
     def configure_optimizers(self) -> Any:
         """Returns the optimiser and the schedule of its learning rates, stepped as configured."""
         training = self.config.training
-        kind = torch.optim.AdamW if training.optimizer == 'adamw' else torch.optim.Adam
-        optimizer = kind(
-            self._roles,
-            lr=training.learning_rate,
-            betas=(0.9, 0.99),
-            weight_decay=training.weight_decay,
-        )
+        growth = rate_growth(training, self.trainer.world_size)
+        for group in self._roles:
+            group['lr'] = growth * group.get('lr', training.learning_rate)
+        settings: dict[str, Any] = {'weight_decay': training.weight_decay}
+        kind: Any = torch.optim.SGD
+        if training.optimizer == 'sgd':
+            settings['momentum'] = training.momentum
+        else:
+            kind = torch.optim.AdamW if training.optimizer == 'adamw' else torch.optim.Adam
+            settings['betas'] = (0.9, 0.99)
+        optimizer = kind(self._roles, **settings)
         factors = [
             rate_factor(training, training.max_steps, role=group['role']) for group in self._roles
         ]

@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 from ..config import TrainingConfig
 
-__all__ = ['PHYSICS_RATE', 'PlateauRule', 'rate_factor']
+__all__ = ['PHYSICS_RATE', 'PlateauRule', 'rate_factor', 'rate_growth']
 
 DECAY_PER_RUN = 0.05
 """Where the exponential schedule ends, relative to the peak."""
@@ -17,6 +17,16 @@ COSINE_END = 0.01
 
 PHYSICS_RATE = 0.5
 """Learning rate of probe and scale, relative to that of the network."""
+
+
+def rate_growth(training: TrainingConfig, num_devices: int) -> float:
+    """Returns by what the learning rate is multiplied, as more devices do larger steps together.
+
+    With the number of devices (Goyal et al., 2017), or with its root, which suits Adam.
+    """
+    if training.rate_scaling == 'linear':
+        return float(num_devices)
+    return math.sqrt(num_devices) if training.rate_scaling == 'root' else 1.0
 
 
 def rate_factor(training: TrainingConfig, total_steps: int, *, role: str) -> Callable[[int], float]:

@@ -73,7 +73,7 @@ def test_a_whole_shift_moves_the_probe_and_keeps_its_power(rng):
     numpy.testing.assert_allclose(power, (numpy.abs(probe) ** 2).sum(), rtol=0.05)
 
 
-@pytest.mark.parametrize('name', ['amplitude_loss', 'poisson_loss'])
+@pytest.mark.parametrize('name', ['amplitude_loss', 'poisson_loss', 'absolute_loss'])
 def test_losses_of_counts_agree_with_the_pytorch_engine(rng, name):
     expected = rng.uniform(0.0, 50.0, (5, 8, 8)).astype(numpy.float32)
     good = rng.random((8, 8)) > 0.2

@@ -69,6 +69,17 @@ def test_two_processes_do_together_what_one_does_with_twice_the_batch(tmp_path: 
 
 
 @pytest.mark.slow
+def test_two_processes_take_larger_steps_where_asked(tmp_path: Path) -> None:
+    words = ('training.batch_size=1', 'training.optimizer=sgd', 'training.momentum=0.0')
+    rates = ('training.learning_rate=0.02', 'training.rate_scaling=linear')
+    scaled = launch(tmp_path, 'scaled', *words, *rates, by=TORCHRUN)
+    wanted = launch(tmp_path, 'wanted', *words, 'training.learning_rate=0.04', by=TORCHRUN)
+    assert_close(scaled, wanted)
+    plain = launch(tmp_path, 'plain', *words, rates[0], by=TORCHRUN)
+    assert any(not numpy.allclose(plain[name], scaled[name], atol=1e-5) for name in plain)
+
+
+@pytest.mark.slow
 def test_what_does_not_learn_in_every_step_does_not_stop_the_others(tmp_path: Path) -> None:
     launch(tmp_path, 'start')
     start = f'training.start={tmp_path / "start.h5.zip"}'

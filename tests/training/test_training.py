@@ -7,10 +7,12 @@ import subprocess
 import sys
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy
 import pytest
+import torch
 
 from ptychodus_pinn_torch.backend import EpochReport, ReconstructRequest, TrainRequest
 from ptychodus_pinn_torch.config import Config, ConfigError, override_config
@@ -19,6 +21,7 @@ from ptychodus_pinn_torch.models.archive import read_archive, shipped_model
 from ptychodus_pinn_torch.reconstruction.procedure import reconstruct
 from ptychodus_pinn_torch.scan.scan import Scan
 from ptychodus_pinn_torch.simulation.simulated_scan import SimulationSpec, simulate_scan
+from ptychodus_pinn_torch.training.module import PtychoPINN
 from ptychodus_pinn_torch.training.run import train
 
 SMALL = {
@@ -56,7 +59,7 @@ def image_error(scan: Scan, model: Path | None, config: Config) -> float:
     return compare_objects(result.object_, scan.truth, weights=coverage_mask(scan)).nrmse
 
 
-@pytest.mark.parametrize('loss', ['amplitude', 'poisson'])
+@pytest.mark.parametrize('loss', ['amplitude', 'poisson', 'mae'])
 def test_training_without_labels_improves_the_image(scan: Scan, tmp_path: Path, loss: str) -> None:
     before = small(training__max_steps=1, training__learning_rate=1e-9)
     after = small(training__max_steps=120, loss__kind=loss)
@@ -131,13 +134,16 @@ def test_reports_carry_loss_floor_and_held_out_error(scan: Scan, tmp_path: Path)
         {'training__schedule': 'exponential'},
         {'training__schedule': 'plateau'},
         {'training__optimizer': 'adamw', 'training__weight_decay': 0.1},
+        {'training__optimizer': 'sgd', 'training__learning_rate': 0.1},
         {'training__clip_norm': 0.01},
+        {'training__clip_value': 1e-3},
         {'training__accumulate': 2},
         {'training__warmup_fraction': 0.5},
         {'training__synthetic_fraction': 1.0},
         {'training__ema_decay': 0.9},
         {'training__batch_size': 2},
         {'loss__kind': 'poisson'},
+        {'loss__kind': 'mae'},
         {'loss__deep_supervision': 0.0},
         {'loss__tv_amplitude': 1.0},
         {'loss__tv_phase': 1.0},
@@ -160,6 +166,49 @@ def test_every_option_of_training_changes_the_result(
     assert any(
         not numpy.array_equal(base.weights[name], other.weights[name]) for name in base.weights
     )
+
+
+LOSSES: dict[str, dict[str, Any]] = {
+    'amplitude': {},
+    'poisson': {'loss__kind': 'poisson'},
+    'mae': {'loss__kind': 'mae'},
+    'mae, matched': {'loss__kind': 'mae', 'loss__match_power': True},
+    'object': {'mode': 'supervised'},
+    'object, absolute': {'mode': 'supervised', 'loss__object_kind': 'absolute'},
+    'object and counts': {
+        'mode': 'supervised',
+        'loss__counts_weight': 0.5,
+        'loss__kind': 'poisson',
+    },
+}
+
+
+def test_every_loss_trains_and_none_is_another(scan: Scan, tmp_path: Path) -> None:
+    before = small(training__max_steps=1, training__learning_rate=1e-9)
+    untrained = train(TrainRequest((scan,), before, tmp_path / 'untrained.h5.zip'), ignore)
+    at_first = image_error(scan, untrained, before)
+    found = {}
+    for name, options in LOSSES.items():
+        config = small(training__max_steps=50, **options)
+        path = train(TrainRequest((scan,), config, tmp_path / f'{name}.h5.zip'), ignore)
+        assert image_error(scan, path, config) < 0.95 * at_first, name
+        found[name] = read_archive(path).weights['network.stages.0.last.weight'].tobytes()
+    assert len(set(found.values())) == len(found)
+
+
+@pytest.mark.parametrize(
+    ('scaling', 'growth'), [('none', 1.0), ('linear', 2.0), ('root', 2.0**0.5)]
+)
+def test_the_rate_grows_with_the_devices_as_asked(
+    tmp_path: Path, scaling: str, growth: float
+) -> None:
+    config = small(training__rate_scaling=scaling, physics__train_scale=True)
+    module = PtychoPINN(config, [torch.ones(1, 32, 32, dtype=torch.complex64)])
+    module._trainer = SimpleNamespace(world_size=2)  # type: ignore[assignment]
+    (optimizer,), _ = module.configure_optimizers()
+    network, physics = (group['initial_lr'] for group in optimizer.param_groups)
+    assert network == pytest.approx(growth * config.training.learning_rate)
+    assert physics == pytest.approx(0.5 * growth * config.training.learning_rate)
 
 
 def test_probe_and_scale_really_train(scan: Scan, tmp_path: Path) -> None:
