@@ -149,7 +149,7 @@ class NetworkConfig(Section):
     kind: str = option(
         'unrolled',
         'unrolled: overlap and probe inside the network (recommended); cnn: the PtychoPINN '
-        'convolutional network; ptychopinn: a converted model. Others may register by entry point.',
+        'network; fno: a Fourier operator; ptychopinn: a converted model. Others may register.',
     )
 
     @property
@@ -183,6 +183,44 @@ class PriorConfig(NetworkConfig):
     canvas_width: int = option(24, 'Channels at full resolution.', ge=2, le=256)
 
 
+_TORCH = Scope(backends=('pytorch',))
+
+Amplitude = Literal['softplus', 'sigmoid', 'silu', 'relu']
+
+
+def _amplitude() -> Any:
+    return option(
+        'softplus',
+        'What makes the amplitude of a feature; each is the mean level at first. sigmoid: up to twice '
+        'the level.',
+        scope=Scope(needs=('network.head', ('amplitude_phase',))),
+    )
+
+
+class FnoConfig(NetworkConfig):
+    """A Fourier neural operator: a pattern, or a stack of four, in; patches of the object out."""
+
+    is_patchwise: ClassVar[bool] = True
+
+    kind: Literal['fno'] = option('fno', 'Spectral layers between patterns and patches.')
+    pattern_size: int = option(
+        0, 'Pattern size the network is built for. 0 takes that of the scan.', ge=0, le=1024
+    )
+    num_channels: int = option(
+        1, 'Patterns that go through the network together, ordered by place.', ge=1, le=16
+    )
+    operator_width: int = option(24, 'Channels of the operator.', ge=2, le=256)
+    num_modes: int = option(
+        16, 'Spatial frequencies per axis that spectral layers weigh.', ge=1, le=256
+    )
+    num_blocks: int = option(4, 'Spectral layers.', ge=1, le=32)
+    num_refiners: int = option(2, 'Convolutions after them.', ge=0, le=16)
+    head: Literal['amplitude_phase', 'real_imaginary'] = option(
+        'amplitude_phase', 'What the last layer stands for.'
+    )
+    amplitude: Amplitude = _amplitude()
+
+
 class CnnConfig(NetworkConfig):
     """The PtychoPINN network: a pattern, or a stack of four, in; patches of the object out."""
 
@@ -206,9 +244,15 @@ class CnnConfig(NetworkConfig):
     head: Literal['amplitude_phase', 'real_imaginary'] = option(
         'amplitude_phase', 'What the last layers stand for.'
     )
+    amplitude: Amplitude = _amplitude()
     has_outer_branch: bool = option(
         False, "PtychoPINN's probe_big, a second branch for the outer part of the patch."
     )
+    has_shared_decoder: bool = option(
+        True, 'One decoder for both parts of the object; else one for each.', scope=_TORCH
+    )
+    has_norm: bool = option(False, 'Batch normalisation before each rectifier.', scope=_TORCH)
+    bottleneck_attention: bool = option(False, 'CBAM between encoder and decoder.', scope=_TORCH)
     stem: int = option(
         0,
         'Pixels folded into channels at the entrance (1, 2 or 4). 0 chooses 2 from 128 px on.',
@@ -236,6 +280,7 @@ _NETWORKS: dict[str, type[NetworkConfig]] = {
     'unrolled': UnrolledConfig,
     'prior': PriorConfig,
     'cnn': CnnConfig,
+    'fno': FnoConfig,
     'ptychopinn': PtychoPinnConfig,
 }
 
@@ -287,7 +332,7 @@ class LossConfig(Section):
 
     kind: Literal['amplitude', 'poisson', 'mae'] = option(
         'amplitude',
-        'Of roots of counts: amplitude: squared, mae: absolute difference; poisson: likelihood.',
+        'Roots of counts: squared (amplitude), absolute (mae); or their likelihood.',
         basic=True,
         scope=Scope(commands=(TRAIN,), modes=('unsupervised',), unless_set='loss.counts_weight'),
     )
@@ -617,11 +662,22 @@ def iter_options(network: str | None = None) -> Iterator[Option]:
             continue
         yield from (_make_option(name, key, kind) for key in kind.model_fields)
         if name == 'network':
-            for each in _NETWORKS if network is None else (network,):
-                own, only = network_config_type(each), Scope(networks=(each,))
-                yield from (
-                    _make_option(name, key, own, only) for key in own.model_fields if key != 'kind'
-                )
+            yield from _network_options(tuple(_NETWORKS) if network is None else (network,))
+
+
+def _network_options(kinds: Iterable[str]) -> Iterable[Option]:
+    """Returns the options of kinds of networks; one that several have is one option."""
+    found: dict[str, Option] = {}
+    for kind in kinds:
+        own = network_config_type(kind)
+        for key in own.model_fields:
+            if key == 'kind':
+                continue
+            before = found[key].scope.networks if key in found else ()
+            limits = Scope(networks=(*before, kind))
+            made = _make_option('network', key, own, limits)
+            found[key] = replace(found[key], scope=made.scope) if before else made
+    return found.values()
 
 
 def _make_option(section: str, name: str, model: type[Section], limits: Scope = Scope()) -> Option:
@@ -705,8 +761,8 @@ def _explain(error: ValidationError, source: str, kind: str) -> ConfigError:
         if item['type'] == 'value_error' and path in {'network', 'reconstruction'}:
             parts.append(str(item['ctx']['error']).rstrip('.'))
         elif is_unknown and elsewhere.get(path):
-            owner = elsewhere[path][0]
-            parts.append(f'{path} is an option of network.kind = {owner}, not of {kind}')
+            owners = ' or '.join(elsewhere[path])
+            parts.append(f'{path} is an option of network.kind = {owners}, not of {kind}')
         elif is_unknown:
             section = path.rpartition('.')[0]
             near = [name for name in known if name.rpartition('.')[0] == section]

@@ -112,7 +112,14 @@ def check_backend(archive: Archive, backend: str) -> None:
         ArchiveError: names the engine that made the model, and the one that was chosen.
     """
     kind = archive.config.network.kind
-    if backend == archive.backend or kind in SHARED_NETWORKS:
+    is_shared = kind in SHARED_NETWORKS and not any(
+        item.section == 'network'
+        and item.scope.backends
+        and backend not in item.scope.backends
+        and item.value_in(archive.config) != item.default
+        for item in iter_options(kind)
+    )
+    if backend == archive.backend or is_shared:
         return
     raise ArchiveError(
         f'{archive.path or "the model"}: holds the {kind} network of the {archive.backend} '

@@ -221,6 +221,10 @@ def _refuse_what_is_unknown(
         (model.get('encoder_type', 'cnn') != 'cnn', 'its encoder is not convolutional'),
         (model.get('pad_object', True) is False, 'it has pad_object switched off'),
         (
+            model.get('batch_norm') and not any('.bn1.' in name for name in names),
+            'it was made with batch normalisation, and holds none',
+        ),
+        (
             model.get('fno_input_transform', 'none') != 'none',
             f'its input is transformed ({model.get("fno_input_transform")})',
         ),

@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-import math
+from collections.abc import Sequence
 from typing import ClassVar
 
 import torch
 import torch.nn.functional as F
-from jaxtyping import Complex, Float
+from jaxtyping import Float
 from torch import Tensor, nn
 
 from ..config import CnnConfig, NetworkConfig
 from .attention import ChannelGate, make_attention
 from .blocks import ConvPair
-from .patchwise import Level, encoder_parameters, patchwise_canvas, stitch
+from .stack_network import StackNetwork
 
 __all__ = ['CnnNetwork', 'PatchUNet']
 
@@ -21,8 +21,6 @@ DEFAULT_PATTERN_SIZE = 64
 STEM_FROM_PX = 128
 BOTTLENECK_PX = 8
 MAX_WIDENING = 4
-ONE = math.log(math.e - 1.0)
-"""softplus(ONE) = 1."""
 
 
 class PatchUNet(nn.Module):
@@ -42,27 +40,44 @@ class PatchUNet(nn.Module):
         ]
         self.encoder = nn.ModuleList()
         for before, width in zip([num_inputs, *widths], widths):
-            attention = make_attention(config.attention, width)
-            self.encoder.append(nn.Sequential(ConvPair(before, width), attention))
-        self.decoder = nn.ModuleList()
-        for below, width in zip(widths[:0:-1], widths[-2::-1]):
-            attention = make_attention(config.attention, width)
-            num_merged = below + (width if config.has_skips else 0)
-            self.decoder.append(nn.Sequential(ConvPair(num_merged, width), attention))
+            self.encoder.append(_make_level(config, before, width))
+        has_gate = config.bottleneck_attention
+        self.bottleneck = make_attention('cbam' if has_gate else 'none', widths[-1])
+        self.decoder = _make_decoder(config, widths)
+        self.second_decoder = None if config.has_shared_decoder else _make_decoder(config, widths)
         self.num_outputs = widths[0]
 
     def forward(
         self, x: Float[Tensor, 'stack channel height width']
-    ) -> Float[Tensor, 'stack feature height width']:
-        """Returns features at the resolution of the input."""
+    ) -> list[Float[Tensor, 'stack feature height width']]:
+        """Returns the features of each decoder, at the resolution of the input."""
         skips = []
         for index, level in enumerate(self.encoder):
             x = level(F.max_pool2d(x, 2) if index else x)
             skips.append(x)
-        for level, skip in zip(self.decoder, skips[-2::-1]):
+        x = self.bottleneck(x)
+        decoders = (
+            [self.decoder] if self.second_decoder is None else [self.decoder, self.second_decoder]
+        )
+        return [self._decode(decoder, x, skips[-2::-1]) for decoder in decoders]
+
+    def _decode(self, decoder: nn.ModuleList, x: Tensor, skips: Sequence[Tensor]) -> Tensor:
+        for level, skip in zip(decoder, skips):
             x = F.interpolate(x, scale_factor=2.0)
             x = level(torch.cat([x, skip], dim=1) if self.has_skips else x)
         return x
+
+
+def _make_level(config: CnnConfig, num_inputs: int, width: int) -> nn.Sequential:
+    pair = ConvPair(num_inputs, width, has_norm=config.has_norm)
+    return nn.Sequential(pair, make_attention(config.attention, width))
+
+
+def _make_decoder(config: CnnConfig, widths: Sequence[int]) -> nn.ModuleList:
+    return nn.ModuleList(
+        _make_level(config, below + (width if config.has_skips else 0), width)
+        for below, width in zip(widths[:0:-1], widths[-2::-1])
+    )
 
 
 def num_levels(size: int) -> int:
@@ -88,35 +103,41 @@ def stem_factor(config: CnnConfig, size: int) -> int:
     return factor
 
 
-class CnnNetwork(nn.Module):
+class CnnNetwork(StackNetwork):
     """The PtychoPINN network, after our own design: single patterns or ordered stacks of C.
 
-    It sees the roots of counts relative to their rms, and answers with patches relative to the
-    mean level of the object that counts and probe imply; so neither dose nor probe power matter.
-    It starts at the flat object. A pattern does not tell the phase of its patch as a whole:
-    outside training, phases are synchronised before patches are put together.
+    An encoder, and one decoder for both parts of the object or one for each.
     """
 
-    needs_level = False
-    num_passes = 1
-    is_precise = False
     config_type: ClassVar[type[NetworkConfig]] = CnnConfig
 
     def __init__(self, config: CnnConfig) -> None:
-        super().__init__()
-        self.pattern_size = config.pattern_size or DEFAULT_PATTERN_SIZE
-        self.num_channels = config.num_channels
-        self.is_polar = config.head == 'amplitude_phase'
+        super().__init__(
+            pattern_size=config.pattern_size or DEFAULT_PATTERN_SIZE,
+            num_channels=config.num_channels,
+            head=config.head,
+            amplitude=config.amplitude,
+        )
         self.stem = stem_factor(config, self.pattern_size)
         folded = self.num_channels * self.stem**2
         self.body = PatchUNet(config, folded, self.pattern_size // self.stem)
         width = self.body.num_outputs
         self.num_outer = width // 4 if config.has_outer_branch else 0
-        self.head = nn.Conv2d(width - self.num_outer, 2 * folded, 3, padding=1)
-        self.outer_head = (
-            nn.Conv2d(self.num_outer, 2 * folded, 3, padding=1) if self.num_outer else None
-        )
+        is_shared = config.has_shared_decoder
+        number = 2 * folded if is_shared else folded
+        self.head, self.outer_head = self._make_heads(width, number)
+        self.second_head: nn.Conv2d | None = None
+        self.second_outer_head: nn.Conv2d | None = None
+        if not is_shared:
+            self.second_head, self.second_outer_head = self._make_heads(width, number)
         self._start()
+
+    def _make_heads(self, width: int, num_outputs: int) -> tuple[nn.Conv2d, nn.Conv2d | None]:
+        """Returns the layers that make maps of features, inside and, where asked, outside."""
+        inner = nn.Conv2d(width - self.num_outer, num_outputs, 3, padding=1)
+        if not self.num_outer:
+            return inner, None
+        return inner, nn.Conv2d(self.num_outer, num_outputs, 3, padding=1)
 
     def _start(self) -> None:
         for module in self.modules():
@@ -126,42 +147,30 @@ class CnnNetwork(nn.Module):
                     nn.init.zeros_(module.bias)
             if isinstance(module, ChannelGate):
                 nn.init.ones_(module.squeeze.bias)  # no gate starts with all its rectifiers shut
-        for head in (self.head, self.outer_head):
+        for head in (self.head, self.outer_head, self.second_head, self.second_outer_head):
             if head is not None:
                 nn.init.zeros_(head.weight)
 
-    forward = patchwise_canvas
-    reconstruct = stitch
-    early_parameters = encoder_parameters
-
-    def map_stacks(
-        self,
-        counts: Float[Tensor, 'stack channel height width'],
-        photons: Float[Tensor, 'stack channel'],
-        level: Level | None,
-    ) -> Complex[Tensor, 'stack channel height width']:
-        """Returns one patch per pattern (see `PatchwiseNetwork`)."""
-        mean = counts.mean(dim=(1, 2, 3), keepdim=True).clamp(min=1e-12)
-        features = self._features(torch.sqrt(counts / mean))
-        pixels = counts.shape[-2] * counts.shape[-1]
-        amplitude = torch.sqrt(mean * pixels / photons.mean(dim=1)[:, None, None, None])
-        return amplitude * self._patches(features.to(torch.float32))
-
-    def _features(self, roots: Tensor) -> Float[Tensor, 'stack feature height width']:
+    def features(
+        self, roots: Float[Tensor, 'stack channel height width']
+    ) -> Float[Tensor, 'stack feature height width']:
+        """Returns 2 C features."""
         x = F.pixel_unshuffle(roots, self.stem) if self.stem > 1 else roots
-        x = self.body(x.contiguous(memory_format=torch.channels_last))  # a quarter less time
-        if self.outer_head is None:
-            y = self.head(x)
-        else:
-            split = x.shape[1] - self.num_outer
-            y = torch.where(_is_inner(x), self.head(x[:, :split]), self.outer_head(x[:, split:]))
+        # channels last take a quarter less time
+        first, *second = self.body(x.contiguous(memory_format=torch.channels_last))
+        y = self._map(first, self.head, self.outer_head)
+        if second:
+            assert self.second_head is not None
+            y = torch.cat(
+                [y, self._map(second[0], self.second_head, self.second_outer_head)], dim=1
+            )
         return F.pixel_shuffle(y, self.stem) if self.stem > 1 else y
 
-    def _patches(self, features: Tensor) -> Complex[Tensor, 'stack channel height width']:
-        first, second = features.chunk(2, dim=1)
-        if self.is_polar:
-            return torch.polar(F.softplus(first + ONE), math.pi * torch.tanh(second))
-        return torch.complex(1.0 + first, second)
+    def _map(self, x: Tensor, head: nn.Module, outer_head: nn.Module | None) -> Tensor:
+        if outer_head is None:
+            return head(x)
+        split = x.shape[1] - self.num_outer
+        return torch.where(_is_inner(x), head(x[:, :split]), outer_head(x[:, split:]))
 
 
 def _is_inner(x: Tensor) -> Tensor:

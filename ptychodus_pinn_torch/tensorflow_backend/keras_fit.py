@@ -59,10 +59,16 @@ def make_optimizer(model: KerasPinn, rates: dict[str, Any], finetune: str) -> An
         """Takes each variable's own rate, for its decay as well (Loshchilov & Hutter, 2019)."""
 
         def update_step(self, gradient: Any, variable: Any, learning_rate: Any) -> None:
-            rate = rates[roles[self._get_variable_index(variable)]]
+            index = self._get_variable_index(variable)
+            rate = rates[roles[index]]
             if decay:
                 variable.assign_sub(rate * decay * variable)
-            super().update_step(gradient, variable, rate)
+            if is_sgd and training.momentum:  # Keras would keep the rate of earlier steps in it
+                kept = self.momentums[index]
+                kept.assign(training.momentum * kept + gradient)
+                variable.assign_sub(rate * kept)
+            else:
+                super().update_step(gradient, variable, rate)
 
     adam = {'beta_1': 0.9, 'beta_2': BETA_2, 'epsilon': rates['epsilon']}
     return ByRole(

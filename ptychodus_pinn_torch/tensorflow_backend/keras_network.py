@@ -13,9 +13,10 @@ from jaxtyping import Complex, Float
 from numpy.typing import NDArray
 from torch import Tensor
 
-from ..networks.cnn import DEFAULT_PATTERN_SIZE, MAX_WIDENING, ONE, num_levels, stem_factor
+from ..networks.cnn import DEFAULT_PATTERN_SIZE, MAX_WIDENING, num_levels, stem_factor
 from ..networks.patchwise import Level, stitch
 from ..networks.registry import check_weights
+from ..networks.stack_network import AMPLITUDES
 from ..physics.canvas import Canvas
 from ..physics.measurement import Measurement
 from .keras_attention import make_gates
@@ -47,6 +48,7 @@ class KerasCnn:
         self.pattern_size = config.pattern_size or DEFAULT_PATTERN_SIZE
         self.num_channels = config.num_channels
         self.is_polar = config.head == 'amplitude_phase'
+        self.amplitude = config.amplitude
         self.has_skips = config.has_skips
         self.stem = stem_factor(config, self.pattern_size)
         self.layers: dict[str, Any] = {}
@@ -148,7 +150,9 @@ class KerasCnn:
         first, second = tf.split(features, 2, axis=1)
         if not self.is_polar:
             return tf.complex(amplitude * (1.0 + first), amplitude * second)
-        size, angle = amplitude * tf.math.softplus(first + ONE), math.pi * tf.tanh(second)
+        shift, factor = AMPLITUDES[self.amplitude]
+        size = amplitude * factor * getattr(tf.nn, self.amplitude)(first + shift)
+        angle = math.pi * tf.tanh(second)
         return tf.complex(size * tf.cos(angle), size * tf.sin(angle))
 
     def _features(self, roots: tf.Tensor) -> Float[tf.Tensor, 'stack feature height width']:

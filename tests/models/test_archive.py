@@ -14,12 +14,13 @@ from typing import Any
 import numpy
 import pytest
 
-from ptychodus_pinn_torch.config import Config, override_config
+from ptychodus_pinn_torch.config import CnnConfig, Config, override_config
 from ptychodus_pinn_torch.models.archive import (
     FORMAT_VERSION,
     MEMBERS,
     Archive,
     ArchiveError,
+    check_backend,
     read_archive,
     shipped_model,
     write_archive,
@@ -184,7 +185,12 @@ def test_a_cnn_of_format_1_opens_with_the_options_it_was_written_with(tmp_path: 
     gone = {'alpha': 0.5, 'an_option_of_old': 3}
     path = write_format_1(tmp_path / 'old.h5.zip', network, reconstruction=gone)
     found = open_model(path).config
-    assert found.network.model_dump() == {
+    dumped = found.network.model_dump()
+    added = ('amplitude', 'bottleneck_attention', 'has_norm', 'has_shared_decoder')
+    assert {key: dumped.pop(key) for key in added} == {
+        key: getattr(CnnConfig(), key) for key in added
+    }
+    assert dumped == {
         'kind': 'cnn',
         **{'pattern_size': 32, 'num_channels': 4, 'first_width': 8, 'has_skips': False},
         **{'attention': 'eca', 'head': 'real_imaginary', 'has_outer_branch': True, 'stem': 1},
@@ -213,3 +219,20 @@ def test_converting_writes_the_present_format(tmp_path: Path) -> None:
     with zipfile.ZipFile(path) as bundle:
         assert json.loads(bundle.read('manifest.json'))['version'] == FORMAT_VERSION
     assert open_model(path).config == open_model(shipped_model()).config
+
+
+@pytest.mark.parametrize(
+    ('options', 'is_shared'),
+    [({'network.amplitude': 'silu'}, True), ({'network.has_norm': True}, False)],
+    ids=['shared', 'of one engine'],
+)
+def test_a_network_that_one_engine_alone_has_is_refused_by_the_other(
+    options: dict[str, Any], is_shared: bool
+) -> None:
+    archive = Archive(override_config(Config(), {'network.kind': 'cnn', **options}), {})
+    check_backend(archive, 'pytorch')
+    if is_shared:
+        check_backend(archive, 'tensorflow')
+        return
+    with pytest.raises(ArchiveError, match='which the tensorflow backend cannot run'):
+        check_backend(archive, 'tensorflow')

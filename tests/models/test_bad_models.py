@@ -294,8 +294,12 @@ BAD_CHECKPOINTS: dict[str, tuple[Callable[[Any], None], str]] = {
         'shared decoder',
     ),
     'another architecture': (
+        lambda tree: tree['hyper_parameters']['model_config'].update(architecture='neuralop_uno'),
+        "'neuralop_uno'",
+    ),
+    'operator without its weights': (
         lambda tree: tree['hyper_parameters']['model_config'].update(architecture='fno'),
-        "'fno'",
+        'operator.lifter.conv1.weight is missing',
     ),
 }
 

@@ -12,6 +12,7 @@ import torch
 from ptychodus_pinn_torch.config import CnnConfig, Config, override_config
 from ptychodus_pinn_torch.networks.cnn import CnnNetwork, num_levels
 from ptychodus_pinn_torch.networks.patchwise import find_stacks
+from ptychodus_pinn_torch.networks.stack_network import AMPLITUDES
 from ptychodus_pinn_torch.networks.stitching import PatchStack, phase_factors
 from ptychodus_pinn_torch.physics import losses
 from ptychodus_pinn_torch.physics.canvas import take_patches
@@ -32,7 +33,8 @@ def make_network(size: int = 32, **options: Any) -> CnnNetwork:
 
 def wake(network: CnnNetwork) -> CnnNetwork:
     """Gives the last layers weights, so that the network says something."""
-    for head in (network.head, network.outer_head):
+    heads = network.head, network.outer_head, network.second_head, network.second_outer_head
+    for head in heads:
         if head is not None:
             torch.nn.init.normal_(head.weight, std=0.05)
     return network.eval()
@@ -59,10 +61,18 @@ def test_any_pattern_size_gives_patches_of_that_size(size: int) -> None:
     assert size // network.stem // 2 ** num_levels(size // network.stem) < 16 or size == 100
 
 
-@pytest.mark.parametrize('head', ['amplitude_phase', 'real_imaginary'])
-def test_it_starts_at_the_flat_object(tiny_scan: Scan, head: str) -> None:
+@pytest.mark.parametrize(
+    'options',
+    [
+        {'head': 'real_imaginary'},
+        {'has_shared_decoder': False},
+        *({'amplitude': name} for name in AMPLITUDES),
+    ],
+    ids=str,
+)
+def test_it_starts_at_the_flat_object(tiny_scan: Scan, options: dict[str, Any]) -> None:
     batch = make_groups(tiny_scan, 3, 1)
-    canvas = make_network(head=head)(batch)
+    canvas = make_network(**options)(batch)
     for group in range(3):
         power = intensity(batch.measurement.probe).sum()
         level = torch.sqrt(batch.measurement.counts[group].sum() / power)
@@ -81,7 +91,12 @@ def test_it_starts_at_the_flat_object(tiny_scan: Scan, head: str) -> None:
         {'has_skips': False},
         {'head': 'real_imaginary', 'stem': 2},
         {'num_channels': 4},
+        {'has_norm': True},
+        {'bottleneck_attention': True},
+        {'has_shared_decoder': False, 'has_outer_branch': True},
+        *({'amplitude': name} for name in AMPLITUDES),
     ],
+    ids=str,
 )
 def test_every_parameter_learns(tiny_scan: Scan, options: dict[str, Any]) -> None:
     network = wake(make_network(**options)).train()

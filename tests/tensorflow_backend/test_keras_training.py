@@ -91,7 +91,7 @@ def distance(first, second):
         {'training__optimizer': 'adamw', 'training__weight_decay': 0.1, 'loss__tv_phase': 1e-2},
         {'mode': 'supervised', 'training__accumulate': 2},
         {'loss__kind': 'mae', 'training__clip_value': 1e-3},
-        {'training__optimizer': 'sgd', 'training__learning_rate': 0.3},
+        {'training__optimizer': 'sgd', 'training__learning_rate': 1.0},
     ],
     ids=['poisson', 'groups', 'adamw', 'supervised', 'mae', 'sgd'],
 )
