@@ -132,6 +132,19 @@ class GroupingConfig(Section):
         ge=0.0,
     )
 
+    groups_per_pattern: int = option(
+        1,
+        'How often an epoch draws groups of all patterns, each time others.',
+        ge=1,
+        le=1024,
+    )
+    max_patterns: int = option(
+        0,
+        'Patterns of each scan that are trained on, drawn at random. 0 takes all.',
+        unit='patterns',
+        ge=0,
+    )
+
 
 class NetworkConfig(Section):
     """Which network, and its size. These options travel in the model archive.
@@ -318,6 +331,14 @@ class PhysicsConfig(Section):
         scope=Scope(commands=(TRAIN, RECONSTRUCT), modes=('unsupervised', 'supervised')),
         ge=0,
         le=64,
+    )
+    probe_mask_px: float = option(
+        0.0,
+        'The given probe is dark outside of a disk of this diameter. 0 leaves it as it is.',
+        unit='px',
+        scope=Scope(commands=(TRAIN, RECONSTRUCT), modes=('unsupervised', 'supervised')),
+        ge=0.0,
+        le=4096.0,
     )
     train_probe: bool = option(False, 'Training adjusts the probe of each scan.')
     train_scale: bool = option(

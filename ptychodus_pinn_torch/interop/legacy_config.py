@@ -42,7 +42,7 @@ KEY_MAPPINGS = {
 GROUPS_PER_EPOCH = 512
 """PtychoPINN's groups per epoch where none were asked for."""
 
-_LOSSES = {'poisson': 'poisson', 'mae': 'amplitude'}
+_LOSSES = {'poisson': 'poisson', 'mae': 'mae'}
 _FIELD_OF_KEY = {key: name for name, key in KEY_MAPPINGS.items()}
 
 
@@ -141,11 +141,19 @@ def _translate(given: Mapping[str, Any], warnings: list[str]) -> dict[str, Any]:
             options |= ALL_FIELDS[name].to_ours(value, warnings)
         else:
             warnings.append(f'{name} is no field of PtychoPINN that is known here: it is left out.')
-    return options | _groups(given) | _loss(given, warnings) | _steps(given) | _attention(given)
+    for part in (_groups, _steps, _attention, _mask):
+        options |= part(given)
+    for rule in (_loss, _clipping):
+        options |= rule(given, warnings)
+    # sizes of the other network, which have no effect there either
+    own = {item.path for item in iter_options(options['network.kind'])}
+    return {path: x for path, x in options.items() if path in own}
 
 
 def _groups(given: Mapping[str, Any]) -> dict[str, Any]:
     """Returns the options of groups: theirs have gridsize**2, or C, patterns."""
+    if given.get('object_big') is False:  # every pattern explains its own patch
+        return dict.fromkeys(('network.num_channels', 'grouping.group_size'), 1)
     if 'gridsize' not in given and 'C' not in given:
         return {}
     channels = int(given['C']) if 'C' in given else int(given['gridsize']) ** 2
@@ -159,18 +167,50 @@ def _groups(given: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _loss(given: Mapping[str, Any], warnings: list[str]) -> dict[str, Any]:
-    """Returns the loss that has the greater weight; the losses here are not mixed."""
+    """Returns the loss of counts that has the greater weight, and that of objects beside it."""
     mode = str(given.get('torch_loss_mode', 'poisson'))
-    if given.get('mae_weight', 0.0) > given.get('nll_weight', 1.0):
-        if mode != 'mae':
-            ALL_FIELDS['torch_loss_mode'].to_ours('mae', warnings)
-        return {'loss.kind': 'amplitude'}
+    weights = {kind: float(given.get(f'{kind}_weight', kind == 'nll')) for kind in ('mae', 'nll')}
+    options: dict[str, Any] = {}
     if mode not in _LOSSES:
         known = ', '.join(_LOSSES)
         warnings.append(f'torch_loss_mode = {mode!r} is left out: known here are {known}.')
-    elif 'torch_loss_mode' in given or 'nll_weight' in given:
-        return {'loss.kind': _LOSSES[mode]}
-    return {}
+    elif {'torch_loss_mode', 'mae_weight', 'nll_weight'} & set(given):
+        options['loss.kind'] = 'mae' if weights['mae'] > weights['nll'] else _LOSSES[mode]
+    if weights['mae'] and weights['nll'] and 'nll_weight' in given:
+        warnings.append('mae_weight and nll_weight are not mixed here: the greater one is taken.')
+    if given.get('torch_mae_pred_l2_match_target'):
+        options['loss.match_power'] = True
+    squared, absolute = (float(given.get(f'realspace_{x}weight', 0.0)) for x in ('', 'mae_'))
+    if squared or absolute:
+        options['mode'] = 'supervised'
+        options['loss.object_kind'] = 'absolute' if absolute > squared else 'squared'
+        options['loss.counts_weight'] = max(weights.values()) / max(squared, absolute)
+    return options
+
+
+def _clipping(given: Mapping[str, Any], warnings: list[str]) -> dict[str, Any]:
+    """Returns how gradients are clipped, and the momentum of an optimiser that has one."""
+    options: dict[str, Any] = {}
+    if given.get('optimizer') == 'sgd' and 'momentum' in given:
+        options['training.momentum'] = float(given['momentum'])
+    if 'gradient_clip_val' not in given:
+        return options
+    kind = str(given.get('gradient_clip_algorithm', 'norm'))
+    if kind not in {'norm', 'value'}:
+        warnings.append(
+            f'gradient_clip_algorithm = {kind!r} is left out: known here are norm, value.'
+        )
+    name = 'clip_value' if kind == 'value' else 'clip_norm'
+    return options | {f'training.{name}': float(given['gradient_clip_val'])}
+
+
+def _mask(given: Mapping[str, Any]) -> dict[str, Any]:
+    """Returns the diameter of the mask of the probe, by default half the pattern."""
+    if not given.get('probe_mask'):
+        return {}
+    return {
+        'physics.probe_mask_px': float(given.get('probe_mask_diameter') or given.get('N', 64) / 2)
+    }
 
 
 def _steps(given: Mapping[str, Any]) -> dict[str, Any]:
@@ -210,21 +250,27 @@ def legacy_from_config(config: Config) -> dict[str, Any]:
     What PtychoPINN has no field for is left out, and said.
     """
     network, training = config.network, config.training
-    if network.kind != 'cnn':
+    if network.kind not in {'cnn', 'fno'}:
         logger.warning(
             'network.kind = %r has no counterpart in PtychoPINN: cnn is written.', network.kind
         )
     channels = network.stack_size or 1
-    is_poisson = config.loss.kind == 'poisson'
+    loss = config.loss
+    is_poisson = loss.kind == 'poisson'
     batch = training.batch_size or 16
     epochs = max(1, round(training.max_steps * batch / GROUPS_PER_EPOCH))
     model = _fields_of(config, MODEL_FIELDS) | {
         'N': network.size_px or 64,
         'gridsize': max(1, math.isqrt(channels)),
         'n_filters_scale': max(1, getattr(network, 'first_width', 16) // 8),
-        'architecture': 'cnn',
+        'architecture': 'fno' if network.kind == 'fno' else 'cnn',
         'probe_big': getattr(network, 'has_outer_branch', False),
+        'object_big': config.grouping.group_size != 1 or channels > 1,
+        'probe_mask': bool(config.physics.probe_mask_px),
+        'probe_mask_diameter': config.physics.probe_mask_px or None,
     }
+    is_supervised = config.mode == 'supervised' and loss.counts_weight > 0.0
+    realspace = 1.0 / loss.counts_weight if is_supervised else 0.0
     return _fields_of(config, TRAINING_FIELDS) | {
         'model': model,
         'batch_size': batch,
@@ -234,7 +280,12 @@ def legacy_from_config(config: Config) -> dict[str, Any]:
         'nll_weight': float(is_poisson),
         'torch_loss_mode': 'poisson' if is_poisson else 'mae',
         'neighbor_count': max(4, round(config.grouping.neighbor_pool * channels) - 1),
-        'gradient_clip_val': training.clip_norm or None,
+        'gradient_clip_val': training.clip_value or training.clip_norm or None,
+        'gradient_clip_algorithm': 'value' if training.clip_value else 'norm',
+        'momentum': training.momentum,
+        'torch_mae_pred_l2_match_target': loss.match_power,
+        'realspace_weight': realspace if loss.object_kind == 'squared' else 0.0,
+        'realspace_mae_weight': realspace if loss.object_kind == 'absolute' else 0.0,
         'lr_warmup_epochs': round(training.warmup_fraction * epochs),
         'backend': 'pytorch',
     }

@@ -61,13 +61,12 @@ class Field(NamedTuple):
         return value
 
 
-_ONE_NETWORK = 'the networks here are unrolled and cnn'
+_ONE_NETWORK = 'the networks here are unrolled, cnn and fno'
 _LEVEL = 'probe and object are in counts here and need no scale'
-_NO_MASK = 'the probe is taken as it is given'
+_SOFT_EDGE = 'the edge of the mask has a deviation of 1 px'
 _GIVEN = 'give it to the call'
 _ALL = 'all patterns are used, each in at least one group'
 _FIXED = 'there is no such choice here'
-_OBJECTS = 'supervised training compares objects instead'
 _MAPPED = 'patterns are gathered from a memory map as needed'
 _BEST = 'best and last model are always kept'
 _JUDGED = 'models are judged on held-out patterns'
@@ -75,10 +74,15 @@ _LATER = 'reconstruct after training instead'
 
 _ONE_DEVICE = {'auto': 'becomes 1: give a number to use more'}
 _WIDER_RANGE = {'16-mixed': 'becomes bf16-mixed, which has the range of 32 bits'}
-_BY_ROOTS = 'becomes loss.kind = amplitude, which squares differences of roots of counts'
+_TWICE = 'reaches up to twice the mean level of the object here'
 _MODES = {'pinn': 'unsupervised', 'supervised': 'supervised'}
 _OBJECT_MODES = {'Unsupervised': 'unsupervised', 'Supervised': 'supervised'}
-_OBJECT_LOSSES = {'Poisson': 'poisson', 'MAE': 'amplitude'}
+_OBJECT_LOSSES = {'Poisson': 'poisson', 'MAE': 'mae'}
+_HEADS = {
+    'real_imag': 'real_imaginary',
+    'amp_phase': 'amplitude_phase',
+    'amp_phase_logits': 'amplitude_phase',
+}
 _SCHEDULES = {
     'Default': 'constant',
     'Exponential': 'exponential',
@@ -90,7 +94,14 @@ _ACCELERATORS = {'auto': 'auto', 'cpu': 'cpu', 'gpu': 'cuda', 'cuda': 'cuda', 'm
 _DEVICES = {**_ACCELERATORS, 'gpu': 'auto', 'cuda': 'auto'}
 _PRECISIONS = {'32-true': '32-true', '16-mixed': 'bf16-mixed', 'bf16-mixed': 'bf16-mixed'}
 _LOGGERS = {name: name for name in ('csv', 'tensorboard', 'mlflow')}
-_OPTIMIZERS = {name: name for name in ('adam', 'adamw')}
+_OPTIMIZERS = {name: name for name in ('adam', 'adamw', 'sgd')}
+_AMPLITUDES = {
+    'sigmoid': 'sigmoid',
+    'swish': 'silu',
+    'silu': 'silu',
+    'softplus': 'softplus',
+    'relu': 'relu',
+}
 
 
 def _left_out(remark: str, **defaults: Any) -> tuple[Field, ...]:
@@ -107,15 +118,20 @@ MODEL_FIELDS: tuple[Field, ...] = (
     Field('gridsize', 1, 'network.num_channels'),
     Field('n_filters_scale', 2, 'network.first_width', convert=lambda value: 8 * int(value)),
     Field('model_type', 'pinn', 'mode', convert=_MODES),
-    Field('architecture', 'cnn', 'network.kind', convert={'cnn': 'cnn'}),
+    Field('architecture', 'cnn', 'network.kind', convert={'cnn': 'cnn', 'fno': 'fno'}),
     Field('probe_big', True, 'network.has_outer_branch', convert=bool),
-    *_left_out(_ONE_NETWORK, fno_modes=12, fno_width=32, fno_blocks=4, fno_cnn_blocks=2),
+    Field('fno_modes', 12, 'network.num_modes', convert=int),
+    Field('fno_width', 32, 'network.operator_width', convert=int),
+    Field('fno_blocks', 4, 'network.num_blocks', convert=int),
+    Field('fno_cnn_blocks', 2, 'network.num_refiners', convert=int),
     *_left_out(_ONE_NETWORK, learned_input_channels=1, max_hidden_channels=None, resnet_width=None),
-    *_left_out('the cnn always sees the root of the counts', fno_input_transform='none'),
-    *_left_out('set network.head instead', generator_output_mode='real_imag'),
-    *_left_out('the amplitude here is a softplus, never negative', amp_activation='sigmoid'),
-    *_left_out('patches of a group always share one canvas', object_big=True),
-    *_left_out(_NO_MASK, probe_mask=False, probe_mask_sigma=1.0, probe_mask_diameter=None),
+    *_left_out('networks always see the root of the counts', fno_input_transform='none'),
+    Field('generator_output_mode', 'real_imag', 'network.head', convert=_HEADS),
+    Field('amp_activation', 'sigmoid', 'network.amplitude', '', _AMPLITUDES, {'sigmoid': _TWICE}),
+    Field('object_big', True, 'grouping.group_size'),
+    Field('probe_mask', False, 'physics.probe_mask_px'),
+    Field('probe_mask_diameter', None, 'physics.probe_mask_px'),
+    *_left_out(_SOFT_EDGE, probe_mask_sigma=1.0),
     *_left_out('patches always have the size of the pattern', pad_object=True),
     *_left_out(_LEVEL, probe_scale=4.0),
     *_left_out('patches are never smoothed', gaussian_smoothing_sigma=0.0),
@@ -125,8 +141,9 @@ _SAMPLING: tuple[Field, ...] = (
     Field('n_groups', None, 'training.max_steps'),
     Field('subsample_seed', None, 'training.seed', convert=int),
     Field('neighbor_count', 4, 'grouping.neighbor_pool'),
-    *_left_out(_ALL, n_images=None, n_subsample=None),
-    *_left_out('groups are drawn anew in every epoch instead', enable_oversampling=False),
+    Field('n_images', None, 'training.max_steps'),
+    Field('n_subsample', None, 'grouping.max_patterns', convert=int),
+    *_left_out('set grouping.groups_per_pattern instead', enable_oversampling=False),
     *_left_out('set grouping.neighbor_pool instead', neighbor_pool_size=None),
     *_left_out(_GIVEN, test_data_file=None),
     *_left_out('give it to the call, or set PTYCHOPINN_BACKEND', backend='tensorflow'),
@@ -138,22 +155,24 @@ TRAINING_FIELDS: tuple[Field, ...] = (
     Field('nepochs', 50, 'training.max_steps'),
     Field('mae_weight', 0.0, 'loss.kind'),
     Field('nll_weight', 1.0, 'loss.kind'),
-    Field('torch_loss_mode', 'poisson', 'loss.kind', changes={'mae': _BY_ROOTS}),
+    Field('torch_loss_mode', 'poisson', 'loss.kind'),
+    Field('torch_mae_pred_l2_match_target', False, 'loss.match_power'),
+    Field('realspace_weight', 0.0, 'loss.counts_weight'),
+    Field('realspace_mae_weight', 0.0, 'loss.object_kind'),
     Field('probe_trainable', False, 'physics.train_probe', convert=bool),
     Field('intensity_scale_trainable', True, 'physics.train_scale', convert=bool),
-    Field('gradient_clip_val', None, 'training.clip_norm', convert=float),
+    Field('gradient_clip_val', None, 'training.clip_norm'),
+    Field('gradient_clip_algorithm', 'norm', 'training.clip_value'),
     Field('optimizer', 'adam', 'training.optimizer', convert=_OPTIMIZERS),
+    Field('momentum', 0.9, 'training.momentum'),
     Field('weight_decay', 0.0, 'training.weight_decay', convert=float),
     Field('scheduler', 'Default', 'training.schedule', convert=_SCHEDULES),
     Field('lr_warmup_epochs', 0, 'training.warmup_fraction'),
     *_left_out(_GIVEN, train_data_file=None, output_dir='training_outputs'),
-    *_left_out(_OBJECTS, realspace_mae_weight=0.0, realspace_weight=0.0),
     *_left_out('counts are taken as they were measured', nphotons=1e9),
     *_left_out('positions are always needed', positions_provided=True),
     *_left_out(_ALL, sequential_sampling=False),
-    *_left_out(_LEVEL, torch_mae_pred_l2_match_target=False),
-    *_left_out('gradients are clipped by their norm', gradient_clip_algorithm='norm'),
-    *_left_out(_FIXED, momentum=0.9, adam_beta1=0.9, adam_beta2=0.999, lr_min_ratio=0.1),
+    *_left_out(_FIXED, adam_beta1=0.9, adam_beta2=0.999, lr_min_ratio=0.1),
     *_left_out(_FIXED, plateau_factor=0.5, plateau_patience=2, plateau_min_lr=5e-5),
     *_left_out(_FIXED, plateau_threshold=0.0),
 )
@@ -198,7 +217,10 @@ OBJECT_FIELDS: tuple[Field, ...] = (
     Field('C', None, 'network.num_channels'),
     Field('K', None, None, 'set grouping.neighbor_pool instead'),
     Field('mode', None, 'mode', convert=_OBJECT_MODES),
-    Field('loss_function', None, 'loss.kind', '', _OBJECT_LOSSES, {'MAE': _BY_ROOTS}),
+    Field('loss_function', None, 'loss.kind', convert=_OBJECT_LOSSES),
+    Field('batch_norm', False, 'network.has_norm', convert=bool),
+    Field('use_shared_decoder', None, 'network.has_shared_decoder', convert=bool),
+    Field('cbam_bottleneck', False, 'network.bottleneck_attention', convert=bool),
     Field('device', None, 'execution.accelerator', convert=_DEVICES),
     Field('epochs', None, 'training.max_steps'),
     *(

@@ -20,6 +20,7 @@ from ..physics.devices import choose_device, set_threads
 from ..physics.measured_scan import MeasuredScan, ScanCounts, measure_scan
 from ..physics.measurement import Measurement
 from ..physics.shifted_probes import ShiftedProbes
+from ..scan.probe_mask import mask_probe
 from ..scan.scan import Scan, fingerprint
 from ..scan.triage import examine_frames
 from ..solver.state import Freed, SolverState, tilted_phase
@@ -83,6 +84,7 @@ def reconstruct(request: ReconstructRequest, report: Report) -> Reconstruction:
             archive = open_model(request.model or shipped_model())
             scan = _with_trained_probe(scan, archive, log)
             network = backend.load_network(archive, config)
+        scan = mask_probe(scan, config.physics.probe_mask_px)
         triage = examine_frames(scan)
         if triage.sentence():
             log.say(f'{scan.name}: {triage.sentence()}')

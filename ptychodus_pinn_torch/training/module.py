@@ -19,6 +19,7 @@ from ..physics.forward_model import ForwardModel, predict
 from ..physics.group_batch import GroupBatch
 from ..physics.propagation import squared_modulus
 from .judging import judge
+from .processes import num_processes
 from .schedules import PHYSICS_RATE, PlateauRule, rate_factor, rate_growth
 
 __all__ = ['PtychoPINN']
@@ -185,7 +186,7 @@ class PtychoPINN(LightningModule):
     def configure_optimizers(self) -> Any:
         """Returns the optimiser and the schedule of its learning rates, stepped as configured."""
         training = self.config.training
-        growth = rate_growth(training, self.trainer.world_size)
+        growth = rate_growth(training, num_processes())
         for group in self._roles:
             group['lr'] = growth * group.get('lr', training.learning_rate)
         settings: dict[str, Any] = {'weight_decay': training.weight_decay}

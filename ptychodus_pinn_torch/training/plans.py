@@ -66,7 +66,12 @@ def _training_split(
     measured: MeasuredScan, config: Config, number: int
 ) -> tuple[NDArray[numpy.int64], NDArray[numpy.int64]]:
     seed = [config.training.seed, 1, number]
-    return split_members(measured, config.training.holdout_fraction, seed)
+    members, held_out = split_members(measured, config.training.holdout_fraction, seed)
+    most = config.grouping.max_patterns
+    if 0 < most < len(members):
+        rng = numpy.random.default_rng([config.training.seed, 9, number])
+        members = numpy.sort(rng.choice(members, most, replace=False))
+    return members, held_out
 
 
 def plan_epoch(
@@ -82,14 +87,19 @@ def plan_epoch(
     plans: list[tuple[int, NDArray[numpy.int64]]] = []
     for number, measured in enumerate(scans):
         group_size = group_size_of(config, measured.scan.pattern_shape[0])
-        groups = draw_groups(
-            measured.scan.positions_px,
-            group_size,
-            rng,
-            members=_training_split(measured, config, number)[0],
-            neighbor_pool=config.grouping.neighbor_pool,
-            max_distance_px=config.grouping.max_distance_px,
-        )
+        members = _training_split(measured, config, number)[0]
+        drawn = [
+            draw_groups(
+                measured.scan.positions_px,
+                group_size,
+                rng,
+                members=members,
+                neighbor_pool=config.grouping.neighbor_pool,
+                max_distance_px=config.grouping.max_distance_px,
+            )
+            for _ in range(config.grouping.groups_per_pattern)
+        ]
+        groups = numpy.concatenate(drawn)
         steps = math.ceil(len(groups) / (size * world))
         filled = numpy.resize(groups, (steps * size * world, groups.shape[1]))
         plans += [(number, part) for part in filled.reshape(steps, size * world, -1)]

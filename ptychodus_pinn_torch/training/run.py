@@ -15,6 +15,7 @@ from ..models.card import write_card
 from ..models.opening import open_model
 from ..physics.devices import set_threads
 from ..physics.measured_scan import MeasuredScan, measure_scan
+from ..scan.probe_mask import mask_probe
 from ..scan.scan import Scan
 from .batches import ScanBatches
 from .fitting import Fitted, TrainingRun
@@ -74,7 +75,8 @@ def train(request: TrainRequest, report: Report) -> Path:
 
 
 def _measure(scan: Scan, config: Config) -> MeasuredScan:
-    return measure_scan(scan, num_probe_modes=config.physics.num_probe_modes)
+    masked = mask_probe(scan, config.physics.probe_mask_px)
+    return measure_scan(masked, num_probe_modes=config.physics.num_probe_modes)
 
 
 def _say_what_varies(

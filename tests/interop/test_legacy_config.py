@@ -10,7 +10,7 @@ from typing import Any
 import numpy
 import pytest
 
-from ptychodus_pinn_torch.config import Config, ConfigError, override_config
+from ptychodus_pinn_torch.config import Config, ConfigError, iter_options, override_config
 from ptychodus_pinn_torch.interop.legacy_config import (
     KEY_MAPPINGS,
     config_from_legacy,
@@ -100,11 +100,11 @@ def test_fields_become_options() -> None:
         execution,
     )
     config = found.config
-    assert [text.partition(' ')[0] for text in found.warnings] == ['precision', 'torch_loss_mode']
+    assert [text.partition(' ')[0] for text in found.warnings] == ['precision']
     assert (config.network.pattern_size, config.network.num_channels) == (128, 4)
     assert config.grouping.group_size == 4 and config.grouping.neighbor_pool == 2.0
     assert config.training.max_steps == 130 and config.training.warmup_fraction == 0.2
-    assert config.training.schedule == 'cosine' and config.loss.kind == 'amplitude'
+    assert config.training.schedule == 'cosine' and config.loss.kind == 'mae'
     assert config.mode == 'supervised' and config.physics.train_probe
     assert config.execution.accelerator == 'cuda' and config.execution.devices == 2
     assert config.training.learning_rate == 5e-4 and config.network.kind == 'cnn'
@@ -115,15 +115,107 @@ def test_fields_become_options() -> None:
     [
         ('precision', '16-mixed', 'execution.precision', 'bf16-mixed'),
         ('devices', 'auto', 'execution.devices', 1),
-        ('torch_loss_mode', 'mae', 'loss.kind', 'amplitude'),
-        ('loss_function', 'MAE', 'loss.kind', 'amplitude'),
+        ('amp_activation', 'sigmoid', 'network.amplitude', 'sigmoid'),
     ],
 )
 def test_change_of_meaning_is_said(field: str, value: str, path: str, expected: Any) -> None:
     found = config_from_legacy({field: value})
     section, name = path.split('.')
     assert getattr(getattr(found.config, section), name) == expected
-    assert len(found.warnings) == 1 and 'becomes' in found.warnings[0]
+    assert len(found.warnings) == 1 and field in found.warnings[0]
+
+
+@pytest.mark.parametrize(
+    ('fields', 'options'),
+    [
+        ({'torch_loss_mode': 'mae'}, {'loss.kind': 'mae'}),
+        ({'loss_function': 'MAE'}, {'loss.kind': 'mae'}),
+        ({'mae_weight': 1.0, 'nll_weight': 0.0}, {'loss.kind': 'mae'}),
+        (
+            {'torch_loss_mode': 'mae', 'torch_mae_pred_l2_match_target': True},
+            {'loss.kind': 'mae', 'loss.match_power': True},
+        ),
+        (
+            {'realspace_weight': 2.0},
+            {
+                'mode': 'supervised',
+                'loss.object_kind': 'squared',
+                'loss.counts_weight': 0.5,
+            },
+        ),
+        (
+            {'realspace_mae_weight': 4.0, 'nll_weight': 2.0},
+            {'mode': 'supervised', 'loss.object_kind': 'absolute', 'loss.counts_weight': 0.5},
+        ),
+        (
+            {'optimizer': 'sgd', 'momentum': 0.5},
+            {'training.optimizer': 'sgd', 'training.momentum': 0.5},
+        ),
+        ({'gradient_clip_val': 0.3}, {'training.clip_norm': 0.3, 'training.clip_value': 0.0}),
+        (
+            {'gradient_clip_val': 0.3, 'gradient_clip_algorithm': 'value'},
+            {'training.clip_value': 0.3},
+        ),
+        (
+            {'object_big': False, 'gridsize': 2},
+            {'network.num_channels': 1, 'grouping.group_size': 1},
+        ),
+        ({'N': 128, 'probe_mask': True}, {'physics.probe_mask_px': 64.0}),
+        ({'probe_mask': True, 'probe_mask_diameter': 40}, {'physics.probe_mask_px': 40.0}),
+        ({'probe_mask': False, 'probe_mask_diameter': 40}, {'physics.probe_mask_px': 0.0}),
+        ({'n_subsample': 99}, {'grouping.max_patterns': 99}),
+        ({'amp_activation': 'swish'}, {'network.amplitude': 'silu'}),
+        (
+            {'batch_norm': True, 'cbam_bottleneck': True},
+            {'network.has_norm': True, 'network.bottleneck_attention': True},
+        ),
+        ({'use_shared_decoder': False}, {'network.has_shared_decoder': False}),
+        (
+            {
+                'architecture': 'fno',
+                'fno_modes': 9,
+                'fno_width': 20,
+                'fno_blocks': 3,
+                'fno_cnn_blocks': 1,
+            },
+            {
+                'network.kind': 'fno',
+                'network.num_modes': 9,
+                'network.operator_width': 20,
+                'network.num_blocks': 3,
+                'network.num_refiners': 1,
+            },
+        ),
+        ({'architecture': 'cnn', 'fno_modes': 9}, {'network.kind': 'cnn'}),
+        ({'generator_output_mode': 'real_imag'}, {'network.head': 'real_imaginary'}),
+    ],
+    ids=lambda value: ','.join(value),
+)
+def test_fields_mean_here_what_they_mean_there(
+    fields: dict[str, Any], options: dict[str, Any]
+) -> None:
+    found = config_from_legacy(fields)
+    assert not found.warnings
+    known = {item.path: item for item in iter_options(found.config.network.kind)}
+    assert {path: known[path].value_in(found.config) for path in options} == options
+
+
+@pytest.mark.parametrize(
+    'fields',
+    [
+        {'gradient_clip_val': 1.0, 'gradient_clip_algorithm': 'agc'},
+        {'mae_weight': 0.5, 'nll_weight': 1.0},
+        {'torch_loss_mode': 'huber'},
+        {'architecture': 'neuralop_uno'},
+        {'fno_input_transform': 'log1p'},
+        {'enable_oversampling': True},
+        {'probe_mask_sigma': 3.0},
+    ],
+    ids=lambda fields: ','.join(fields),
+)
+def test_what_cannot_be_kept_is_said(fields: dict[str, Any]) -> None:
+    warnings = config_from_legacy(fields).warnings
+    assert len(warnings) == 1 and list(fields)[-1].partition('_')[0] in warnings[0]
 
 
 def test_nonsense_is_one_sentence() -> None:

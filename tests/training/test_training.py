@@ -7,7 +7,6 @@ import subprocess
 import sys
 from dataclasses import replace
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import numpy
@@ -149,6 +148,8 @@ def test_reports_carry_loss_floor_and_held_out_error(scan: Scan, tmp_path: Path)
         {'loss__tv_phase': 1.0},
         {'grouping__neighbor_pool': 3.0},
         {'grouping__max_distance_px': 5.0},
+        {'grouping__groups_per_pattern': 3},
+        {'grouping__max_patterns': 40},
         {'grouping__group_size': 9},
         {'physics__train_probe': True},
         {'physics__train_probe': True, 'loss__probe_reference': 10.0},
@@ -200,11 +201,11 @@ def test_every_loss_trains_and_none_is_another(scan: Scan, tmp_path: Path) -> No
     ('scaling', 'growth'), [('none', 1.0), ('linear', 2.0), ('root', 2.0**0.5)]
 )
 def test_the_rate_grows_with_the_devices_as_asked(
-    tmp_path: Path, scaling: str, growth: float
+    monkeypatch: pytest.MonkeyPatch, scaling: str, growth: float
 ) -> None:
+    monkeypatch.setattr('ptychodus_pinn_torch.training.module.num_processes', lambda: 2)
     config = small(training__rate_scaling=scaling, physics__train_scale=True)
     module = PtychoPINN(config, [torch.ones(1, 32, 32, dtype=torch.complex64)])
-    module._trainer = SimpleNamespace(world_size=2)  # type: ignore[assignment]
     (optimizer,), _ = module.configure_optimizers()
     network, physics = (group['initial_lr'] for group in optimizer.param_groups)
     assert network == pytest.approx(growth * config.training.learning_rate)
