@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -11,11 +12,14 @@ import numpy
 from numpy.typing import ArrayLike, NDArray
 from scipy.spatial import KDTree
 
+from ..scan.diffraction_kind import DiffractionKind, recognise_kind
 from ..scan.npz_layouts import NpzReader, RawScan
 from ..scan.scan import Scan
 from ..scan.scan_checks import build_scan
 
 __all__ = ['MemmapDatasetBridge', 'PtychoDataContainerTorch', 'RawDataTorch']
+
+logger = logging.getLogger(__name__)
 
 REQUIRED = ('xcoords', 'ycoords', 'diff3d', 'probeGuess')
 
@@ -71,25 +75,16 @@ class RawDataTorch:
             ValueError: what `diff3d` is cannot be told, or the arrays cannot be used.
         """
         patterns = numpy.asarray(self.diff3d)
-        if self._holds_amplitudes(patterns):
-            patterns = numpy.square(patterns, dtype=numpy.float32)
+        kind = self._kind(patterns, name)
+        patterns = patterns if kind.is_plain else kind.to_counts(patterns)
         positions = numpy.stack([self.ycoords, self.xcoords], axis=1)
         raw = RawScan(patterns, positions, self.probeGuess, self.objectGuess, bad_pixels=None)
         return replace(build_scan(Path(name), raw), source=None)
 
-    def _holds_amplitudes(self, patterns: NDArray[Any]) -> bool:
+    def _kind(self, patterns: NDArray[Any], name: str) -> DiffractionKind:
         if self.kind != 'auto':
-            return self.kind == 'amplitude'
-        if patterns.dtype.kind != 'f':
-            return False
-        sample = patterns[:: max(1, len(patterns) // 32)].astype(numpy.float64)
-        for values, answer in ((sample, False), (sample**2, True)):
-            if numpy.all(numpy.abs(values - numpy.rint(values)) <= 1e-4 * (1.0 + values)):
-                return answer
-        raise ValueError(
-            "diff3d may hold counts or amplitudes, its values do not tell: say kind='counts' or "
-            "kind='amplitude'."
-        )
+            return DiffractionKind(self.kind == 'amplitude')
+        return recognise_kind(patterns, name, "say kind='counts' or kind='amplitude'")
 
     def generate_grouped_data(
         self,
@@ -100,6 +95,8 @@ class RawDataTorch:
         sequential_sampling: bool = False,
         gridsize: int | None = None,
         dataset_path: str | None = None,
+        enable_oversampling: bool = False,
+        neighbor_pool_size: int | None = None,
     ) -> dict[str, Any]:
         """Returns groups of C = gridsize**2 patterns: B = `nsamples` of them.
 
@@ -114,25 +111,42 @@ class RawDataTorch:
             K: Neighbours to choose from.
             nsamples: Groups to draw.
             seed: Of the draw; None is 0.
-            sequential_sampling: Take the first patterns in order instead of random ones.
+            sequential_sampling: Take the first patterns in order instead of random ones; what
+                neighbours they get does not depend on the seed either.
+            enable_oversampling: Let patterns have several groups where more groups are asked for
+                than there are patterns.
+            neighbor_pool_size: Neighbours to choose from instead of K.
             gridsize: Root of C; that of the configuration, or 1.
             dataset_path: Not needed: grouping takes no time worth a file.
 
         Raises:
-            ValueError: K below C, too few patterns, or patterns of another size.
+            ValueError: K below C, too few patterns, patterns of another size, or more groups than
+                patterns without oversampling.
         """
         channels = int(gridsize or _gridsize_of(self.config)) ** 2
         number = len(self.xcoords)
         if self.diff3d.shape[1:] != (N, N):
             raise ValueError(f'patterns are {self.diff3d.shape[1:]} px but N = {N} was asked for.')
-        if channels > 1 and channels > K:
-            raise ValueError(f'K={K} must be >= C={channels}: choose more neighbours.')
+        near = K if neighbor_pool_size is None else neighbor_pool_size
+        if channels > 1 and channels > near:
+            raise ValueError(f'K={near} must be >= C={channels}: choose more neighbours.')
         if number < channels:
             raise ValueError(f'{number} patterns are too few for groups of {channels}.')
-        rng = numpy.random.default_rng(0 if seed is None else seed)
-        order = numpy.arange(number) if sequential_sampling else rng.permutation(number)
-        seeds = order[:nsamples]
-        return self._gather(self._neighbours(seeds, K, channels, rng), seeds)
+        if nsamples > number and not (enable_oversampling and channels > 1):
+            if channels > 1:
+                raise ValueError(
+                    f'{nsamples} groups of {channels} were asked for and there are {number} patterns: '
+                    'ask for fewer, or set enable_oversampling.'
+                )
+            logger.warning('%d groups were asked for: there are %d patterns.', nsamples, number)
+        rng = numpy.random.default_rng(0 if seed is None or sequential_sampling else seed)
+        times = max(1, -(-nsamples // number)) if enable_oversampling and channels > 1 else 1
+        orders = [
+            numpy.arange(number) if sequential_sampling else rng.permutation(number)
+            for _ in range(times)
+        ]
+        seeds = numpy.concatenate(orders)[:nsamples]
+        return self._gather(self._neighbours(seeds, near, channels, rng), seeds)
 
     def _neighbours(self, seeds: Any, near: int, channels: int, rng: Any) -> NDArray[Any]:
         if channels == 1:
@@ -224,8 +238,32 @@ class PtychoDataContainerTorch:
         self.local_offsets = self.coords_relative
         self.global_offsets = torch.from_numpy(arrays['coords_offsets'])
         self.nn_indices = torch.from_numpy(arrays['nn_indices'])
+        self._grouped = arrays
         self.norm_Y_I = float((nphotons / self.X.square().sum(dim=(1, 2)).mean()).sqrt())
         self.probe = torch.from_numpy(numpy.asarray(probe, dtype=numpy.complex64))
+
+    def to_raw_data(self) -> RawDataTorch:
+        """Returns the patterns of all groups, each once.
+
+        They are those of `diffraction`; grouped data that hold `X_full` alone are taken for
+        amplitudes of `nphotons` a pattern.
+        """
+        arrays = self._grouped
+        places = arrays['coords_offsets'] - arrays['coords_relative']  # (B, 1, 2, C)
+        numbers, first = numpy.unique(arrays['nn_indices'], return_index=True)
+        x, y = numpy.moveaxis(places[:, 0], 1, 0).reshape(2, -1)[:, first]
+        has_source = 'diffraction' in arrays
+        given = arrays['diffraction'] if has_source else arrays['X_full'] * self.norm_Y_I
+        patterns = numpy.moveaxis(given, -1, 1).reshape(-1, *given.shape[1:3])[first]
+        return RawDataTorch(
+            x,
+            y,
+            patterns,
+            self.probe.numpy(),
+            numbers,
+            arrays.get('objectGuess'),
+            kind='auto' if has_source else 'amplitude',
+        )
 
 
 class MemmapDatasetBridge:

@@ -221,8 +221,8 @@ def _steps(given: Mapping[str, Any]) -> dict[str, Any]:
     groups = int(given.get('n_groups') or given.get('n_images') or GROUPS_PER_EPOCH)
     batch = int(given.get('batch_size', 16))
     options: dict[str, Any] = {'training.max_steps': epochs * math.ceil(groups / batch)}
-    if given.get('lr_warmup_epochs'):
-        options['training.warmup_fraction'] = min(0.9, int(given['lr_warmup_epochs']) / epochs)
+    if warmup := given.get('lr_warmup_epochs') or given.get('warmup_epochs'):
+        options['training.warmup_fraction'] = min(0.9, int(warmup) / epochs)
     return options
 
 

@@ -223,6 +223,33 @@ OBJECT_FIELDS: tuple[Field, ...] = (
     Field('cbam_bottleneck', False, 'network.bottleneck_attention', convert=bool),
     Field('device', None, 'execution.accelerator', convert=_DEVICES),
     Field('epochs', None, 'training.max_steps'),
+    Field('n_devices', 1, 'execution.devices', convert=int),
+    Field('max_neighbor_distance', None, 'grouping.max_distance_px', convert=float),
+    Field('warmup_epochs', 0, 'training.warmup_fraction'),
+    Field('grid_size', None, 'network.num_channels'),
+    *_left_out('C says how many patterns a stack has', C_model=None, C_forward=None),
+    *_left_out(_ALL, K_quadrant=30, neighbor_function='Nearest', min_neighbor_distance=0.0),
+    *_left_out(_ALL, scan_pattern='Isotropic', x_bounds=None, y_bounds=None),
+    *_left_out(_LEVEL, normalize=None, probe_normalize=None, data_scaling=None),
+    *_left_out(_LEVEL, phase_subtraction=None, intensity_scale=None, num_datasets=1),
+    *_left_out(_LEVEL, scale_contract_version=None, measurement_domain=None),
+    *_left_out('the ramp of a probe stays in it', probe_ramp_removal=False),
+    *_left_out('windows are as large as positions need', max_position_jitter=None, edge_pad=None),
+    *_left_out('windows are as large as positions need', offset=None),
+    *_left_out('the outer branch has a quarter of the channels', decoder_last_amp_channels=None),
+    *_left_out(
+        'the outer branch has a quarter of the channels', decoder_last_c_outer_fraction=None
+    ),
+    *_left_out('spatial attention sees 7 px', decoder_spatial_kernel=7),
+    *_left_out('set loss.tv_amplitude', amp_loss=None, amp_loss_coeff=1.0),
+    *_left_out('set loss.tv_phase', phase_loss=None, phase_loss_coeff=1.0),
+    *_left_out('set loss.probe_reference', probe_reference_coeff=0.0),
+    *_left_out(_FIXED, amplitude_variance_loss=False, amplitude_variance_coeff=0.01),
+    *_left_out(_FIXED, min_lr_ratio=0.1, nll=True),
+    *_left_out('set training.finetune', epochs_fine_tune=0, fine_tune_gamma=0.1),
+    *_left_out('every run is by Lightning', framework='Lightning', orchestrator='Lightning'),
+    *_left_out(_GIVEN, training_directories=None, experiment_name=None, model_name=None),
+    *_left_out('write it into the model card', notes=''),
     *(
         Field(f'{kind}_{part}', False, 'network.attention')
         for kind in ('cbam', 'eca', 'spatial')

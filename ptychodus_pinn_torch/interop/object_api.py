@@ -1,34 +1,47 @@
 """The object API of PtychoPINN's torch code: configurations, loader, model, trainer, engine.
 
-Names and calls are theirs, the work is this package's. Fields without a counterpart are named in
-a warning when they are set.
+Names and calls are theirs, the work is this package's. Fields that are set and have no counterpart
+are named in a warning.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import shutil
+from collections.abc import Iterator, Mapping
+from enum import Enum
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import numpy
 from numpy.typing import NDArray
 
-from ..backend import TrainRequest, ignore_report, resolve_backend
-from ..config import Config, override_config
+from ..backend import TrainRequest, get_backend, ignore_report, resolve_backend
+from ..config import Config
 from ..models.opening import open_model
+from ..models.restricted_pickle import load_tensors
+from ..models.safe_zip import SafeZip
 from ..scan.files import read_scan
 from ..scan.npz_layouts import RawScan
+from ..scan.output import write_atomically
 from ..scan.scan import Scan
 from ..scan.scan_checks import build_scan
-from .legacy_config import config_from_legacy
-from .workflows import TrainedModel
+from .config_manager import ConfigManager
+from .object_fields import (
+    SECTIONS,
+    DataConfig,
+    DatagenConfig,
+    InferenceConfig,
+    ModelConfig,
+    TrainingConfig,
+)
+from .trained_model import TrainedModel, config_for_images
 
 __all__ = [
     'ConfigManager',
     'DataConfig',
     'Datagen',
     'DatagenConfig',
+    'DataloaderFormats',
     'InferenceConfig',
     'InferenceEngine',
     'ModelConfig',
@@ -39,54 +52,10 @@ __all__ = [
 ]
 
 
-DataConfig = ModelConfig = TrainingConfig = InferenceConfig = DatagenConfig = SimpleNamespace
-"""What is not given is not set. Images depend on no field of the inference; the fields of the
-simulation are those of `SimulationSpec`."""
+class DataloaderFormats(Enum):
+    """How a loader hands over its data; here there is one way, whatever is asked for."""
 
-
-class ConfigManager:
-    """Holds the configurations and makes one of ours of them."""
-
-    def __init__(
-        self,
-        data_config: Any = None,
-        model_config: Any = None,
-        training_config: Any = None,
-        inference_config: Any = None,
-        datagen_config: Any = None,
-    ) -> None:
-        self.data_config = data_config or DataConfig()
-        self.model_config = model_config or ModelConfig(mode='Unsupervised')
-        self.training_config = training_config or TrainingConfig()
-        self.inference_config = inference_config or InferenceConfig()
-        self.datagen_config = datagen_config or DatagenConfig()
-
-    @classmethod
-    def from_loaded_model(cls, model: PtychoModel) -> ConfigManager:
-        """Returns the configurations that a model was made with."""
-        network = model.config.network
-        mode = model.config.mode.capitalize()
-        return cls(DataConfig(N=network.size_px, C=network.stack_size), ModelConfig(mode=mode))
-
-    def validate_arch_compatibility(self, model: PtychoModel) -> None:
-        """Refuses a model of another pattern size.
-
-        Raises:
-            ValueError: names both sizes.
-        """
-        size, own = getattr(self.data_config, 'N', 0), model.config.network.size_px
-        if size and own and size != own:
-            raise ValueError(f'the model takes patterns of {own} px, the data have {size} px.')
-
-    def to_config(self, *, steps_per_epoch: int = 32) -> Config:
-        """Returns our configuration."""
-        training = vars(self.training_config)
-        batch = int(training.get('batch_size', 16))
-        fields = {**vars(self.data_config), **vars(self.model_config), **training}
-        if 'epochs' in fields:
-            fields['n_groups'] = steps_per_epoch * batch
-        start = override_config(Config(), {'training.start': 'none'})
-        return config_from_legacy(fields, start=start).config
+    LIGHTNING = 'lightning_only_module'
 
 
 class PtychoDataLoader:
@@ -96,16 +65,18 @@ class PtychoDataLoader:
         self,
         data_dir: Path | str | None = None,
         config_manager: ConfigManager | None = None,
-        data_format: Any = None,
+        data_format: Any = DataloaderFormats.LIGHTNING,
         output_dir: Path | str | None = None,
         *,
         scans: tuple[Scan, ...] = (),
     ) -> None:
         self.config_manager = config_manager or ConfigManager()
-        self.output_dir = Path(output_dir or 'training_outputs')
+        self.data_format = DataloaderFormats(data_format or DataloaderFormats.LIGHTNING)
+        self.output_dir = Path(output_dir or self.config_manager.training_config.output_dir)
         self.scans = scans
         if data_dir is not None:
-            paths = sorted(Path(data_dir).glob('*.npz'))
+            folder = Path(data_dir)
+            paths = [folder] if folder.is_file() else sorted(folder.glob('*.npz'))
             if not paths:
                 raise ValueError(f'{data_dir}: holds no *.npz: export training data first.')
             self.scans = tuple(read_scan(path) for path in paths)
@@ -124,38 +95,120 @@ class PtychoDataLoader:
         )
         return cls(config_manager=config_manager, scans=(build_scan(Path('arrays'), raw),))
 
+    def __len__(self) -> int:
+        return len(self.scans)
 
-@dataclass
+    def __iter__(self) -> Iterator[Scan]:
+        return iter(self.scans)
+
+
 class PtychoModel:
-    """A model: a new one to be trained, or one of an archive or checkpoint."""
+    """A model: a new one to be trained, or one of an archive or checkpoint.
 
-    config: Config
-    path: Path | None = None
+    Args:
+        data_config: What the model is for; the others likewise.
+    """
+
+    def __init__(
+        self,
+        data_config: Any = None,
+        model_config: Any = None,
+        training_config: Any = None,
+        inference_config: Any = None,
+        *,
+        config: Config | None = None,
+        path: Path | None = None,
+    ) -> None:
+        manager = ConfigManager(data_config, model_config, training_config, inference_config)
+        self.config, self.path = config or manager.to_config(), path
 
     @classmethod
     def _new_model(
         cls, model: Any = None, config_manager: ConfigManager | None = None
     ) -> PtychoModel:
-        return cls((config_manager or ConfigManager()).to_config())
+        return cls(config=(config_manager or ConfigManager()).to_config())
 
     @classmethod
-    def load(cls, path: Path | str) -> PtychoModel:
+    def load(cls, path: Path | str, *, backend: str | None = None) -> PtychoModel:
         """Returns the model of our archive, or of one of PtychoPINN.
 
         Raises:
             ArchiveError: neither.
         """
         path = Path(path)
-        return cls(open_model(path, backend=resolve_backend()).config, path)
+        return cls(config=open_model(path, backend=resolve_backend(backend)).config, path=path)
+
+    def save(self, path: Path | str) -> Path:
+        """Returns the path of the archive that now holds the model, `.zip` at its end.
+
+        Raises:
+            ValueError: the model was not trained yet.
+        """
+        source, target = self._trained(), Path(path)
+        if target.suffix != '.zip':
+            target = target.with_name(f'{target.name}.h5.zip')
+        target.parent.mkdir(parents=True, exist_ok=True)
+        if source.resolve() == target.resolve():
+            return target
+        return write_atomically(target, lambda part: shutil.copyfile(source, part))
+
+    def _trained(self) -> Path:
+        if self.path is None:
+            raise ValueError('the model has no weights yet: train it, or load one.')
+        return self.path
+
+    @property
+    def model(self) -> Any:
+        """The network with its weights.
+
+        Raises:
+            ValueError: the model was not trained yet.
+        """
+        archive = open_model(self._trained())
+        return get_backend(archive.backend).load_network(archive, Config())
+
+    @staticmethod
+    def _extract_configs_from_checkpoint(
+        path: str,
+    ) -> tuple[DataConfig, ModelConfig, TrainingConfig, InferenceConfig]:
+        """Returns the configurations that a checkpoint of PtychoPINN holds; fields of theirs only.
+
+        Raises:
+            ArchiveError: no checkpoint.
+            ValueError: it holds no configurations.
+        """
+        tree = load_tensors(SafeZip(Path(path), path))
+        stored = tree.get('hyper_parameters') if isinstance(tree, Mapping) else None
+        if not isinstance(stored, Mapping) or 'model_config' not in stored:
+            raise ValueError(f'{path}: holds no configurations of PtychoPINN.')
+        found = []
+        for kind in (DataConfig, ModelConfig, TrainingConfig, InferenceConfig):
+            name = next(key for key, value in SECTIONS.items() if value is kind)
+            fields = dict(stored.get(name) or {})
+            found.append(kind(**{key: x for key, x in fields.items() if key in kind.DEFAULTS}))
+        return tuple(found)  # type: ignore[return-value]
 
 
-@dataclass
 class Trainer:
-    """Trains a model on the scans of a loader."""
+    """Trains a model on the scans of a loader.
 
-    model: PtychoModel
-    dataloader: PtychoDataLoader
-    config_manager: ConfigManager
+    Args:
+        model: Which one.
+        dataloader: The scans.
+        config_manager: How.
+        backend: The engine; PTYCHOPINN_BACKEND where it is not given.
+    """
+
+    def __init__(
+        self,
+        model: PtychoModel,
+        dataloader: PtychoDataLoader,
+        config_manager: ConfigManager,
+        *,
+        backend: str | None = None,
+    ) -> None:
+        self.model, self.dataloader, self.config_manager = model, dataloader, config_manager
+        self.backend = backend
 
     @classmethod
     def _from_lightning(
@@ -164,17 +217,22 @@ class Trainer:
         dataloader: PtychoDataLoader,
         orchestration: str = 'lightning',
         config_manager: ConfigManager | None = None,
+        *,
+        backend: str | None = None,
     ) -> Trainer:
-        return cls(model, dataloader, config_manager or dataloader.config_manager)
+        manager = config_manager or dataloader.config_manager
+        return cls(model, dataloader, manager, backend=backend)
 
     def train(self, orchestration: str = 'lightning', experiment_name: str = '') -> Path:
         """Returns the path of the archive that training has written; the model uses it."""
         number = sum(scan.num_patterns for scan in self.dataloader.scans)
-        batch = int(getattr(self.config_manager.training_config, 'batch_size', 8))
-        config = self.config_manager.to_config(steps_per_epoch=max(1, -(-number // batch)))
+        training = self.config_manager.training_config
+        steps = max(1, -(-number // int(training.batch_size)))
+        config = self.config_manager.to_config(steps_per_epoch=steps)
         output = self.dataloader.output_dir / f'{experiment_name or "wts"}.h5.zip'
         output.parent.mkdir(parents=True, exist_ok=True)
-        request = TrainRequest(self.dataloader.scans, config, output, backend=resolve_backend())
+        backend = resolve_backend(self.backend, training.backend)
+        request = TrainRequest(self.dataloader.scans, config, output, backend=backend)
         from ..training.run import train
 
         self.model.path = train(request, ignore_report)
@@ -183,25 +241,55 @@ class Trainer:
 
 
 class InferenceEngine:
-    """Makes images with a model."""
+    """Makes images with a model.
 
-    def __init__(self, config_manager: ConfigManager, ptycho_model: PtychoModel) -> None:
-        self.config_manager, self.model = config_manager, ptycho_model
+    Args:
+        config_manager: Kept; images depend on no field of it.
+        ptycho_model: The model.
+        backend: The engine; that of the model where it is not given.
+    """
 
-    def predict_and_stitch(self, loader: PtychoDataLoader) -> NDArray[numpy.complex64]:
-        """Returns the complex image of the loader's first scan, all its positions, on its grid.
+    def __init__(
+        self,
+        config_manager: ConfigManager,
+        ptycho_model: PtychoModel,
+        *,
+        backend: str | None = None,
+    ) -> None:
+        self.config_manager, self.model, self.backend = config_manager, ptycho_model, backend
+
+    def predict_and_stitch(
+        self, loader: PtychoDataLoader, index: int = 0
+    ) -> NDArray[numpy.complex64]:
+        """Returns the complex image (Y, X) of a scan of the loader, all its positions, on its grid.
 
         Raises:
             ValueError: the model was not trained yet.
         """
-        if self.model.path is None:
-            raise ValueError('the model has no weights yet: train it, or load one.')
-        config = override_config(Config(), {'reconstruction.refine_epochs': 0})
-        return TrainedModel(self.model.path, config).reconstruct(loader.scans[0])
+        path = self.model._trained()
+        backend = self.backend or open_model(path).backend
+        model = TrainedModel(path, config_for_images(Config()), backend=backend)
+        return model.reconstruct(loader.scans[index])
+
+    def predict(self, loader: PtychoDataLoader, index: int = 0) -> NDArray[numpy.complex64]:
+        """Returns the part (n, N, N) of the image that each pattern of a scan has seen.
+
+        Cut out at the pixel next to the position; parts that overlap agree, since they are of one
+        image.
+        """
+        scan, image = loader.scans[index], self.predict_and_stitch(loader, index)
+        size = numpy.asarray(scan.pattern_shape)
+        first = numpy.rint(scan.positions_px - (size - 1) / 2).astype(int)
+        first = numpy.clip(first, 0, numpy.asarray(image.shape) - size)
+        return numpy.stack([image[y : y + size[0], x : x + size[1]] for y, x in first])
 
 
 class Datagen:
-    """Simulates scans with exact dose and incoherent modes."""
+    """Simulates scans with exact dose and incoherent modes.
+
+    Args:
+        config_manager: With the fields of the simulation.
+    """
 
     def __init__(self, config_manager: ConfigManager | None = None) -> None:
         self.config_manager = config_manager or ConfigManager()
@@ -210,5 +298,5 @@ class Datagen:
         """Returns scans of `number` objects under one probe, with their truth."""
         from ..simulation.simulated_scan import SimulationSpec, simulate_scans
 
-        spec = SimulationSpec(**vars(self.config_manager.datagen_config))
+        spec = SimulationSpec(**self.config_manager.datagen_config.given())
         return tuple(simulate_scans(spec, list(range(spec.seed, spec.seed + number))))

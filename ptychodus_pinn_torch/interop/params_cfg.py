@@ -13,11 +13,24 @@ from ..config import ConfigError
 from ..models.restricted_pickle import read_pickle
 from ..scan.output import write_atomically
 
-__all__ = ['read_params_cfg', 'write_params_cfg']
+__all__ = ['cfg', 'decode_params', 'encode_params', 'read_params_cfg', 'write_params_cfg']
+
+cfg: dict[str, Any] = {}
+"""PtychoPINN's global parameters: workflows fill it first, bundles restore it. Nothing here reads it."""
 
 
 def write_params_cfg(path: Path, parameters: Mapping[str, Any]) -> Path:
     """Returns the path of the JSON file that now holds the parameters, arrays included.
+
+    Raises:
+        ConfigError: a value that is no number, text, list, array or mapping.
+    """
+    text = encode_params(parameters)
+    return write_atomically(path, lambda temporary: temporary.write_text(text, encoding='utf-8'))
+
+
+def encode_params(parameters: Mapping[str, Any]) -> str:
+    """Returns parameters as JSON, arrays included.
 
     Raises:
         ConfigError: a value that is no number, text, list, array or mapping.
@@ -31,8 +44,22 @@ def write_params_cfg(path: Path, parameters: Mapping[str, Any]) -> Path:
                 f'parameter {key} {error}: only numbers, text, lists, arrays and mappings of them '
                 'can be written.'
             ) from error
-    text = json.dumps(tree, indent=2, sort_keys=True)
-    return write_atomically(path, lambda temporary: temporary.write_text(text, encoding='utf-8'))
+    return json.dumps(tree, indent=2, sort_keys=True)
+
+
+def decode_params(data: bytes | str, source: str) -> dict[str, Any]:
+    """Returns the parameters of what `encode_params` made.
+
+    Raises:
+        ConfigError: it did not.
+    """
+    try:
+        tree = json.loads(data, object_hook=_decode)
+    except (ValueError, TypeError, LookupError, RecursionError) as error:
+        raise ConfigError(f'{source}: is no snapshot of params.cfg: {error}.') from error
+    if not isinstance(tree, dict):
+        raise ConfigError(f'{source}: holds a {type(tree).__name__}, not parameters by name.')
+    return {str(key): value for key, value in tree.items()}
 
 
 def read_params_cfg(path: Path) -> dict[str, Any]:
@@ -43,13 +70,9 @@ def read_params_cfg(path: Path) -> dict[str, Any]:
         ArchiveError: a pickle that holds more than plain values.
     """
     data = path.read_bytes()
-    if data.startswith(b'\x80'):
-        tree = read_pickle(data, str(path))
-    else:
-        try:
-            tree = json.loads(data, object_hook=_decode)
-        except (ValueError, TypeError, LookupError, RecursionError) as error:
-            raise ConfigError(f'{path}: is no snapshot of params.cfg: {error}.') from error
+    if not data.startswith(b'\x80'):
+        return decode_params(data, str(path))
+    tree = read_pickle(data, str(path))
     if not isinstance(tree, dict):
         raise ConfigError(f'{path}: holds a {type(tree).__name__}, not parameters by name.')
     return {str(key): value for key, value in tree.items()}

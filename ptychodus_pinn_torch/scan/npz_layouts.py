@@ -13,6 +13,7 @@ from typing import Any
 import numpy
 from numpy.typing import NDArray
 
+from .diffraction_kind import DiffractionKind, recognise_kind
 from .pattern_store import map_npz_member, stage_blocks, stage_npz_member
 
 __all__ = ['NpzReader', 'RawScan', 'read_npz_layout']
@@ -200,12 +201,12 @@ def _read_pixel_layout(reader: NpzReader, diffraction_kind: str) -> RawScan:
         )
     name = reader.require('diff3d', 'diffraction')
     patterns = _order_axes(reader.path, name, reader.patterns(name), len(x_px))
-    if _is_amplitude(reader, patterns, diffraction_kind):
-        logger.info('%s holds amplitudes: they are squared to counts.', reader.path)
-        roots, dtype = patterns, numpy.dtype(numpy.float32)
-        patterns = stage_blocks(
-            roots.shape, dtype, lambda rows: numpy.square(roots[rows], dtype=dtype)
-        )
+    kind = _kind_of(reader, patterns, diffraction_kind)
+    if not kind.is_plain:
+        if kind.is_amplitude:
+            logger.info('%s holds amplitudes: they are squared to counts.', reader.path)
+        given, dtype = patterns, numpy.dtype(numpy.float32)
+        patterns = stage_blocks(given.shape, dtype, lambda rows: kind.to_counts(given[rows]))
     return RawScan(
         patterns=patterns,
         positions_px=numpy.stack([y_px, x_px], axis=-1),
@@ -234,32 +235,19 @@ def _order_axes(path: Path, name: str, patterns: NDArray[Any], num_positions: in
     return numpy.moveaxis(patterns, -1, 0) if is_last else patterns
 
 
-def _is_amplitude(reader: NpzReader, patterns: NDArray[Any], diffraction_kind: str) -> bool:
-    """Returns whether the patterns are amplitudes; a marker decides, then dtype, then values."""
+def _kind_of(reader: NpzReader, patterns: NDArray[Any], diffraction_kind: str) -> DiffractionKind:
+    """Returns what the patterns are; what was asked for decides, then a marker, then values."""
     if diffraction_kind != 'auto':
-        return diffraction_kind == 'amplitude'
+        return DiffractionKind(diffraction_kind == 'amplitude')
     marker = reader.text('diff3d_kind')
+    remedy = 'say --diffraction-kind counts or amplitude'
     if marker is not None:
         if marker not in ('counts', 'intensity', 'amplitude'):
             raise ValueError(
                 f'{reader.path}: diff3d_kind is {marker!r} but counts or amplitude is needed: '
-                'say --diffraction-kind counts or amplitude.'
+                f'{remedy}.'
             )
-        return marker == 'amplitude'
-    if patterns.dtype.kind != 'f' or 'bad_pixels' in reader or patterns.size == 0:
-        return False
-    sample = numpy.asarray(patterns[:: max(1, len(patterns) // 32)], dtype=numpy.float64)
-    sample = sample[numpy.isfinite(sample)]
-    if _is_integral(sample):
-        return False
-    if _is_integral(sample**2):
-        return True
-    raise ValueError(
-        f'{reader.path}: diff3d may hold counts or amplitudes; {patterns.dtype} values up to '
-        f'{sample.max():.4g} do not tell: say --diffraction-kind counts or amplitude.'
-    )
-
-
-def _is_integral(values: NDArray[Any]) -> bool:
-    tolerance = 1e-5 * numpy.maximum(1.0, numpy.abs(values))
-    return bool(numpy.all(numpy.abs(values - numpy.rint(values)) <= tolerance))
+        return DiffractionKind(marker == 'amplitude')
+    if 'bad_pixels' in reader:  # Ptychodus writes it, and counts
+        return DiffractionKind()
+    return recognise_kind(patterns, str(reader.path), remedy)

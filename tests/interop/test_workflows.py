@@ -7,34 +7,31 @@ from typing import Any
 
 import numpy
 import pytest
+import torch
 from forgeries import tensorflow_members, write_bytes, zip_bytes
 
 from ptychodus_pinn_torch.cli import main
-from ptychodus_pinn_torch.interop.object_api import (
-    ConfigManager,
-    DataConfig,
-    Datagen,
-    DatagenConfig,
-    InferenceEngine,
-    ModelConfig,
-    PtychoDataLoader,
-    PtychoModel,
-    Trainer,
-    TrainingConfig,
-)
+from ptychodus_pinn_torch.config import Config, override_config
+from ptychodus_pinn_torch.interop.params_cfg import cfg
 from ptychodus_pinn_torch.interop.scan_export import write_amplitude_npz
+from ptychodus_pinn_torch.interop.trained_model import as_scan
 from ptychodus_pinn_torch.interop.workflows import (
     MemmapDatasetBridge,
     PtychoDataContainerTorch,
     RawDataTorch,
+    load_data,
     load_inference_bundle_torch,
+    load_inference_bundle_with_backend,
     reassemble_position,
     run_cdi_example_torch,
+    run_cdi_example_with_backend,
     save_torch_bundle,
     train_cdi_model_torch,
+    train_cdi_model_with_backend,
 )
 from ptychodus_pinn_torch.scan.files import read_scan
 from ptychodus_pinn_torch.scan.scan import Scan
+from ptychodus_pinn_torch.training.module import PtychoPINN
 
 
 def raw_data(scan: Scan, **arguments: Any) -> RawDataTorch:
@@ -97,7 +94,9 @@ def test_amplitudes_are_told_from_counts(tiny_scan: Scan) -> None:
     data = raw_data(tiny_scan)
     data.diff3d = roots
     assert numpy.allclose(data.to_scan().patterns, counts, rtol=1e-4)
-    data.diff3d = roots * 0.37
+    data.diff3d = roots * numpy.float32(0.37)
+    assert numpy.allclose(data.to_scan().patterns, counts, rtol=1e-3, atol=1e-3)
+    data.diff3d = roots + numpy.float32(0.1)
     with pytest.raises(ValueError, match="kind='counts'"):
         data.to_scan()
 
@@ -180,46 +179,6 @@ def test_bundles_of_tensorflow_load_and_missing_ones_are_named(tmp_path: Path) -
         load_inference_bundle_torch(tmp_path, 'probe_net')
 
 
-def test_object_api_trains_and_makes_the_image(tmp_path: Path, tiny_scan: Scan) -> None:
-    manager = ConfigManager(
-        DataConfig(N=32, C=1, K=6),
-        ModelConfig(mode='Unsupervised', n_filters_scale=1, loss_function='Poisson'),
-        TrainingConfig(epochs=1, batch_size=8, learning_rate=1e-3, device='cpu'),
-        datagen_config=DatagenConfig(pattern_size=32, num_positions=12, step_px=3.0),
-    )
-    loader = PtychoDataLoader.from_np(
-        numpy.asarray(tiny_scan.patterns), tiny_scan.probe, tiny_scan.positions_px, manager
-    )
-    loader.output_dir = tmp_path
-    model = PtychoModel._new_model(config_manager=manager)
-    engine = InferenceEngine(manager, model)
-    with pytest.raises(ValueError, match='no weights yet'):
-        engine.predict_and_stitch(loader)
-    path = Trainer._from_lightning(model, loader, config_manager=manager).train()
-    image = engine.predict_and_stitch(loader)
-    assert image.shape == loader.scans[0].object_.shape and numpy.isfinite(image).all()
-    loaded = PtychoModel.load(path)
-    ConfigManager.from_loaded_model(loaded).validate_arch_compatibility(loaded)
-    with pytest.raises(ValueError, match='takes patterns of 32 px, the data have 64 px'):
-        ConfigManager(DataConfig(N=64)).validate_arch_compatibility(loaded)
-    assert [scan.num_patterns for scan in Datagen(manager).simulate(2)] == [12, 12]
-
-
-def test_fields_of_the_object_api_are_those_of_the_table(caplog: Any) -> None:
-    manager = ConfigManager(
-        DataConfig(N=64, C=4, K=6),
-        ModelConfig(mode='Supervised', loss_function='Poisson', eca_encoder=True),
-        TrainingConfig(epochs=3, batch_size=8, device='cuda:0', scheduler='WarmupCosine'),
-    )
-    config = manager.to_config(steps_per_epoch=5)
-    assert config.training.max_steps == 15 and config.training.start == 'none'
-    assert config.network.num_channels == config.grouping.group_size == 4
-    assert config.network.attention == 'eca' and config.training.schedule == 'cosine'
-    assert config.mode == 'supervised' and config.loss.kind == 'poisson'
-    assert config.execution.accelerator == 'auto'
-    assert [record.getMessage().partition(' ')[0] for record in caplog.records] == ['K']
-
-
 def test_workflows_run_on_the_engine_of_the_environment(
     tmp_path: Path, tiny_scan: Scan, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -248,3 +207,157 @@ def test_output_folder_is_not_said_to_be_left_out(
 def test_what_is_no_model_is_not_saved(tmp_path: Path) -> None:
     with pytest.raises(TypeError, match='diffraction_to_obj is a int'):
         save_torch_bundle({'diffraction_to_obj': 3}, tmp_path / 'wts.h5')  # type: ignore[dict-item]
+
+
+def test_more_groups_than_patterns_need_oversampling(
+    tiny_scan: Scan, caplog: pytest.LogCaptureFixture
+) -> None:
+    data, number = raw_data(tiny_scan), tiny_scan.num_patterns
+    with pytest.raises(ValueError, match=f'{number + 5} groups of 4.*enable_oversampling'):
+        data.generate_grouped_data(32, K=6, nsamples=number + 5, gridsize=2)
+    found = data.generate_grouped_data(
+        32, K=6, nsamples=3 * number, gridsize=2, enable_oversampling=True, neighbor_pool_size=8
+    )
+    assert len(found['nn_indices']) == 3 * number
+    per_pattern = numpy.bincount(found['sample_indices'], minlength=number)
+    assert numpy.array_equal(per_pattern, numpy.full(number, 3))
+    assert len({tuple(sorted(row)) for row in found['nn_indices'].tolist()}) > number
+    with pytest.raises(ValueError, match='K=3 must be >= C=4'):
+        data.generate_grouped_data(
+            32, K=6, nsamples=9, gridsize=2, enable_oversampling=True, neighbor_pool_size=3
+        )
+    assert len(data.generate_grouped_data(32, nsamples=900)['nn_indices']) == number
+    assert f'900 groups were asked for: there are {number} patterns' in caplog.text
+
+
+def test_sequential_sampling_does_not_depend_on_the_seed(tiny_scan: Scan) -> None:
+    data = raw_data(tiny_scan)
+    found = [
+        data.generate_grouped_data(
+            32, K=6, nsamples=9, gridsize=2, seed=seed, sequential_sampling=True
+        )['nn_indices']
+        for seed in (1, 2)
+    ]
+    assert numpy.array_equal(*found) and found[0][:, 0].tolist() == list(range(9))
+
+
+@pytest.mark.parametrize('gridsize', [1, 2])
+def test_a_container_gives_back_the_scan_that_it_was_made_of(
+    tiny_scan: Scan, gridsize: int
+) -> None:
+    data = raw_data(tiny_scan)
+    grouped = data.generate_grouped_data(
+        32, K=6, nsamples=tiny_scan.num_patterns, gridsize=gridsize
+    )
+    back = as_scan(PtychoDataContainerTorch(grouped, tiny_scan.probe[0]))
+    assert numpy.array_equal(back.patterns, tiny_scan.patterns)
+    assert numpy.allclose(back.positions_px, data.to_scan().positions_px, atol=0.01)
+    del grouped['diffraction']
+    scaled = as_scan(PtychoDataContainerTorch(grouped, tiny_scan.probe[0], nphotons=1e5)).patterns
+    powers = numpy.asarray(tiny_scan.patterns, dtype=float) ** 2
+    assert numpy.allclose(scaled / scaled.mean(), powers / powers.mean(), rtol=1e-3, atol=1e-3)
+
+
+def test_both_routes_put_positions_at_the_same_place(tmp_path: Path, tiny_scan: Scan) -> None:
+    path = write_amplitude_npz(tmp_path / 'scan.npz', tiny_scan)
+    direct = read_scan(path)
+    for other in (
+        MemmapDatasetBridge(path).raw_data_torch.to_scan(),
+        as_scan(load_data(path)),
+    ):
+        assert numpy.abs(other.positions_px - direct.positions_px).max() < 0.01
+        assert other.object_.shape == direct.object_.shape
+
+
+@pytest.mark.parametrize(
+    'options',
+    [{'flip_x': True}, {'flip_y': True}, {'swap_xy': True}, {'coord_scale': 0.5}],
+    ids=lambda options: ','.join(options),
+)
+def test_data_are_loaded_with_coordinates_as_asked(
+    tmp_path: Path, tiny_scan: Scan, options: dict[str, Any]
+) -> None:
+    path = write_amplitude_npz(tmp_path / 'scan.npz', tiny_scan)
+    plain, changed = load_data(path), load_data(path, **options)
+    assert numpy.array_equal(plain.diff3d, changed.diff3d)
+    y, x = plain.ycoords, plain.xcoords
+    wanted_x = {'flip_x': -x, 'swap_xy': y, 'coord_scale': 0.5 * x}.get(next(iter(options)), x)
+    wanted_y = {'flip_y': -y, 'swap_xy': x, 'coord_scale': 0.5 * y}.get(next(iter(options)), y)
+    for found, wanted in ((changed.xcoords, wanted_x), (changed.ycoords, wanted_y)):
+        assert numpy.allclose(numpy.diff(found), numpy.diff(wanted), atol=1e-9)
+
+
+def test_a_part_of_the_data_is_loaded(tmp_path: Path, tiny_scan: Scan) -> None:
+    path = write_amplitude_npz(tmp_path / 'scan.npz', tiny_scan)
+    assert len(load_data(path, n_images=7).xcoords) == 7
+    some, same, other = (load_data(path, n_subsample=9, subsample_seed=seed) for seed in (1, 1, 2))
+    assert numpy.array_equal(some.scan_index, same.scan_index)
+    assert not numpy.array_equal(some.xcoords, other.xcoords) and len(some.xcoords) == 9
+
+
+def test_params_cfg_is_filled_first_and_restored(tmp_path: Path, tiny_scan: Scan) -> None:
+    cfg.clear()
+    config = {'N': 32, 'nepochs': 3, 'n_groups': 16, 'batch_size': 8, 'output_dir': tmp_path / 'o'}
+    results = train_cdi_model_torch(
+        raw_data(tiny_scan), config=config, overrides={'training.start': 'none'}
+    )
+    assert cfg['N'] == 32 and cfg['output_prefix'] == str(tmp_path / 'o')
+    history = results['history']
+    assert len(history['train_loss']) == len(history['val_loss']) == 3
+    assert results['history_epochs'] == [1, 2, 3]
+    cfg.clear()
+    _, params = load_inference_bundle_torch(tmp_path / 'o')
+    assert cfg['N'] == params['N'] == 32 and cfg['gridsize'] == 1
+
+
+def test_any_module_is_saved_and_its_weights_come_back(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    modules = {'diffraction_to_obj': torch.nn.Linear(3, 2), 'autoencoder': torch.nn.Conv2d(1, 1, 3)}
+    config = {'N': 64, 'gridsize': 2, 'probe_trainable': True}
+    path = save_torch_bundle(modules, tmp_path / 'wts.h5', config, intensity_scale=3.5)
+    models, params = load_inference_bundle_torch(path.parent)
+    assert params == {'N': 64, 'gridsize': 2, 'probe.trainable': True, 'intensity_scale': 3.5}
+    for name, module in modules.items():
+        fresh = type(module)(*(3, 2) if name == 'diffraction_to_obj' else (1, 1, 3))
+        fresh.load_state_dict(models[name])
+        assert all(map(torch.equal, fresh.parameters(), module.parameters()))
+    with pytest.raises(KeyError, match='holds no probe_net'):
+        load_inference_bundle_torch(path.parent, 'probe_net')
+    path.write_bytes(path.read_bytes()[:-40])
+    with pytest.raises(ValueError, match='wts.h5.zip'):
+        load_inference_bundle_torch(path.parent)
+
+
+def test_a_module_of_ours_is_saved_as_a_model(tmp_path: Path, tiny_scan: Scan) -> None:
+    config = override_config(
+        Config(), {'network.kind': 'cnn', 'network.pattern_size': 32, 'network.first_width': 2}
+    )
+    path = save_torch_bundle(
+        {'diffraction_to_obj': PtychoPINN(config)}, tmp_path / 'wts.h5', {'nepochs': 5}
+    )
+    models, params = load_inference_bundle_torch(path.parent)
+    assert params['N'] == 32 and params['nepochs'] == 5
+    image = models['diffraction_to_obj'](tiny_scan)
+    assert image.shape == tiny_scan.object_.shape and numpy.isfinite(image).all()
+
+
+@pytest.mark.parametrize('backend', ['pytorch', 'tensorflow', 'jax'])
+def test_the_selectors_take_the_engine_of_the_configuration(
+    tmp_path: Path, tiny_scan: Scan, monkeypatch: pytest.MonkeyPatch, backend: str
+) -> None:
+    asked: list[Any] = []
+    monkeypatch.setattr(
+        'ptychodus_pinn_torch.interop.workflows.resolve_backend',
+        lambda argument=None, setting=None: asked.append((argument, setting)) or 'pytorch',
+    )
+    config = {'N': 32, 'nepochs': 1, 'n_groups': 8, 'batch_size': 8, 'output_dir': tmp_path / 'o'}
+    arguments = (raw_data(tiny_scan), None, {**config, 'backend': backend})
+    named = {'overrides': {'training.start': 'none'}}
+    if backend == 'jax':
+        with pytest.raises(ValueError, match="backend = 'jax'.*must be 'tensorflow' or 'pytorch'"):
+            run_cdi_example_with_backend(*arguments, **named)
+        return
+    results = train_cdi_model_with_backend(*arguments, **named)
+    assert asked[0] == (None, backend) and results['backend'] == 'pytorch'
+    models, _ = load_inference_bundle_with_backend(tmp_path / 'o', {'backend': 'pytorch'})
+    assert set(models) == {'diffraction_to_obj', 'autoencoder'}

@@ -1,0 +1,151 @@
+"""The configurations of PtychoPINN's object API, held together."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any, Protocol
+
+from ..config import Config, ConfigError, override_config
+from ..scan.output import write_atomically
+from .legacy_config import config_from_legacy
+from .object_fields import (
+    SECTIONS,
+    DataConfig,
+    DatagenConfig,
+    InferenceConfig,
+    ModelConfig,
+    ObjectConfig,
+    TrainingConfig,
+)
+
+__all__ = ['ConfigManager']
+
+
+class HasConfig(Protocol):
+    """A model, as far as its configuration goes."""
+
+    config: Config
+
+
+class ConfigManager:
+    """Holds the configurations and makes one of ours of them.
+
+    Each may be given as an object or as a dictionary of its fields.
+
+    Raises:
+        TypeError: a field that there is not; names it.
+    """
+
+    def __init__(
+        self,
+        data_config: Any = None,
+        model_config: Any = None,
+        training_config: Any = None,
+        inference_config: Any = None,
+        datagen_config: Any = None,
+    ) -> None:
+        given = {
+            'data_config': data_config,
+            'model_config': model_config,
+            'training_config': training_config,
+            'inference_config': inference_config,
+            'datagen_config': datagen_config,
+        }
+        self.data_config: DataConfig
+        self.model_config: ModelConfig
+        self.training_config: TrainingConfig
+        self.inference_config: InferenceConfig
+        self.datagen_config: DatagenConfig
+        for name, kind in SECTIONS.items():
+            value = given[name]
+            is_ready = isinstance(value, ObjectConfig)
+            setattr(self, name, value if is_ready else kind(**dict(value or {})))
+
+    @classmethod
+    def _from_json(cls, path: Path | str) -> ConfigManager:
+        """Returns the configurations of a JSON file: sections by name, or fields alone.
+
+        Raises:
+            ConfigError: no JSON, or fields that there are not.
+        """
+        path = Path(path)
+        try:
+            tree = json.loads(path.read_text(encoding='utf-8'))
+        except (OSError, ValueError) as error:
+            raise ConfigError(f'{path}: cannot be read as JSON: {error}.') from error
+        if not isinstance(tree, dict):
+            raise ConfigError(f'{path}: holds a {type(tree).__name__}, not fields with values.')
+        try:
+            return cls._flexible_load(tree)
+        except TypeError as error:
+            raise ConfigError(f'{path}: {error}') from error
+
+    @classmethod
+    def _flexible_load(cls, source: Any = None, **sections: Any) -> ConfigManager:
+        """Returns the configurations of a manager, a file, a mapping of sections, or of fields.
+
+        A field that several configurations have goes to each of them, save `batch_size`, which is
+        that of the training.
+
+        Raises:
+            TypeError: a field that there is not; names it.
+        """
+        if isinstance(source, ConfigManager):
+            return source
+        if isinstance(source, (str, Path)):
+            return cls._from_json(source)
+        tree = {**dict(source or {}), **sections}
+        manager = cls(**{name: tree.pop(name) for name in SECTIONS if name in tree})
+        manager.update(**tree)
+        return manager
+
+    def update(self, **given: Any) -> None:
+        """Sets configurations, or fields of whichever has them.
+
+        Raises:
+            TypeError: a field that there is not; names it.
+        """
+        for name, value in given.items():
+            if name in SECTIONS:
+                fields = value.given() if isinstance(value, ObjectConfig) else dict(value)
+                getattr(self, name).update(**fields)
+                continue
+            owners = [key for key, kind in SECTIONS.items() if name in kind.DEFAULTS]
+            if not owners:
+                raise TypeError(f'no configuration has a field {name}: see docs/migrating.md.')
+            for key in ['training_config'] if name == 'batch_size' else owners:
+                getattr(self, key).update(**{name: value})
+
+    def to_json(self, path: Path | str) -> Path:
+        """Returns the path of the JSON file that now holds all fields that were set."""
+        tree = {name: getattr(self, name).given() for name in SECTIONS}
+        text = json.dumps(tree, indent=2, default=str)
+        return write_atomically(Path(path), lambda part: part.write_text(text, encoding='utf-8'))
+
+    @classmethod
+    def from_loaded_model(cls, model: HasConfig) -> ConfigManager:
+        """Returns the configurations that a model was made with."""
+        network = model.config.network
+        mode = model.config.mode.capitalize()
+        return cls(DataConfig(N=network.size_px, C=network.stack_size), ModelConfig(mode=mode))
+
+    def validate_arch_compatibility(self, model: HasConfig) -> None:
+        """Refuses a model of another pattern size.
+
+        Raises:
+            ValueError: names both sizes.
+        """
+        size = self.data_config.given().get('N', 0)
+        own = model.config.network.size_px
+        if size and own and size != own:
+            raise ValueError(f'the model takes patterns of {own} px, the data have {size} px.')
+
+    def to_config(self, *, steps_per_epoch: int = 32) -> Config:
+        """Returns our configuration for the fields that were set."""
+        training = self.training_config.given()
+        fields = {**self.data_config.given(), **self.model_config.given(), **training}
+        if 'epochs' in fields:
+            fields['n_groups'] = steps_per_epoch * int(self.training_config.batch_size)
+        start = override_config(Config(), {'training.start': 'none'})
+        return config_from_legacy(fields, start=start).config
