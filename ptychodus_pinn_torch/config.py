@@ -36,6 +36,7 @@ __all__ = [
     'find_without_effect',
     'iter_options',
     'load_config',
+    'load_tree',
     'option',
     'override_config',
     'preset',
@@ -836,6 +837,15 @@ def load_config(path: Path) -> Config:
     Raises:
         ConfigError: not readable, not JSON or YAML, unknown options, values out of bounds.
     """
+    return make_config(load_tree(path), source=str(path))
+
+
+def load_tree(path: Path) -> dict[str, Any]:
+    """Returns the mapping in a JSON or YAML file.
+
+    Raises:
+        ConfigError: not readable, not JSON or YAML, or no mapping.
+    """
     try:
         text = path.read_text(encoding='utf-8')
     except (OSError, UnicodeDecodeError) as error:
@@ -852,7 +862,7 @@ def load_config(path: Path) -> Config:
         raise ConfigError(f'{path}: is neither JSON nor YAML: {first}.') from error
     if not isinstance(tree, dict):
         raise ConfigError(f'{path}: holds a {type(tree).__name__}, not a tree of options.')
-    return make_config(tree, source=str(path))
+    return tree
 
 
 _PRESETS: dict[str, dict[str, Any]] = {

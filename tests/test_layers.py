@@ -38,6 +38,7 @@ ROOMS = (
     'host',
     'commands',
     'cli',
+    'ptycho_commands',
 )
 """The rooms of the house from the ground up: a room imports from itself and from those before."""
 
@@ -57,6 +58,7 @@ FORBIDDEN = {
     'training': QT | {'tensorflow', 'ptychodus'},
     'tensorflow_backend': QT | {'lightning', 'ptychodus'},
     'cli': ENGINES | QT,
+    'ptycho_commands': ENGINES | QT,
     'api': ENGINES | QT,
     'pictures': ENGINES | QT,
     'commands': ENGINES | QT,

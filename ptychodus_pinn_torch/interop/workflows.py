@@ -21,9 +21,9 @@ from ..config import Config, override_config
 from ..models.opening import open_model
 from ..scan.scan import Scan
 from .bundles import BUNDLE_NAME, load_inference_bundle_torch, save_torch_bundle
+from .data_loading import load_data
 from .grouped_data import MemmapDatasetBridge, PtychoDataContainerTorch, RawDataTorch
 from .legacy_config import config_from_legacy, dataclass_to_legacy_dict, update_legacy_dict
-from .loading import load_data
 from .params_cfg import cfg
 from .reassembly import reassemble_position
 from .trained_model import MODEL_NAMES, TrainedModel, as_scan, config_for_images, history_of

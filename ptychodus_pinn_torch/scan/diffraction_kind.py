@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy
+from jaxtyping import Float, Shaped
 from numpy.typing import NDArray
 
 __all__ = ['DiffractionKind', 'recognise_kind']
@@ -28,8 +29,10 @@ class DiffractionKind:
     is_amplitude: bool = False
     factor: float = 1.0
 
-    def to_counts(self, values: NDArray[Any]) -> NDArray[numpy.float32]:
-        """Returns the counts of values of any shape."""
+    def to_counts(
+        self, values: Shaped[NDArray[Any], '*shape']
+    ) -> Float[NDArray[numpy.float32], '*shape']:
+        """Returns the counts of values (N, H, W), or of any other shape."""
         found = numpy.square(values, dtype=numpy.float32) if self.is_amplitude else values
         return (found * numpy.float32(self.factor)).astype(numpy.float32, copy=False)
 
