@@ -29,6 +29,7 @@ _COMMANDS = {
     'check': 'examine a scan before a long run',
     'inspect': 'say what is in a scan or a model',
     'evaluate': 'compare an image with a reference',
+    'compare': 'compare several images of one scan',
     'convert': 'convert a model or a scan of others',
     'app': 'start Ptychodus with PINN-Torch attached',
     'doctor': 'say what is installed and what is missing',

@@ -186,27 +186,28 @@ def _show(
 def draw_comparison(
     path: Path,
     rows: Sequence[tuple[str, Sequence[Panel], NDArray[Any]]],
-    history: Sequence[Mapping[str, float | None]],
+    history: Sequence[Mapping[str, float | None]] = (),
 ) -> Path:
     """Writes a PNG: a row of panels per scan (the first is the truth), losses, correlations.
 
     Args:
         path: Where to write.
         rows: Title, panels and coverage of each scan.
-        history: Rows of a training history, for the loss curve.
+        history: Rows of a training history, for the loss curve; none where nothing was trained.
     """
     columns = max(len(panels) for _, panels, _ in rows)
     figure = _figure(2.6 * columns, 5.2 * len(rows) + 3.4)
     parts = figure.subfigures(len(rows) + 1, 1, height_ratios=[5.2] * len(rows) + [3.4])
     for part, (title, panels, coverage) in zip(parts, rows):
         _draw_row(part, title, panels, coverage, columns)
-    left, right = parts[-1].subplots(1, 2)
-    _draw_history(left, history)
+    *left, right = parts[-1].subplots(1, 2 if history else 1, squeeze=False)[0]
+    for axes in left:
+        _draw_history(axes, history)
     for title, panels, _ in rows:
         for panel in panels:
             found = panel.metrics
             if found is not None and found.frc_frequency:
-                label = f'{title}: {panel.title}'
+                label = panel.title if len(rows) == 1 else f'{title}: {panel.title}'
                 right.plot(found.frc_frequency, found.frc_correlation, label=label, lw=1)
     right.axhline(0.5, color='gray', ls=':')
     right.set(xlabel='frequency / Nyquist', title='Fourier ring correlation', ylim=(-0.1, 1.05))

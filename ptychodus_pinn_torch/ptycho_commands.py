@@ -24,7 +24,6 @@ from typing import Any
 
 from .cli import EXIT_FAILED, EXIT_USAGE, main
 from .config import Config, ConfigError, load_tree, override_config
-from .interop.bundles import BUNDLE_NAME
 from .interop.legacy_config import config_from_legacy, dataclass_to_legacy_dict
 from .interop.legacy_fields import (
     EXECUTION_FIELDS,
@@ -33,6 +32,7 @@ from .interop.legacy_fields import (
     TRAINING_FIELDS,
     Field,
 )
+from .models.archive import BUNDLE_NAME
 from .scan.output import write_atomically
 
 __all__ = ['ptycho_inference', 'ptycho_train']

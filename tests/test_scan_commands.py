@@ -84,6 +84,11 @@ def test_inspect_says_what_an_image_holds(tmp_path: Path, image_path: Path, caps
     assert _is_png(tmp_path / 'image.png')
 
 
+def test_inspect_says_what_the_model_in_a_folder_is(data_folder: Path, capsys):
+    out = _run(capsys, 'inspect', data_folder / 'tf_archive' / 'gs1')
+    assert 'ptychopinn' in out and 'pattern_size' in out
+
+
 def test_inspect_says_what_a_lone_product_holds(tmp_path: Path, tiny_scan: Scan, capsys):
     scan = tiny_scan
     path = write_product(
@@ -100,6 +105,65 @@ def test_evaluate_measures_an_image(tiny_scan_path: Path, image_path: Path, caps
     assert figures['num_patterns'] == 35 and figures['data_error'] > 0
     table = _run(capsys, *arguments)
     assert 'NRMSE' in table and 'dB for a range of' in table and 'Nyquist' in table
+
+
+def test_compare_puts_images_of_anyone_into_one_table_and_picture(
+    tmp_path: Path, tiny_scan_path: Path, tiny_scan: Scan, image_path: Path, capsys
+):
+    product = write_product(
+        tmp_path / 'product.h5',
+        tiny_scan,
+        tiny_scan.truth,
+        tiny_scan.positions_px,
+        tiny_scan.probe,
+        [],
+    )
+    words = ('compare', f'noisy={image_path}', product, '--scan', tiny_scan_path)
+    found = json.loads(_run(capsys, *words, '--json'))
+    noisy, exact = found['images']['noisy'], found['images']['product.h5']
+    assert found['reference'] == 'the truth' and 0.03 < noisy['nrmse'] < 0.045
+    assert exact['nrmse'] < 1e-6 and exact['ms_ssim_phase'] > 0.999
+    assert exact['data_error'] < noisy['data_error'] and exact['probe_overlap'] > 0.9999
+    assert noisy['probe_power_ratio'] == pytest.approx(0.25, rel=1e-4)
+    assert exact['single_image_frc'] >= noisy['single_image_frc']
+    table = _run(capsys, *words, '--picture', tmp_path / 'both.png')
+    assert _is_png(tmp_path / 'both.png')
+    title, first, second, note = table.splitlines()
+    assert 'MS-SSIM' in title and first.startswith('noisy') and second.startswith('product.h5')
+    assert 'compared with the truth' in note
+    by_first = json.loads(_run(capsys, *words, '--reference', product, '--json'))
+    assert by_first['reference'] == 'product.h5'
+
+
+@pytest.mark.parametrize(
+    ('words', 'status', 'reason'),
+    [
+        (('IMAGE', 'IMAGE'), 2, 'is the name of two images: say NAME=FILE'),
+        (('IMAGE', '--picture', 'IMAGE'), 2, 'must end in .png'),
+        (('missing.npz',), 1, 'missing.npz'),
+        (('IMAGE', '--threshold', '2'), 1, 'only 0 pixels have a weight'),
+    ],
+)
+def test_compare_refuses_in_one_sentence(
+    tiny_scan_path: Path, image_path: Path, capsys, words: tuple[str, ...], status: int, reason: str
+):
+    words = tuple(str(image_path) if word == 'IMAGE' else word for word in words)
+    assert main(['compare', *words, '--scan', str(tiny_scan_path)]) == status
+    assert reason in capsys.readouterr().err
+
+
+def test_images_of_another_grid_are_not_compared(
+    tmp_path: Path, tiny_scan_path: Path, tiny_scan: Scan, image_path: Path, capsys
+):
+    other = write_reconstruction_npz(
+        tmp_path / 'other.npz',
+        object_=tiny_scan.truth[:-4],
+        positions_px=tiny_scan.positions_px,
+        probe=tiny_scan.probe,
+        losses=[],
+    )
+    assert main(['compare', str(image_path), str(other), '--scan', str(tiny_scan_path)]) == 1
+    assert 'other.npz holds an image of 53 x 69 pixels' in capsys.readouterr().err
 
 
 def test_evaluate_takes_products_on_either_side(tmp_path: Path, tiny_scan: Scan, capsys):

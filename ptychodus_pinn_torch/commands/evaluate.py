@@ -14,7 +14,7 @@ from ..scan.files import Image, read_image
 from . import UsageError, describe_shape
 from ._scan_options import add_scan_options, read_scan_from, refuse_scan_options
 
-__all__ = ['configure', 'run']
+__all__ = ['configure', 'judge_by_counts', 'run']
 
 _ROWS = (
     ('nrmse', 'NRMSE (complex)', '{:.4f}'),
@@ -22,6 +22,8 @@ _ROWS = (
     ('ssim_phase', 'SSIM of the phase', '{:.4f}'),
     ('ssim_amplitude', 'SSIM of the amplitude', '{:.4f}'),
     ('psnr_phase_dB', 'PSNR of the phase', '{:.2f} dB for a range of {phase_range_rad:.3f} rad'),
+    ('ms_ssim_phase', 'MS-SSIM of the phase', '{:.4f}'),
+    ('ms_ssim_amplitude', 'MS-SSIM of the amplitude', '{:.4f}'),
     (
         'psnr_amplitude_dB',
         'PSNR of the amplitude',
@@ -74,7 +76,7 @@ def run(arguments: argparse.Namespace) -> int:
         reference = read_image(arguments.reference, is_reference=True)
         figures |= _compare(image, reference, scan, arguments.threshold)
     if scan is not None:
-        figures |= _judge_by_counts(image, scan, arguments.held_out)
+        figures |= judge_by_counts(image, scan, arguments.held_out)
     if arguments.json:
         sys.stdout.write(json.dumps(figures, indent=2) + '\n')
         return 0
@@ -120,7 +122,12 @@ def _find_weights(
     return image.weights
 
 
-def _judge_by_counts(image: Image, scan: Any, held_out: str | None) -> dict[str, Any]:
+def judge_by_counts(image: Image, scan: Any, held_out: str | None = None) -> dict[str, Any]:
+    """Returns how well an image explains the counts of a scan, or those of patterns in a list.
+
+    Raises:
+        ValueError: they do not belong together; says why.
+    """
     from ..metrics.comparison import data_error
     from ..scan.calibration import calibrate_scan
 

@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy
 
+from ..models.archive import BUNDLE_NAME
 from ..scan.files import Image, read_image
 from ..scan.scan import Scan
 from . import UsageError, describe_shape
@@ -36,7 +37,8 @@ def run(arguments: argparse.Namespace) -> int:
         inputs = (path, arguments.product)
         check_output(arguments.draw, arguments, suffixes=('.png',), inputs=inputs)
     names = _names(path)
-    if names and not any(name.endswith('.npy') for name in names):
+    is_bundle = path.is_dir() and (path / BUNDLE_NAME).is_file()
+    if is_bundle or names and not any(name.endswith('.npy') for name in names):
         if arguments.draw:
             raise UsageError(f'{path} is a model: there is nothing to draw.')
         refuse_scan_options(arguments, f'on {path}, which is a model')

@@ -11,7 +11,7 @@ from typing import Any
 
 from ..backend import resolve_backend
 from ..config import Config
-from ..models.archive import NETWORK_PREFIX, Archive, ArchiveError, write_archive
+from ..models.archive import BUNDLE_NAME, NETWORK_PREFIX, Archive, ArchiveError, write_archive
 from ..models.opening import open_model
 from ..models.safe_zip import SafeZip
 from ..scan.output import write_atomically
@@ -19,9 +19,8 @@ from .legacy_config import update_legacy_dict
 from .params_cfg import cfg, decode_params, encode_params
 from .trained_model import MODEL_NAMES, TrainedModel, config_for_images, history_of
 
-__all__ = ['BUNDLE_NAME', 'load_inference_bundle_torch', 'save_torch_bundle']
+__all__ = ['load_inference_bundle_torch', 'save_torch_bundle']
 
-BUNDLE_NAME = 'wts.h5.zip'
 WEIGHTS, PARAMS, MANIFEST = 'weights.safetensors', 'params.json', 'manifest_of_weights.json'
 
 

@@ -18,9 +18,10 @@ from numpy.typing import NDArray
 
 from ..backend import TrainRequest, ignore_report, resolve_backend
 from ..config import Config, override_config
+from ..models.archive import BUNDLE_NAME
 from ..models.opening import open_model
 from ..scan.scan import Scan
-from .bundles import BUNDLE_NAME, load_inference_bundle_torch, save_torch_bundle
+from .bundles import load_inference_bundle_torch, save_torch_bundle
 from .data_loading import load_data
 from .grouped_data import MemmapDatasetBridge, PtychoDataContainerTorch, RawDataTorch
 from .legacy_config import config_from_legacy, dataclass_to_legacy_dict, update_legacy_dict

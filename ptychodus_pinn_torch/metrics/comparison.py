@@ -14,6 +14,8 @@ from ..scan.probe_variation import ProbeVariation
 from ..scan.scan import Scan, split_positions
 from ..simulation.reference_model import iter_expected_counts
 from .registration import Registration, register
+from .rings import find_crossing, ring_correlation
+from .similarity import multiscale_similarity
 
 __all__ = [
     'ObjectMetrics',
@@ -25,7 +27,6 @@ __all__ = [
 ]
 
 _MARGIN_PX = 8
-_TAPER_FRACTION = 0.1
 _SSIM_BORDER_PX = 3
 
 
@@ -39,6 +40,7 @@ class ObjectMetrics:
     Attributes:
         nrmse: Norm of the complex difference relative to the norm of the reference.
         ssim_amplitude: Structural similarity; `ssim_phase` likewise. Data range: see below.
+        ms_ssim_amplitude: The same on several scales; `ms_ssim_phase` likewise.
         psnr_amplitude_dB: Peak signal-to-noise ratio for `amplitude_range`.
         psnr_phase_dB: The same for `phase_range_rad`.
         amplitude_range: Largest minus smallest amplitude of the reference; likewise the phase.
@@ -52,6 +54,8 @@ class ObjectMetrics:
     nrmse: float
     ssim_amplitude: float
     ssim_phase: float
+    ms_ssim_amplitude: float
+    ms_ssim_phase: float
     psnr_amplitude_dB: float  # noqa: N815
     psnr_phase_dB: float  # noqa: N815
     amplitude_range: float
@@ -160,17 +164,19 @@ def _measure(
     phase_error = numpy.angle(test * reference.conj())
     phase = (reference_phase, reference_phase + phase_error)
     amplitude = (numpy.abs(reference), numpy.abs(test))
-    frequency, correlation = _ring_correlation(test, reference, area, pixel_m)
+    frequency, correlation = ring_correlation(test, reference, area, pixel_m)
     return ObjectMetrics(
         nrmse=registered.distance,
         ssim_amplitude=_similarity(*amplitude, area),
         ssim_phase=_similarity(*phase, area),
+        ms_ssim_amplitude=multiscale_similarity(amplitude[1], amplitude[0], area),
+        ms_ssim_phase=multiscale_similarity(phase[1], phase[0], area),
         psnr_amplitude_dB=_peak_ratio(*amplitude, area),
         psnr_phase_dB=_peak_ratio(*phase, area),
         amplitude_range=float(numpy.ptp(amplitude[0][area])),
         phase_range_rad=float(numpy.ptp(phase[0][area])),
         phase_rms_rad=float(numpy.sqrt(numpy.average(phase_error**2, weights=weights))),
-        frc_half_per_nyquist=_find_crossing(frequency, correlation),
+        frc_half_per_nyquist=find_crossing(frequency, correlation),
         num_pixels=int(numpy.count_nonzero(area)),
         shift_px=registered.shift_px,
         frc_frequency=tuple(float(value) for value in frequency),
@@ -197,39 +203,6 @@ def _peak_ratio(reference: NDArray[Any], test: NDArray[Any], area: NDArray[numpy
         return math.inf
     data_range = float(numpy.ptp(reference[area])) or 1.0
     return compute_peak_signal_to_noise_ratio(reference[area], test[area], data_range=data_range)
-
-
-def _ring_correlation(
-    test: NDArray[Any], reference: NDArray[Any], area: NDArray[numpy.bool_], pixel_m: NDArray[Any]
-) -> tuple[NDArray[Any], NDArray[Any]]:
-    """Returns ring frequencies as fractions of Nyquist, and the correlation on them.
-
-    The area is tapered to zero at its own border, so its shape does not correlate. Rings on which
-    the image has nothing at all count as uncorrelated.
-    """
-    from ptychodus.api.metrics import compute_fourier_ring_correlation
-
-    width_px = max(2.0, _TAPER_FRACTION * min(area.shape))
-    depth_px = ndimage.distance_transform_edt(numpy.pad(area, 1))[1:-1, 1:-1]
-    window = numpy.sin(numpy.pi / 2.0 * numpy.clip(depth_px / width_px, 0.0, 1.0)) ** 2
-    curve = compute_fourier_ring_correlation(
-        reference, test, float(pixel_m[1]), float(pixel_m[0]), window=window, workers=1
-    )
-    nyquist_per_m = 0.5 / float(pixel_m.max())
-    correlation = numpy.nan_to_num(curve.correlation, nan=0.0)
-    return curve.spatial_frequency_per_m[1:] / nyquist_per_m, correlation[1:]
-
-
-def _find_crossing(frequency: NDArray[Any], correlation: NDArray[Any]) -> float:
-    below = numpy.flatnonzero(correlation < 0.5)
-    if below.size == 0:
-        return 1.0
-    first = int(below[0])
-    if first == 0:
-        return float(frequency[0])
-    high, low = correlation[first - 1], correlation[first]
-    part = (high - 0.5) / (high - low)
-    return float(frequency[first - 1] + part * (frequency[first] - frequency[first - 1]))
 
 
 def coverage_of(

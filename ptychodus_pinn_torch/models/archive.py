@@ -48,6 +48,8 @@ MANIFEST = {'backend': 'pytorch', 'created': '', 'packages': {}, 'details': {}, 
 """What the manifest says if it does not say it, beside the sums of the members."""
 SHARED_NETWORKS = {'cnn'}
 """Networks that every engine runs, with the same weights."""
+BUNDLE_NAME = 'wts.h5.zip'
+"""Of a model in a folder, as PtychoPINN saves it."""
 NETWORK_PREFIX = 'network.'
 """What the names of a network's weights begin with; probes and scales have other names."""
 

@@ -12,6 +12,7 @@ import numpy
 
 from ..config import Config
 from .archive import (
+    BUNDLE_NAME,
     NETWORK_PREFIX,
     Archive,
     ArchiveError,
@@ -32,7 +33,6 @@ logger = logging.getLogger(__name__)
 
 Kind = Literal['archive', 'tensorflow', 'torch', 'checkpoint']
 
-BUNDLE_NAME = 'wts.h5.zip'
 _ZIP_MAGIC, _HDF5_MAGIC, _PICKLE_MAGIC = b'PK\x03\x04', b'\x89HDF\r\n\x1a\n', b'\x80'
 
 
