@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from .backend import (
     Reconstruction,
@@ -16,6 +16,9 @@ from .backend import (
 )
 from .config import Config, override_config, refuse_without_effect
 from .scan.scan import Scan
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
 
 __all__ = ['reconstruct', 'simulate', 'train']
 
@@ -111,8 +114,15 @@ def train(
     return run(request, report)
 
 
-def simulate(**options: Any) -> Scan:
+def simulate(
+    *,
+    object_: NDArray[Any] | None = None,
+    probe: NDArray[Any] | None = None,
+    **options: Any,
+) -> Scan:
     """Returns a simulated scan with its truth; the options are those of `SimulationSpec`.
+
+    `object_` (Y, X) and `probe` (P, H, W), both complex, take the place of simulated ones.
 
     Raises:
         ValueError: a value that makes no scan; names it.
@@ -127,4 +137,4 @@ def simulate(**options: Any) -> Scan:
     """
     from .simulation.simulated_scan import SimulationSpec, simulate_scan
 
-    return simulate_scan(SimulationSpec(**options))
+    return simulate_scan(SimulationSpec(**options), object_=object_, probe=probe)

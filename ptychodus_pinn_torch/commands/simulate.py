@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 import sys
-from dataclasses import fields
+from dataclasses import fields, replace
 from pathlib import Path
 
 from ..simulation.sample_objects import OBJECT_KINDS
@@ -54,26 +54,62 @@ def configure(parser: argparse.ArgumentParser) -> None:
         '--object-seed', type=int, metavar='NUMBER', help='another object under the same probe'
     )
     parser.add_argument(
+        '--from-object', metavar='FILE', help='use the object of an image, a product or a scan'
+    )
+    parser.add_argument(
+        '--from-probe', metavar='FILE', help='use the probe of an image, a product or a scan'
+    )
+    parser.add_argument(
+        '--doses',
+        type=float,
+        nargs='+',
+        metavar='COUNT',
+        help='write a scan for each of these numbers of photons, OUT-COUNT.npz',
+    )
+    parser.add_argument(
         '--no-noise', dest='has_noise', action='store_false', help='write the expected counts'
     )
 
 
 def run(arguments: argparse.Namespace) -> int:
     """Returns 0 after the scan was written."""
-    from ..scan.files import write_scan_npz
+    from ..scan.files import read_image, write_scan_npz
     from ..simulation.simulated_scan import simulate_scan
 
     spec = _read_spec(arguments)
-    check_output(arguments.output, arguments, suffixes=('.npz',))
-    scan = simulate_scan(spec)
-    path = write_scan_npz(arguments.output, scan)
-    if not arguments.quiet:
-        sys.stdout.write(
-            f'{path}: {scan.num_patterns} patterns of {spec.pattern_size} x {spec.pattern_size}, '
-            f'{scan.mean_counts():.4g} counts each; object of {scan.object_.shape[0]} x '
-            f'{scan.object_.shape[1]} pixels with its truth.\n'
-        )
+    scans = {arguments.output: spec}
+    if arguments.doses:
+        scans = {
+            arguments.output.with_name(f'{arguments.output.stem}-{dose:g}.npz'): _with(spec, dose)
+            for dose in arguments.doses
+        }
+    inputs = (arguments.from_object, arguments.from_probe)
+    for path in scans:
+        check_output(path, arguments, suffixes=('.npz',), inputs=inputs)
+    object_ = probe = None
+    if arguments.from_object:
+        object_ = read_image(arguments.from_object, is_reference=True).object_
+    if arguments.from_probe:
+        probe = read_image(arguments.from_probe).probe
+        if probe is None:
+            raise ValueError(f'{arguments.from_probe}: holds no probe.')
+    for path, item in scans.items():
+        scan = simulate_scan(item, object_=object_, probe=probe)
+        write_scan_npz(path, scan)
+        if not arguments.quiet:
+            sys.stdout.write(
+                f'{path}: {scan.num_patterns} patterns of {spec.pattern_size} x '
+                f'{spec.pattern_size}, {scan.mean_counts():.4g} counts each; object of '
+                f'{scan.object_.shape[0]} x {scan.object_.shape[1]} pixels with its truth.\n'
+            )
     return 0
+
+
+def _with(spec: SimulationSpec, photons: float) -> SimulationSpec:
+    try:
+        return replace(spec, photons=photons)
+    except ValueError as error:
+        raise UsageError(str(error)) from error
 
 
 def _read_spec(arguments: argparse.Namespace) -> SimulationSpec:

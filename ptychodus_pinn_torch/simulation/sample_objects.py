@@ -17,6 +17,7 @@ __all__ = [
     'make_object',
     'paint_blobs',
     'paint_gaussian_field',
+    'paint_grid',
     'paint_leaves',
     'paint_lines',
     'paint_star',
@@ -24,7 +25,7 @@ __all__ = [
 ]
 
 Field = NDArray[numpy.float64]
-OBJECT_KINDS = ('independent', 'leaves', 'star', 'photo', 'noise')
+OBJECT_KINDS = ('independent', 'leaves', 'star', 'photo', 'noise', 'grid')
 
 _MARGIN_PX = 4.0
 _LOWEST_AMPLITUDE = 0.65
@@ -159,6 +160,22 @@ def paint_lines(rng: Generator, shape: tuple[int, int], count: int) -> Field:
     return field
 
 
+def paint_grid(rng: Generator, shape: tuple[int, int]) -> Field:
+    """Returns a grid (Y, X) of crossing lines of one on zero, a little turned, with smooth edges."""
+    angle = rng.uniform(-0.1, 0.1)
+    y, x = _offsets(shape, (numpy.asarray(shape) - 1.0) / 2.0)
+    field = numpy.zeros(shape)
+    for along in (
+        math.cos(angle) * y + math.sin(angle) * x,
+        math.cos(angle) * x - math.sin(angle) * y,
+    ):
+        period, half_px = rng.uniform(8.0, 24.0), rng.uniform(0.75, 2.0)
+        place = numpy.mod(along + rng.uniform(0.0, period), period)
+        depth_px = half_px - numpy.minimum(place, period - place)
+        field = numpy.maximum(field, _cover(depth_px))
+    return field
+
+
 def paint_blobs(rng: Generator, shape: tuple[int, int], count: int) -> Field:
     """Returns the sum of Gaussian spots and of the projected thickness of spheres, in [0, 1]."""
     field = numpy.zeros(shape)
@@ -177,7 +194,8 @@ def make_object(rng: Generator, kind: str, shape: tuple[int, int]) -> NDArray[nu
 
     leaves: discs and a star, amplitude and phase tied; independent: amplitude and phase from
     different discs; star: a Siemens star; photo: photographs of coins (amplitude) and of a
-    cameraman (phase); noise: smooth random fields, independent.
+    cameraman (phase); noise: smooth Gaussian random fields, independent; grid: lines that cross,
+    amplitude and phase tied.
     """
     amplitude, phase = _FIELDS[kind](rng, shape)
     values = (_LOWEST_AMPLITUDE + (1.0 - _LOWEST_AMPLITUDE) * amplitude) * numpy.exp(
@@ -228,10 +246,16 @@ def _noise(rng: Generator, shape: tuple[int, int]) -> tuple[Field, Field]:
     return first, paint_gaussian_field(rng, shape, amplitude)
 
 
+def _grid(rng: Generator, shape: tuple[int, int]) -> tuple[Field, Field]:
+    field = paint_grid(rng, shape)
+    return 1.0 - field, field
+
+
 _FIELDS: dict[str, Callable[[Generator, tuple[int, int]], tuple[Field, Field]]] = {
     'independent': _independent,
     'leaves': _leaves,
     'star': _star,
     'photo': _photo,
     'noise': _noise,
+    'grid': _grid,
 }

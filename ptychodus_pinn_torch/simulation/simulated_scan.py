@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy
+from jaxtyping import Complex
 from numpy.random import Generator, default_rng
 from numpy.typing import NDArray
 
@@ -85,22 +86,45 @@ class SimulationSpec:
                 raise ValueError(f'{name} is {getattr(self, name)}: it must not be negative.')
 
 
-def simulate_scan(spec: SimulationSpec) -> Scan:
-    """Returns the scan that the specification describes; the same one every time."""
+def simulate_scan(
+    spec: SimulationSpec,
+    *,
+    object_: Complex[NDArray[Any], 'y x'] | None = None,
+    probe: Complex[NDArray[Any], 'mode height width'] | None = None,
+) -> Scan:
+    """Returns the scan that the specification describes; the same one every time.
+
+    Args:
+        spec: What to simulate.
+        object_: (Y, X) in the place of one of the kinds; the path lies in its middle.
+        probe: (P, H, W) in the place of one of the kinds, which gets the photons of the specification.
+
+    Raises:
+        ValueError: an object that is too small for the path, a probe of another size than the
+            patterns, or one that is zero or not finite.
+    """
     object_seed = spec.seed if spec.object_seed is None else spec.object_seed
     object_rng, noise_rng = default_rng([object_seed, 1]), default_rng([object_seed, spec.seed, 2])
     path_rng = default_rng([spec.seed, 3])
-    probe = make_probe(
-        spec.probe_kind, spec.pattern_size, num_modes=spec.num_modes, photons=spec.photons
-    )
+    if probe is None:
+        probe = make_probe(
+            spec.probe_kind, spec.pattern_size, num_modes=spec.num_modes, photons=spec.photons
+        )
+    else:
+        probe = _scaled_probe(probe, spec)
     positions_px, shape = _place(_make_path(path_rng, spec), spec)
-    truth = make_object(object_rng, spec.object_kind, shape)
+    if object_ is None:
+        truth, what = make_object(object_rng, spec.object_kind, shape), spec.object_kind
+    else:
+        truth, what = _checked_object(object_, shape), 'object'
+        positions_px = positions_px + (numpy.asarray(truth.shape) - shape) / 2.0
+        shape = (truth.shape[0], truth.shape[1])
     good_pixels = _make_mask(spec)
     error_px = path_rng.normal(size=positions_px.shape) * spec.position_error_px
     half_px = (spec.pattern_size - 1.0) / 2.0
     limit_px = numpy.asarray(shape) - 1.0 - half_px
     return Scan(
-        name=f'simulated {spec.object_kind}',
+        name=f'simulated {what}',
         patterns=_expose(noise_rng, spec, truth, probe, positions_px, good_pixels),
         positions_px=numpy.clip(positions_px + error_px, half_px, limit_px),
         probe=probe,
@@ -109,13 +133,37 @@ def simulate_scan(spec: SimulationSpec) -> Scan:
         pixel_size_m=(spec.pixel_size_m, spec.pixel_size_m),
         truth=truth,
         metadata={
-            'name': f'simulated {spec.object_kind}',
+            'name': f'simulated {what}',
             'photon_energy_eV': spec.photon_energy_eV,
             'detector_distance_m': _detector_distance_m(spec),
             'detector_pixel_m': spec.detector_pixel_m,
             'probe_photon_count': spec.photons,
         },
     )
+
+
+def _scaled_probe(probe: NDArray[Any], spec: SimulationSpec) -> NDArray[numpy.complex64]:
+    size = spec.pattern_size
+    if probe.ndim != 3 or probe.shape[1:] != (size, size):
+        raise ValueError(
+            f'the probe has shape {probe.shape}, but patterns of {size} px want (modes, {size}, {size}).'
+        )
+    power = float(numpy.sum(numpy.abs(probe.astype(numpy.complex128)) ** 2))
+    if not 0.0 < power < math.inf:
+        raise ValueError('the probe is zero or not finite: give another one.')
+    return (probe * math.sqrt(spec.photons / power)).astype(numpy.complex64)
+
+
+def _checked_object(object_: NDArray[Any], needed: tuple[int, int]) -> NDArray[numpy.complex64]:
+    shape = object_.shape
+    if object_.ndim != 2 or shape[0] < needed[0] or shape[1] < needed[1]:
+        raise ValueError(
+            f'the object has {" x ".join(map(str, shape))} pixels, but the scan wants '
+            f'{needed[0]} x {needed[1]}: take fewer positions, smaller steps, or a larger object.'
+        )
+    if not numpy.isfinite(object_).all() or not numpy.any(object_):
+        raise ValueError('the object is zero or not finite: give another one.')
+    return object_.astype(numpy.complex64)
 
 
 def simulate_scans(spec: SimulationSpec, object_seeds: list[int]) -> Iterator[Scan]:

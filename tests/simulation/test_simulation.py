@@ -7,7 +7,9 @@ from dataclasses import replace
 import numpy
 import pytest
 
+from ptychodus_pinn_torch.cli import main
 from ptychodus_pinn_torch.metrics.comparison import data_error
+from ptychodus_pinn_torch.scan.files import read_scan
 from ptychodus_pinn_torch.scan.scan import split_positions
 from ptychodus_pinn_torch.simulation.sample_objects import OBJECT_KINDS, make_object
 from ptychodus_pinn_torch.simulation.sample_probes import PROBE_KINDS, make_probe
@@ -110,3 +112,50 @@ def test_position_error_is_told_but_not_done():
 def test_nonsense_is_refused(change, message):
     with pytest.raises(ValueError, match=message):
         replace(SMALL, **change)
+
+
+def test_an_object_and_a_probe_of_ones_own_are_taken() -> None:
+    other = simulate_scan(SimulationSpec(num_positions=100, num_modes=2, probe_kind='fzp', seed=4))
+    spec = SimulationSpec(num_positions=25, photons=3e4, seed=1)
+    scan = simulate_scan(spec, object_=other.truth, probe=other.probe)
+    assert numpy.array_equal(scan.truth, other.truth)
+    assert numpy.sum(numpy.abs(scan.probe) ** 2) == pytest.approx(3e4, rel=1e-5)
+    assert numpy.allclose(scan.probe / scan.probe.max(), other.probe / other.probe.max(), atol=1e-6)
+    middle = (numpy.asarray(scan.object_.shape) - 1.0) / 2.0
+    span = (scan.positions_px.max(axis=0) + scan.positions_px.min(axis=0)) / 2.0
+    assert numpy.abs(span - middle).max() < 1.0
+    assert data_error(scan, scan.truth, scan.probe) < 1.3 * 0.25 * 64 * 64 / 3e4
+
+
+@pytest.mark.parametrize(
+    ('changes', 'reason'),
+    [
+        ({'object_': numpy.ones((70, 90), complex)}, '70 x 90 pixels, but the scan wants'),
+        ({'object_': numpy.zeros((200, 200), complex)}, 'object is zero or not finite'),
+        ({'object_': numpy.full((200, 200), numpy.nan + 0j)}, 'object is zero or not finite'),
+        ({'probe': numpy.ones((1, 32, 32), complex)}, r'probe has shape \(1, 32, 32\)'),
+        ({'probe': numpy.zeros((1, 64, 64), complex)}, 'probe is zero or not finite'),
+    ],
+)
+def test_what_does_not_fit_is_one_sentence(changes: dict, reason: str) -> None:
+    with pytest.raises(ValueError, match=reason):
+        simulate_scan(SimulationSpec(num_positions=100), **changes)
+
+
+def test_the_command_writes_a_ladder_of_doses_and_takes_files(tmp_path, capsys) -> None:
+    words = ['simulate', str(tmp_path / 'scan.npz'), '--num-positions', '36', '--quiet']
+    assert main([*words, '--doses', '1e3', '2e5', '--object', 'grid']) == 0
+    low, high = (read_scan(tmp_path / f'scan-{dose}.npz') for dose in ('1000', '200000'))
+    assert numpy.array_equal(low.truth, high.truth)
+    assert numpy.array_equal(low.positions_px, high.positions_px)
+    assert high.mean_counts() == pytest.approx(200.0 * low.mean_counts(), rel=0.02)
+    assert main([*words, '--doses', '1e3']) == 1, 'nothing is overwritten'
+    assert main([*words, '--doses', '-3']) == 2
+    source = str(tmp_path / 'scan-1000.npz')
+    own = ['--from-object', source, '--from-probe', source, '--step', '3']
+    assert main([*words, *own]) == 0
+    scan = read_scan(tmp_path / 'scan.npz')
+    assert numpy.array_equal(scan.truth, low.truth)
+    capsys.readouterr()
+    assert main(['simulate', source, '--from-object', source, '--overwrite']) == 2
+    assert 'is an input of this command' in capsys.readouterr().err
