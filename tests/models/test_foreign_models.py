@@ -22,6 +22,7 @@ from ptychodus_pinn_torch.metrics.comparison import compare_objects, coverage_of
 from ptychodus_pinn_torch.models.archive import ArchiveError
 from ptychodus_pinn_torch.models.opening import convert_model, open_model
 from ptychodus_pinn_torch.networks.ptychopinn import PinnLayout, PtychoPinnNetwork
+from ptychodus_pinn_torch.networks.published_merging import extract_patches, merge_patches
 from ptychodus_pinn_torch.physics.forward_model import predict
 from ptychodus_pinn_torch.physics.measured_scan import measure_scan
 from ptychodus_pinn_torch.reconstruction.procedure import reconstruct
@@ -89,6 +90,27 @@ def test_checkpoint_gives_the_patches_of_its_code(data_folder: Path, name: str) 
     with torch.inference_mode():
         found = network.patches(torch.from_numpy(golden['in_images'] * scale)).numpy()
     assert numpy.abs(found - golden['out_object']).max() < 1e-5
+
+
+@pytest.mark.parametrize('name', ['main_ci_N64', 'main_probemask_N64', 'main_amp_sigmoid_N64'])
+def test_regions_are_merged_and_extracted_as_the_code_does(data_folder: Path, name: str) -> None:
+    folder = data_folder / 'torch_checkpoints'
+    golden = numpy.load(folder / f'{name}_io.npz')
+    key = 'in_rms_scaling_constant'
+    scale = golden[key if key in golden.files else 'in_rms_input_scale']
+    network = network_of(folder / f'{name}.ckpt')
+    with torch.inference_mode():
+        patches = network.patches(torch.from_numpy(golden['in_images'] * scale))
+    coords, probe = (torch.from_numpy(golden[key]) for key in ('in_coords_relative', 'in_probe'))
+    compared = 0
+    for kind, weights in (('central', None), ('probe', probe)):
+        merged = merge_patches(patches, coords.float(), int(golden['ref_padded_size']), weights)
+        assert numpy.abs(merged.numpy() - golden[f'ref_reassembled_{kind}']).max() < 2e-5
+        if f'ref_extracted_{kind}' in golden.files:
+            found = extract_patches(merged, coords.float(), 64)
+            assert numpy.abs(found.numpy() - golden[f'ref_extracted_{kind}']).max() < 2e-5
+            compared += 1
+    assert compared == 1
 
 
 def as_scan(golden: Any) -> Scan:
