@@ -67,7 +67,6 @@ def _poke(key: str, index: Any, value: Any, dtype: Any = None) -> Callable[[Arra
 
 BAD_NPZ: dict[str, tuple[Callable[[Arrays], Any], tuple[str, ...]]] = {
     'no patterns key': (_drop('diff3d'), ("no key 'diff3d'", 'it holds xcoords, ycoords')),
-    'no probe key': (_drop('probeGuess'), ("no key 'probeGuess'", 'export the scan again')),
     'no position key': (_drop('ycoords'), ("no key 'ycoords'",)),
     'no known key': (lambda a: [a.pop(k) for k in list(a)[:3]], ('is no scan', 'it holds probe')),
     'fewer positions': (
@@ -123,7 +122,7 @@ BAD_NPZ: dict[str, tuple[Callable[[Arrays], Any], tuple[str, ...]]] = {
     ),
     'all counts zero': (_set('diff3d', lambda a: a['diff3d'] * 0), ('all patterns are zero',)),
     'amplitude or counts': (
-        _set('diff3d', lambda a: a['diff3d'].astype(numpy.float32) * 0.123),
+        _set('diff3d', lambda a: numpy.sqrt(a['diff3d'] + numpy.float32(0.123))),
         ('--diffraction-kind counts or amplitude',),
     ),
     'unknown marker': (

@@ -132,6 +132,8 @@ def describe_scan(scan: Scan) -> str:
         'object': f'{_describe_size(scan)}, {"from the file" if scan.has_object else "flat"}',
         'truth': 'known: the scan is simulated' if scan.truth is not None else 'not known',
     }
+    if scan.metadata.get('probe_is_estimated'):
+        rows['probe'] += '; estimated from the mean pattern'
     if scan.probe_variation is not None:
         rows['variation'] = scan.probe_variation.describe(scan.probe)
     if 'photon_energy_eV' in scan.metadata:

@@ -35,15 +35,15 @@ _METADATA_KEYS = {
 class RawScan:
     """What a file holds, in the package's conventions but not yet checked.
 
-    Positions (N, 2), object (Y, X) and mask (H, W) may be missing; patterns are (N, H, W), the
-    probe is (P, H, W); see `Scan` for the meaning of the attributes. `source` is the file with
+    Positions (N, 2), object (Y, X), mask (H, W) and probe (P, H, W) may be missing; patterns are
+    (N, H, W); see `Scan` for the meaning of the attributes. `source` is the file with
     the patterns, where it is not the path that was asked for. How the probe varies is in
     `probe_variations` (V, H, W) and `probe_weights` (N, 1 + V), where it does.
     """
 
     patterns: NDArray[Any]
     positions_px: NDArray[Any]
-    probe: NDArray[Any]
+    probe: NDArray[Any] | None
     object_: NDArray[Any] | None
     bad_pixels: NDArray[Any] | None
     pixel_size_m: tuple[float, float] | None = None
@@ -184,7 +184,7 @@ def _read_metre_layout(reader: NpzReader) -> RawScan:
     return RawScan(
         patterns=reader.patterns(reader.require('diffraction', 'diff3d')),
         positions_px=positions_m / pixel_size_m + offset,
-        probe=reader.array('probe', 'probe_guess'),
+        probe=reader.optional('probe', 'probe_guess'),
         object_=object_,
         bad_pixels=None if mask is None else ~mask.astype(bool),
         pixel_size_m=(pixel_size_m, pixel_size_m),
@@ -210,7 +210,7 @@ def _read_pixel_layout(reader: NpzReader, diffraction_kind: str) -> RawScan:
     return RawScan(
         patterns=patterns,
         positions_px=numpy.stack([y_px, x_px], axis=-1),
-        probe=reader.array('probeGuess', 'probe'),
+        probe=reader.optional('probeGuess', 'probe'),
         object_=reader.optional('objectGuess'),
         bad_pixels=reader.optional('bad_pixels'),
         pixel_size_m=reader.pair('pixel_size_m'),

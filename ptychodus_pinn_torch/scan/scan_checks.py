@@ -12,12 +12,16 @@ from numpy.typing import NDArray
 from .npz_layouts import RawScan
 from .pattern_store import block_slices, stage_blocks
 from .positions import PositionTransform, make_room
+from .probe_estimate import estimate_probe
 from .probe_variation import ProbeVariation
 from .scan import Scan, split_positions
 
 __all__ = ['build_scan', 'check_object']
 
 logger = logging.getLogger(__name__)
+
+ESTIMATED = 'probe_is_estimated'
+"""Key of the metadata of a scan that came without a probe."""
 
 _BORDER_PX = 4
 _MAX_OBJECT_PIXELS = 2**28
@@ -40,9 +44,13 @@ def build_scan(path: Path, raw: RawScan, change: PositionTransform | None = None
     if change is not None and not change.is_nothing:
         positions_px = change.apply(positions_px)
         logger.info('%s: positions: %s.', path.name, change.describe())
-    probe = _check_probe(path, raw.probe, pattern_shape)
+    probe = None if raw.probe is None else _check_probe(path, raw.probe, pattern_shape)
     good_pixels = _check_mask(path, raw.bad_pixels, pattern_shape)
     patterns = _check_values(path, patterns, good_pixels)
+    metadata = dict(raw.metadata)
+    if probe is None:
+        probe = _estimate_probe(path, patterns, good_pixels)
+        metadata[ESTIMATED] = True
     center_m = raw.object_center_m
     if raw.object_ is None:
         positions_px, object_, center_m = _fit_object(path, positions_px, pattern_shape, raw)
@@ -65,7 +73,7 @@ def build_scan(path: Path, raw: RawScan, change: PositionTransform | None = None
         object_center_m=center_m,
         truth=truth,
         has_object=bool(numpy.any(object_ != object_.flat[0])),
-        metadata=raw.metadata,
+        metadata=metadata,
         source=path,
         probe_variation=_check_variation(path, raw, patterns),
     )
@@ -73,6 +81,21 @@ def build_scan(path: Path, raw: RawScan, change: PositionTransform | None = None
         scan = make_room(scan)
     _check_inside(path, scan)
     return scan
+
+
+def _estimate_probe(
+    path: Path, patterns: NDArray[Any], good_pixels: NDArray[numpy.bool_]
+) -> NDArray[numpy.complex64]:
+    try:
+        probe = estimate_probe(patterns, good_pixels)
+    except ValueError as error:
+        raise ValueError(f'{path} has no probe, and {error}') from error
+    logger.warning(
+        '%s: has no probe: one is estimated from the mean pattern, in focus. A reconstruction will '
+        'have to adjust it; give a measured probe where there is one.',
+        path.name,
+    )
+    return probe
 
 
 def _check_patterns(path: Path, patterns: NDArray[Any]) -> NDArray[Any]:

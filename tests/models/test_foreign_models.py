@@ -15,6 +15,7 @@ import pytest
 import torch
 from forgeries import tensorflow_members, write_bytes, zip_bytes
 
+import ptychodus_pinn_torch as pinn
 from ptychodus_pinn_torch.backend import ReconstructRequest, get_backend
 from ptychodus_pinn_torch.config import Config, override_config
 from ptychodus_pinn_torch.host.model_file import inspect_model
@@ -90,6 +91,28 @@ def test_checkpoint_gives_the_patches_of_its_code(data_folder: Path, name: str) 
     with torch.inference_mode():
         found = network.patches(torch.from_numpy(golden['in_images'] * scale)).numpy()
     assert numpy.abs(found - golden['out_object']).max() < 1e-5
+
+
+@pytest.mark.parametrize(
+    'name', ['main_batchnorm_N64', 'main_shared_decoder_N64', 'main_ffno_N64', 'main_fno_N64']
+)
+def test_a_checkpoint_is_trained_on_and_makes_images(
+    data_folder: Path, tmp_path: Path, name: str
+) -> None:
+    source = data_folder / 'torch_checkpoints' / f'{name}.ckpt'
+    options = {
+        'training.start': str(source),
+        'training.max_steps': 3,
+        'execution.logger': 'none',
+        'execution.num_threads': 1,
+    }
+    scan = pinn.simulate(num_positions=49)
+    path = pinn.train(scan, tmp_path / 'm.h5.zip', options=options)
+    before, after = (open_model(item).network_weights() for item in (source, path))
+    assert set(before) == set(after)
+    assert not any(numpy.array_equal(before[key], after[key]) for key in before)
+    alone = {'reconstruction.refine_epochs': 0, 'reconstruction.guard': False}
+    assert numpy.isfinite(pinn.reconstruct(scan, model=path, options=alone).object_).all()
 
 
 @pytest.mark.parametrize('name', ['main_ci_N64', 'main_probemask_N64', 'main_amp_sigmoid_N64'])
