@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 from typing import Any, Protocol
 
-from ..config import Config, ConfigError, override_config
+from ..config import Config, ConfigError, load_tree, override_config
 from ..scan.output import write_atomically
 from .legacy_config import config_from_legacy
 from .object_fields import (
@@ -64,18 +64,13 @@ class ConfigManager:
 
     @classmethod
     def _from_json(cls, path: Path | str) -> ConfigManager:
-        """Returns the configurations of a JSON file: sections by name, or fields alone.
+        """Returns the configurations of a JSON or YAML file: sections by name, or fields alone.
 
         Raises:
-            ConfigError: no JSON, or fields that there are not.
+            ConfigError: neither, or fields that there are not.
         """
         path = Path(path)
-        try:
-            tree = json.loads(path.read_text(encoding='utf-8'))
-        except (OSError, ValueError) as error:
-            raise ConfigError(f'{path}: cannot be read as JSON: {error}.') from error
-        if not isinstance(tree, dict):
-            raise ConfigError(f'{path}: holds a {type(tree).__name__}, not fields with values.')
+        tree = load_tree(path)
         try:
             return cls._flexible_load(tree)
         except TypeError as error:

@@ -83,7 +83,7 @@ def test_configurations_are_read_from_json_mappings_and_fields(tmp_path: Path) -
 @pytest.mark.parametrize(
     ('text', 'reason'),
     [
-        ('{', 'cannot be read as JSON'),
+        ('{', 'is neither JSON nor YAML'),
         ('[1]', 'holds a list'),
         ('{"flux": 3}', 'no configuration has a field flux'),
         ('{"data_config": {"flux": 3}}', 'DataConfig has no field flux'),
