@@ -45,6 +45,7 @@ ANY_SHAPE = {
     'check_weights',
     'TrainingRun',
     'Fitted',
+    'Hdf5Reader.array',
     'NpzReader.array',
     'NpzReader.optional',
     'map_npz_member',

@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 
 from ..models.archive import EXTENSION
+from . import UsageError
 from ._outputs import add_overwrite_option, check_output
 from ._scan_options import add_scan_options, read_scan_from, refuse_scan_options
 
@@ -26,7 +27,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
         type=Path,
         required=True,
         metavar='OUT',
-        help=f'*{EXTENSION} for a model, *.npz for a scan',
+        help=f'*{EXTENSION} for a model, *.npz or *.h5 for a scan',
     )
     parser.add_argument(
         '--convention',
@@ -43,7 +44,7 @@ def run(arguments: argparse.Namespace) -> int:
     """Returns 0 after the model or scan was written."""
     output = arguments.output
     inputs = (arguments.source, arguments.product)
-    check_output(output, arguments, suffixes=(EXTENSION, '.npz'), inputs=inputs)
+    check_output(output, arguments, suffixes=(EXTENSION, '.npz', '.h5'), inputs=inputs)
     if output.name.endswith(EXTENSION):
         from ..models.opening import convert_model, describe_model
 
@@ -54,10 +55,16 @@ def run(arguments: argparse.Namespace) -> int:
     else:
         from ..interop.scan_export import write_amplitude_npz
         from ..scan.files import write_scan_npz
+        from ..scan.hdf5_arrays import write_scan_hdf5
 
+        is_hdf5 = output.suffix == '.h5'
+        if is_hdf5 and arguments.convention == 'amplitude':
+            raise UsageError(
+                '--convention amplitude is written as *.npz only, which that code reads.'
+            )
         scan = read_scan_from(arguments, arguments.source)
         write = write_amplitude_npz if arguments.convention == 'amplitude' else write_scan_npz
-        write(output, scan)
+        (write_scan_hdf5 if is_hdf5 else write)(output, scan)
         text = f'{output}: {scan.num_patterns} patterns as {arguments.convention}.\n'
     if not arguments.quiet:
         sys.stdout.write(text)

@@ -10,7 +10,8 @@ import h5py
 import numpy
 from numpy.typing import NDArray
 
-from .npz_layouts import RawScan
+from .hdf5_arrays import Hdf5Reader
+from .npz_layouts import RawScan, read_pixel_layout
 from .pattern_store import map_hdf5_dataset, stage_blocks
 from .products import arrays_of_product, with_weights_of
 
@@ -22,14 +23,17 @@ _DIFFRACTION, _PRODUCT = 'diffraction.h5', 'product.h5'
 _CXI_ENTRY = 'entry_1'
 
 
-def read_hdf5_layout(path: Path, product: Path | None, _kind: str) -> RawScan:
+def read_hdf5_layout(path: Path, product: Path | None, diffraction_kind: str) -> RawScan:
     """Returns the scan of a diffraction and a product file, paired by index as Ptychodus does.
 
-    The path is that of the folder with both, or of one of the two.
+    The path is that of the folder with both, or of one of the two; or that of a training set with
+    the arrays of an NPZ.
 
     Raises:
         ValueError: one of the two cannot be found or read.
     """
+    if path.is_file() and _is_training_set(path):
+        return read_pixel_layout(Hdf5Reader(path), diffraction_kind)
     diffraction, product = _find_pair(path, product)
     patterns, indexes, bad_pixels, pixel_m = _read_diffraction(diffraction)
     rows, paired = _pair_by_index(diffraction, indexes, load_host_product(product))
@@ -60,6 +64,11 @@ def read_hdf5_layout(path: Path, product: Path | None, _kind: str) -> RawScan:
         probe_variations=None if variation is None else variation.modes,
         probe_weights=None if variation is None else variation.weights,
     )
+
+
+def _is_training_set(path: Path) -> bool:
+    with _open(path) as file:
+        return 'xcoords' in file and ('diff3d' in file or 'diffraction' in file)
 
 
 def _find_pair(path: Path, product: Path | None) -> tuple[Path, Path]:

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from .diffraction_kind import DiffractionKind, recognise_kind
 from .pattern_store import map_npz_member, stage_blocks, stage_npz_member
 
-__all__ = ['NpzReader', 'RawScan', 'read_npz_layout']
+__all__ = ['NpzReader', 'RawScan', 'read_npz_layout', 'read_pixel_layout']
 
 logger = logging.getLogger(__name__)
 
@@ -162,7 +162,7 @@ def read_npz_layout(path: Path, _product: Path | None, diffraction_kind: str) ->
     if reader.first(('positions_refined_m', 'positions_m')):
         return _read_metre_layout(reader)
     if reader.first(('xcoords', 'ycoords', 'diff3d')):
-        return _read_pixel_layout(reader, diffraction_kind)
+        return read_pixel_layout(reader, diffraction_kind)
     raise ValueError(
         f'{path} is no scan: it has neither xcoords, ycoords and diff3d (training data) nor '
         f'positions_m and diffraction; it holds {", ".join(reader.keys) or "nothing"}.'
@@ -192,7 +192,7 @@ def _read_metre_layout(reader: NpzReader) -> RawScan:
     )
 
 
-def _read_pixel_layout(reader: NpzReader, diffraction_kind: str) -> RawScan:
+def read_pixel_layout(reader: NpzReader, diffraction_kind: str) -> RawScan:
     """Returns a scan in Ptychodus' or PtychoPINN's training layout, or our own."""
     x_px, y_px = reader.array('xcoords').ravel(), reader.array('ycoords').ravel()
     if len(x_px) != len(y_px):

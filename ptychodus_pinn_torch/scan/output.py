@@ -110,10 +110,14 @@ def _variation_arrays(variation: ProbeVariation | None) -> dict[str, Any]:
 
 
 def write_scan_npz(path: Path | str, scan: Scan) -> Path:
-    """Returns the path of the NPZ that now holds the scan.
+    """Returns the path of the NPZ that now holds the scan; see `scan_arrays`."""
+    return write_npz(path, scan_arrays(scan))
 
-    It has the keys of Ptychodus' training data, the truth where there is one, and what is known of
-    pixel size, energy and distance.
+
+def scan_arrays(scan: Scan) -> dict[str, Any]:
+    """Returns all that is known of a scan by the keys of Ptychodus' training data.
+
+    Beside those, the truth where there is one, pixel size, energy and distance.
     """
     arrays = training_arrays(
         positions_px=scan.positions_px,
@@ -132,7 +136,7 @@ def write_scan_npz(path: Path | str, scan: Scan) -> Path:
     for key in _SCALAR_METADATA:
         if key in scan.metadata:
             arrays[key] = numpy.asarray(float(scan.metadata[key]))
-    return write_npz(path, arrays)
+    return arrays
 
 
 def write_reconstruction_npz(
