@@ -219,10 +219,21 @@ class Refinement:
         pace, planned = self.plan.pace, self.plan.num_epochs - len(refined.losses)
         if not self.freed.positions or pace.epochs_left < planned + SCALING_EPOCHS:
             return
-        which, seed = self.plan.split.training, self.config.training.seed
-        settle_scale(refined.state, self.measurement, which, seed=seed)
+        which = self.plan.split.training
+        part = settle_scale(
+            refined.state,
+            self.measurement,
+            which,
+            seed=self.config.training.seed,
+            after_batch=self.log.counter('scale', SCALING_EPOCHS * len(which)),
+        )
         for _ in range(SCALING_EPOCHS):
             pace.count_epoch()
+        if part:
+            self.log.say(
+                f'{self.name}: the positions that were found, and the image, are stretched by '
+                f'{100.0 * part:+.2f} %, as the patterns want.'
+            )
 
     def _run_given(self, refined: Refined) -> None:
         """Runs the planned phases, of which no patterns are held out."""

@@ -8,6 +8,7 @@ once, in both directions, and the errors say which way and how far.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 
 import numpy
@@ -43,7 +44,12 @@ SPLINE_ORDER = 5
 
 
 def settle_scale(
-    state: SolverState, measurement: Measurement, indices: Tensor, *, seed: int
+    state: SolverState,
+    measurement: Measurement,
+    indices: Tensor,
+    *,
+    seed: int,
+    after_batch: Callable[[int], None] | None = None,
 ) -> float:
     """Stretches positions and image together as the patterns want; returns by which part.
 
@@ -52,10 +58,12 @@ def settle_scale(
         measurement: With the counts.
         indices: (J,) of the patterns that are asked, on the host.
         seed: Of the order in which they are gone through.
+        after_batch: Called with the number of patterns of a batch; may raise to stop.
     """
     asked = replace(measurement, after_chunk=None)
     wider, same, narrower = (
-        _error_after(stretched(state, part), asked, indices, seed) for part in (TRIED, 0.0, -TRIED)
+        _error_after(stretched(state, part), asked, indices, seed, after_batch)
+        for part in (TRIED, 0.0, -TRIED)
     )
     bend = wider + narrower - 2.0 * same
     if not bend > 0.0:  # nothing is known of it
@@ -91,11 +99,17 @@ def stretched(state: SolverState, part: float) -> SolverState:
     return found
 
 
-def _error_after(state: SolverState, measurement: Measurement, indices: Tensor, seed: int) -> float:
+def _error_after(
+    state: SolverState,
+    measurement: Measurement,
+    indices: Tensor,
+    seed: int,
+    after_batch: Callable[[int], None] | None,
+) -> float:
     """Returns the error of some patterns after a few epochs, over that of photon noise."""
     for epoch, step in enumerate(STEPS):
         rng = numpy.random.default_rng([seed, 8, epoch])
         order = indices[torch.from_numpy(rng.permutation(len(indices)))]
         settings = RpieSettings(alpha=1.0, step=step, freed=Freed(positions=True))
-        rpie_epoch(state, measurement, order.split(BATCH), settings)
+        rpie_epoch(state, measurement, order.split(BATCH), settings, after_batch)
     return misfit(state, measurement, indices).to_noise
