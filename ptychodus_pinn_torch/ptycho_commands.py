@@ -113,7 +113,6 @@ def ptycho_train(words: Sequence[str] | None = None) -> int:
     command = ['train', str(scan), '--output', str(output)]
     command += ['--validation', str(test)] if test else []
     command += ['--backend', str(backend)] if backend else []
-    output.parent.mkdir(parents=True, exist_ok=True)
     return _run(command, config)
 
 
@@ -139,7 +138,6 @@ def ptycho_inference(words: Sequence[str] | None = None) -> int:
         logger.warning('%s is left out: every image covers the whole scan.', name)
     command = ['reconstruct', str(scan), '--model', str(model), '--output', str(output)]
     command += ['--backend', str(backend)] if backend else []
-    output.parent.mkdir(parents=True, exist_ok=True)
     alone = {'reconstruction.refine_epochs': 0, 'reconstruction.guard': False}
     return _run(command, override_config(Config(), alone))
 

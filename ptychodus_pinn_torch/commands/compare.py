@@ -88,7 +88,8 @@ def run(arguments: argparse.Namespace) -> int:
         from ..pictures import Panel, draw_comparison
 
         title = f'{scan.name}, compared with {what}'
-        shown = panels if what in images else [Panel(what, reference), *panels]
+        is_shown = any(image.object_ is reference for image in images.values())
+        shown = panels if is_shown else [Panel(what, reference), *panels]
         draw_comparison(arguments.picture, [(title, shown, coverage)])
     if arguments.json:
         sys.stdout.write(json.dumps({'reference': what, 'images': rows}, indent=2) + '\n')

@@ -21,9 +21,9 @@ _ROWS = (
     ('phase_rms_rad', 'phase rms', '{:.4f} rad'),
     ('ssim_phase', 'SSIM of the phase', '{:.4f}'),
     ('ssim_amplitude', 'SSIM of the amplitude', '{:.4f}'),
-    ('psnr_phase_dB', 'PSNR of the phase', '{:.2f} dB for a range of {phase_range_rad:.3f} rad'),
     ('ms_ssim_phase', 'MS-SSIM of the phase', '{:.4f}'),
     ('ms_ssim_amplitude', 'MS-SSIM of the amplitude', '{:.4f}'),
+    ('psnr_phase_dB', 'PSNR of the phase', '{:.2f} dB for a range of {phase_range_rad:.3f} rad'),
     (
         'psnr_amplitude_dB',
         'PSNR of the amplitude',

@@ -76,6 +76,7 @@ def run(arguments: argparse.Namespace) -> int:
     from ..scan.files import read_image, write_scan_npz
     from ..simulation.simulated_scan import simulate_scan
 
+    _refuse_idle_flags(arguments)
     spec = _read_spec(arguments)
     scans = {arguments.output: spec}
     if arguments.doses:
@@ -103,6 +104,21 @@ def run(arguments: argparse.Namespace) -> int:
                 f'{scan.object_.shape[0]} x {scan.object_.shape[1]} pixels with its truth.\n'
             )
     return 0
+
+
+def _refuse_idle_flags(arguments: argparse.Namespace) -> None:
+    plain = SimulationSpec()
+    for taken, names in (
+        ('doses', ('photons',)),
+        ('from_object', ('object_kind',)),
+        ('from_probe', ('probe_kind', 'num_modes')),
+    ):
+        idle = [name for name in names if getattr(arguments, name) != getattr(plain, name)]
+        if getattr(arguments, taken) and idle:
+            flag = next(flag for flag, name, *_ in _FLAGS if name == idle[0])
+            raise UsageError(
+                f'{flag} has no effect with --{taken.replace("_", "-")}: leave it out.'
+            )
 
 
 def _with(spec: SimulationSpec, photons: float) -> SimulationSpec:

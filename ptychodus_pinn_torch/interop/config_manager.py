@@ -142,5 +142,9 @@ class ConfigManager:
         fields = {**self.data_config.given(), **self.model_config.given(), **training}
         if 'epochs' in fields:
             fields['n_groups'] = steps_per_epoch * int(self.training_config.batch_size)
-        start = override_config(Config(), {'training.start': 'none'})
+        options: dict[str, Any] = {'training.start': 'none'}
+        # groups that each pattern gets; in the workflows the name means patterns that are taken
+        if draws := fields.pop('n_subsample', None):
+            options['grouping.groups_per_pattern'] = int(draws)
+        start = override_config(Config(), options)
         return config_from_legacy(fields, start=start).config

@@ -12,7 +12,7 @@ import numpy
 from numpy.typing import ArrayLike, NDArray
 from scipy.spatial import KDTree
 
-from ..scan.diffraction_kind import DiffractionKind, recognise_kind
+from ..scan.diffraction_kind import PatternKind, recognise_kind
 from ..scan.npz_layouts import NpzReader, RawScan
 from ..scan.scan import Scan
 from ..scan.scan_checks import build_scan
@@ -81,9 +81,9 @@ class RawDataTorch:
         raw = RawScan(patterns, positions, self.probeGuess, self.objectGuess, bad_pixels=None)
         return replace(build_scan(Path(name), raw), source=None)
 
-    def _kind(self, patterns: NDArray[Any], name: str) -> DiffractionKind:
+    def _kind(self, patterns: NDArray[Any], name: str) -> PatternKind:
         if self.kind != 'auto':
-            return DiffractionKind(self.kind == 'amplitude')
+            return PatternKind(self.kind == 'amplitude')
         return recognise_kind(patterns, name, "say kind='counts' or kind='amplitude'")
 
     def generate_grouped_data(

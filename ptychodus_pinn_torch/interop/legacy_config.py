@@ -145,6 +145,10 @@ def _translate(given: Mapping[str, Any], warnings: list[str]) -> dict[str, Any]:
         options |= part(given)
     for rule in (_loss, _clipping):
         options |= rule(given, warnings)
+    if options['network.kind'] == 'cnn':
+        options.pop('network.head', None)  # theirs is that of Fourier operators
+    elif options.get('network.head') == 'real_imaginary':
+        options.pop('network.amplitude', None)
     # sizes of the other network, which have no effect there either
     own = {item.path for item in iter_options(options['network.kind'])}
     return {path: x for path, x in options.items() if path in own}
@@ -154,9 +158,14 @@ def _groups(given: Mapping[str, Any]) -> dict[str, Any]:
     """Returns the options of groups: theirs have gridsize**2, or C, patterns."""
     if given.get('object_big') is False:  # every pattern explains its own patch
         return dict.fromkeys(('network.num_channels', 'grouping.group_size'), 1)
-    if 'gridsize' not in given and 'C' not in given:
+    if 'C' in given:
+        channels = int(given['C'])
+    elif 'grid_size' in given:
+        channels = math.prod(int(side) for side in given['grid_size'])
+    elif 'gridsize' in given:
+        channels = int(given['gridsize']) ** 2
+    else:
         return {}
-    channels = int(given['C']) if 'C' in given else int(given['gridsize']) ** 2
     options: dict[str, Any] = dict.fromkeys(
         ('network.num_channels', 'grouping.group_size'), channels
     )
@@ -176,7 +185,7 @@ def _loss(given: Mapping[str, Any], warnings: list[str]) -> dict[str, Any]:
         warnings.append(f'torch_loss_mode = {mode!r} is left out: known here are {known}.')
     elif {'torch_loss_mode', 'mae_weight', 'nll_weight'} & set(given):
         options['loss.kind'] = 'mae' if weights['mae'] > weights['nll'] else _LOSSES[mode]
-    if weights['mae'] and weights['nll'] and 'nll_weight' in given:
+    if weights['mae'] and weights['nll']:
         warnings.append('mae_weight and nll_weight are not mixed here: the greater one is taken.')
     if given.get('torch_mae_pred_l2_match_target'):
         options['loss.match_power'] = True

@@ -7,8 +7,6 @@ needs, so a spectral layer sees in one step what convolutions have to collect in
 
 from __future__ import annotations
 
-from typing import Literal
-
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float
@@ -147,9 +145,9 @@ class FourierBody(nn.Module):
 class FactorisedBlock(nn.Module):
     """What is done to the answer of a spectral layer that all blocks share."""
 
-    def __init__(self, width: int, expansion: int, norm: Literal['instance', 'none']) -> None:
+    def __init__(self, width: int, expansion: int) -> None:
         super().__init__()
-        self.norm = nn.InstanceNorm2d(width, affine=True) if norm == 'instance' else nn.Identity()
+        self.norm = nn.InstanceNorm2d(width, affine=True)
         self.expand = nn.Conv2d(width, expansion, 1)
         self.project = nn.Conv2d(expansion, width, 1)
 
@@ -179,7 +177,6 @@ class FactorisedBody(nn.Module):
         width: Channels in between; `expansion` inside of a block.
         num_modes: Frequencies per axis.
         num_blocks: Blocks; `num_refiners` residual convolutions after them.
-        norm: Of the answers of the spectral layer.
     """
 
     def __init__(
@@ -192,15 +189,12 @@ class FactorisedBody(nn.Module):
         num_modes: int,
         num_blocks: int,
         num_refiners: int,
-        norm: Literal['instance', 'none'] = 'instance',
     ) -> None:
         super().__init__()
         self.lifter = Lifter(num_inputs, width)
         self.spectral = FactorisedSpectralConv(width, num_modes)
         self.gate = nn.Parameter(torch.tensor(0.1))
-        self.blocks = nn.ModuleList(
-            FactorisedBlock(width, expansion, norm) for _ in range(num_blocks)
-        )
+        self.blocks = nn.ModuleList(FactorisedBlock(width, expansion) for _ in range(num_blocks))
         self.refiners = nn.ModuleList(LocalRefiner(width) for _ in range(num_refiners))
         self.output = nn.Conv2d(width, num_outputs, 1)
 

@@ -38,6 +38,11 @@ OUTLIER, MOST_OUTLIERS = 3.0, 0.05
 BADLY, MOST_BADLY = 2.0, 0.05
 """A place is explained badly from this value of the map on; an image may have so much of it."""
 
+ESTIMATED_PROBE = (
+    'the scan came without a probe, and counts alone do not always tell the right one from others: '
+    'give a measured probe'
+)
+
 ADVICE = 'examine the scan with ptychodus-pinn check'
 
 
@@ -60,6 +65,7 @@ def judge_image(refined: Refined, measured: MeasuredScan, log: RunLog) -> Trust:
         doubt = with_chunks_that_fit(
             measurement, lambda part: find_doubt(refined, part, seen), log.say
         )
+        doubt = doubt or (ESTIMATED_PROBE if scan.metadata.get('probe_is_estimated') else '')
         verdict, why = ('doubtful', doubt) if doubt else (verdict, why)
     what = f'{scan.name}: the image is {verdict}'
     sentence = f'{what}: {why}.' if verdict == 'right' else f'{what}, because {why}.'

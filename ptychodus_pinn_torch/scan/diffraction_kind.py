@@ -10,7 +10,7 @@ import numpy
 from jaxtyping import Float, Shaped
 from numpy.typing import NDArray
 
-__all__ = ['DiffractionKind', 'recognise_kind']
+__all__ = ['PatternKind', 'recognise_kind']
 
 logger = logging.getLogger(__name__)
 
@@ -23,7 +23,7 @@ counts that the smallest value may stand for."""
 
 
 @dataclass(frozen=True)
-class DiffractionKind:
+class PatternKind:
     """How values become counts: `factor * values`, or of amplitudes `factor * values**2`."""
 
     is_amplitude: bool = False
@@ -42,7 +42,7 @@ class DiffractionKind:
         return not self.is_amplitude and self.factor == 1.0
 
 
-def recognise_kind(patterns: NDArray[Any], source: str, remedy: str) -> DiffractionKind:
+def recognise_kind(patterns: NDArray[Any], source: str, remedy: str) -> PatternKind:
     """Returns what patterns (N, H, W) hold: what is whole, or whose square is, in its unit, tells it.
 
     Args:
@@ -54,15 +54,15 @@ def recognise_kind(patterns: NDArray[Any], source: str, remedy: str) -> Diffract
         ValueError: they do not tell.
     """
     if patterns.dtype.kind != 'f' or patterns.size == 0:
-        return DiffractionKind()
+        return PatternKind()
     sample = numpy.asarray(patterns[:: max(1, len(patterns) // NUM_FRAMES)], dtype=numpy.float64)
     sample = sample[numpy.isfinite(sample)]
     positive = sample[sample > 0.0]
     if not positive.size:
-        return DiffractionKind()
+        return PatternKind()
     for is_amplitude, values in ((False, sample), (True, sample**2)):
         if values.max() > 0.5 and _is_whole(values, 1e-5):
-            return DiffractionKind(is_amplitude)
+            return PatternKind(is_amplitude)
     if (found := _in_own_unit(positive)) is not None:
         logger.warning(
             '%s: holds %s in a unit of their own, which its values prove: they are made counts of '
@@ -77,14 +77,14 @@ def recognise_kind(patterns: NDArray[Any], source: str, remedy: str) -> Diffract
     )
 
 
-def _in_own_unit(positive: NDArray[numpy.float64]) -> DiffractionKind | None:
+def _in_own_unit(positive: NDArray[numpy.float64]) -> PatternKind | None:
     """Returns what positive values are of which the smallest stands for a few counts, if it does."""
     unit = float(positive.min())
     for is_amplitude, ratios in ((False, positive / unit), (True, (positive / unit) ** 2)):
         for counts in range(1, SMALLEST_COUNTS + 1):
             small = ratios[ratios * counts < LARGEST] * counts
             if len(small) >= ENOUGH and small.max() > 1.5 and _is_whole(small, 1e-4):
-                return DiffractionKind(is_amplitude, counts / (unit**2 if is_amplitude else unit))
+                return PatternKind(is_amplitude, counts / (unit**2 if is_amplitude else unit))
     return None
 
 

@@ -13,7 +13,7 @@ from typing import Any
 import numpy
 from numpy.typing import NDArray
 
-from .diffraction_kind import DiffractionKind, recognise_kind
+from .diffraction_kind import PatternKind, recognise_kind
 from .pattern_store import map_npz_member, stage_blocks, stage_npz_member
 
 __all__ = ['NpzReader', 'RawScan', 'read_npz_layout', 'read_pixel_layout']
@@ -235,10 +235,10 @@ def _order_axes(path: Path, name: str, patterns: NDArray[Any], num_positions: in
     return numpy.moveaxis(patterns, -1, 0) if is_last else patterns
 
 
-def _kind_of(reader: NpzReader, patterns: NDArray[Any], diffraction_kind: str) -> DiffractionKind:
+def _kind_of(reader: NpzReader, patterns: NDArray[Any], diffraction_kind: str) -> PatternKind:
     """Returns what the patterns are; what was asked for decides, then a marker, then values."""
     if diffraction_kind != 'auto':
-        return DiffractionKind(diffraction_kind == 'amplitude')
+        return PatternKind(diffraction_kind == 'amplitude')
     marker = reader.text('diff3d_kind')
     remedy = 'say --diffraction-kind counts or amplitude'
     if marker is not None:
@@ -247,7 +247,7 @@ def _kind_of(reader: NpzReader, patterns: NDArray[Any], diffraction_kind: str) -
                 f'{reader.path}: diff3d_kind is {marker!r} but counts or amplitude is needed: '
                 f'{remedy}.'
             )
-        return DiffractionKind(marker == 'amplitude')
+        return PatternKind(marker == 'amplitude')
     if 'bad_pixels' in reader:  # Ptychodus writes it, and counts
-        return DiffractionKind()
+        return PatternKind()
     return recognise_kind(patterns, str(reader.path), remedy)

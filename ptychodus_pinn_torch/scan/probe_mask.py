@@ -18,7 +18,7 @@ EDGE_PX = 1.0
 
 
 def disk_mask(
-    shape: tuple[int, int], diameter_px: float, edge_px: float = EDGE_PX
+    shape: tuple[int, int], diameter_px: float
 ) -> Float[NDArray[numpy.float64], 'height width']:
     """Returns a soft disk (H, W) between 0 and 1 in the middle of a pattern, as PtychoPINN has it.
 
@@ -27,10 +27,8 @@ def disk_mask(
     """
     y, x = (numpy.arange(number) - number // 2 + 0.5 for number in shape)
     inside = (numpy.hypot(y[:, None], x) < diameter_px / 2.0).astype(numpy.float64)
-    if not edge_px:
-        return inside
-    radius = int(numpy.ceil(3.0 * edge_px))
-    soft = gaussian_filter(inside, edge_px, mode='constant', radius=radius)
+    radius = int(numpy.ceil(3.0 * EDGE_PX))
+    soft = gaussian_filter(inside, EDGE_PX, mode='constant', radius=radius)
     return numpy.clip(soft / max(float(soft.max()), 1e-12), 0.0, 1.0)
 
 

@@ -187,7 +187,12 @@ def test_change_of_meaning_is_said(field: str, value: str, path: str, expected: 
             },
         ),
         ({'architecture': 'cnn', 'fno_modes': 9}, {'network.kind': 'cnn'}),
-        ({'generator_output_mode': 'real_imag'}, {'network.head': 'real_imaginary'}),
+        ({'generator_output_mode': 'real_imag'}, {'network.head': 'amplitude_phase'}),
+        (
+            {'architecture': 'fno', 'generator_output_mode': 'real_imag'},
+            {'network.head': 'real_imaginary'},
+        ),
+        ({'grid_size': (2, 2)}, {'network.num_channels': 4, 'grouping.group_size': 4}),
     ],
     ids=lambda value: ','.join(value),
 )
@@ -204,7 +209,7 @@ def test_fields_mean_here_what_they_mean_there(
     'fields',
     [
         {'gradient_clip_val': 1.0, 'gradient_clip_algorithm': 'agc'},
-        {'mae_weight': 0.5, 'nll_weight': 1.0},
+        {'mae_weight': 0.5},
         {'torch_loss_mode': 'huber'},
         {'architecture': 'neuralop_uno'},
         {'fno_input_transform': 'log1p'},

@@ -74,6 +74,8 @@ def test_configurations_are_read_from_json_mappings_and_fields(tmp_path: Path) -
         assert manager.inference_config.batch_size == 1000, 'that of the training'
     config = managers[0].to_config(steps_per_epoch=5)
     assert config.training.max_steps == 15 and config.network.has_norm  # type: ignore[attr-defined]
+    drawn = ConfigManager(DataConfig(N=32, C=1, n_subsample=7)).to_config()
+    assert drawn.grouping.groups_per_pattern == 7 and drawn.grouping.max_patterns == 0
     manager = managers[0]
     manager.update(epochs=7, inference_config={'window': 4}, model_config=ModelConfig(C_model=1))
     assert manager.training_config.epochs == 7 and manager.inference_config.window == 4

@@ -30,6 +30,10 @@ def without_probe(path: Path, scan: Scan) -> Path:
 
 def error_of(scan: Scan, given: Scan) -> float:
     image = reconstruct(ReconstructRequest(given, Config()), ignore_report)
+    assert image.trust is not None
+    assert image.trust.verdict == (
+        'doubtful' if 'probe_is_estimated' in given.metadata else 'right'
+    )
     return compare_objects(image.object_, scan.truth, weights=coverage_mask(scan)).nrmse
 
 

@@ -157,5 +157,7 @@ def test_the_command_writes_a_ladder_of_doses_and_takes_files(tmp_path, capsys) 
     scan = read_scan(tmp_path / 'scan.npz')
     assert numpy.array_equal(scan.truth, low.truth)
     capsys.readouterr()
+    assert main([*words, '--doses', '1e3', '--photons', '5']) == 2
+    assert '--photons has no effect with --doses' in capsys.readouterr().err
     assert main(['simulate', source, '--from-object', source, '--overwrite']) == 2
     assert 'is an input of this command' in capsys.readouterr().err
