@@ -595,7 +595,8 @@ class ExecutionConfig(Section):
     )
     logger: Literal['csv', 'tensorboard', 'mlflow', 'none'] = option(
         'csv',
-        'Where training writes its history, besides the archive.',
+        'Where training writes its history, besides the archive; tensorboard and mlflow also show '
+        'the image after each validation.',
         scope=Scope(commands=(TRAIN, PRETRAIN)),
     )
 

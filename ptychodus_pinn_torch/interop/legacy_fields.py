@@ -70,7 +70,7 @@ _FIXED = 'there is no such choice here'
 _MAPPED = 'patterns are gathered from a memory map as needed'
 _BEST = 'best and last model are always kept'
 _JUDGED = 'models are judged on held-out patterns'
-_LATER = 'reconstruct after training instead'
+_LATER = 'the loggers tensorboard and mlflow show the middle of the scan after each validation'
 
 _ONE_DEVICE = {'auto': 'becomes 1: give a number to use more'}
 _WIDER_RANGE = {'16-mixed': 'becomes bf16-mixed, which has the range of 32 bits'}

@@ -18,7 +18,7 @@ from ..physics.group_batch import GroupBatch
 from ..scan.output import write_atomically
 from ..training.fitting import Fitted, TrainingRun
 from ..training.judging import judge
-from ..training.loggers import make_logger
+from ..training.loggers import log_image, make_logger
 from ..training.schedules import PHYSICS_RATE, PlateauRule, rate_factor
 from .keras_model import KerasPinn, make_signature, to_arrays
 from .keras_network import KerasCnn, StackedNetwork
@@ -92,7 +92,7 @@ class RunCallback(keras.callbacks.Callback):  # type: ignore[misc, name-defined]
             for role in ('all', 'first', 'second', 'physics', 'fixed', 'epsilon')
         }
         self.plateau = PlateauRule()
-        self.logger = make_logger(run.config.execution.logger, run.folder)
+        self.logger = make_logger(run.config, run.folder)
         self.step, self.epoch, self.batch = 0, 0, 0
         self.losses: list[float] = []
         self.history = run.log.history
@@ -161,6 +161,9 @@ class RunCallback(keras.callbacks.Callback):  # type: ignore[misc, name-defined]
         if self.pinn.averages:
             self.pinn.assign({name: v.numpy() for name, v in self.pinn.averages.items()})
         found = self._figures()
+        log_image(
+            self.logger, StackedNetwork(self.pinn.cnn).reconstruct, self.run.batches, self.step
+        )
         if found:
             self.metrics = {name: float(numpy.mean([f[name] for f in found])) for name in found[0]}
             error = self.metrics['held_out']

@@ -23,6 +23,7 @@ from .synthetic import random_batch, with_random_objects
 __all__ = ['Batches', 'RandomBatches', 'ScanBatches', 'make_batch']
 
 CANVAS_STEP_PX = 8
+EXAMPLE_PATTERNS = 400
 
 
 @runtime_checkable
@@ -38,6 +39,9 @@ class Batches(Protocol):
 
     def validation(self) -> Dataset[GroupBatch] | None:
         """Returns the batches that a model is judged by, if there are any."""
+
+    def example(self) -> Measurement:
+        """Returns patterns whose image shows how far a network has come, on one canvas."""
 
     def identity(self) -> list[str]:
         """Returns what tells these data from others: a run is resumed on the same ones only."""
@@ -69,6 +73,14 @@ class ScanBatches:
             return None
         return TaskDataset(scans, tasks, is_training_scan=not self._validation)
 
+    def example(self) -> Measurement:
+        """Returns the patterns in the middle of the first scan that is judged by."""
+        measured = (self._validation or self.scans)[0]
+        positions = measured.positions_px
+        distances = numpy.linalg.norm(positions - positions.mean(axis=0), axis=1)
+        nearest = numpy.sort(numpy.argsort(distances, kind='stable')[:EXAMPLE_PATTERNS])
+        return make_batch(measured, Task(0, nearest[None])).measurement
+
     def identity(self) -> list[str]:
         """Returns a fingerprint of the counts of each scan."""
         if not self._identity:
@@ -94,8 +106,15 @@ class RandomBatches:
 
     def validation(self) -> Dataset[GroupBatch] | None:
         """Returns batches that training never draws: they have a seed of their own."""
+        return self._judges()
+
+    def _judges(self) -> RandomDataset:
         seed = self.VALIDATION_SEED + self.seed
         return RandomDataset(seed, 0, self.VALIDATION_BATCHES, self.shape)
+
+    def example(self) -> Measurement:
+        """Returns the first batch of the validation."""
+        return self._judges()[0].measurement
 
     def identity(self) -> list[str]:
         """Returns the sizes of what is drawn; the seed is in the configuration."""

@@ -10,10 +10,13 @@ import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint
 
+from ..networks.contract import TrainableNetwork
+from .batches import Batches
+from .loggers import log_image
 from .module import PtychoPINN
 from .training_log import TrainingLog
 
-__all__ = ['EpochCheckpoint', 'LogCallback']
+__all__ = ['EpochCheckpoint', 'ImageCallback', 'LogCallback']
 
 
 class LogCallback(Callback):
@@ -79,6 +82,23 @@ class LogCallback(Callback):
 
 def _number(metrics: Any, name: str) -> float | None:
     return float(metrics[name]) if name in metrics else None
+
+
+class ImageCallback(Callback):
+    """Gives a logger that takes pictures one after each validation; see `loggers.log_image`.
+
+    It goes before weights are averaged, so that it sees those that are judged.
+    """
+
+    def __init__(self, batches: Batches) -> None:
+        self.batches = batches
+
+    def on_validation_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Logs the picture, by one of the processes."""
+        if trainer.is_global_zero:
+            network = cast(TrainableNetwork, cast(PtychoPINN, pl_module).network)
+            step, device = trainer.global_step, pl_module.device
+            log_image(trainer.logger, network.reconstruct, self.batches, step, device)
 
 
 class EpochCheckpoint(ModelCheckpoint):

@@ -57,7 +57,8 @@ class PtychoPINN(LightningModule):
                 'config': config.model_dump_json(),
                 'probes': [list(probe.shape) for probe in given],
                 'is_finetuned': is_finetuned,
-            }
+            },
+            logger=False,  # `make_logger` logs the options one by one
         )
         self.network = build_network(config.network)
         self.forward_model = ForwardModel(

@@ -19,7 +19,7 @@ from ..models.archive import NETWORK_PREFIX, Archive, check_backend
 from ..networks.contract import Network
 from ..networks.registry import build_network, load_weights
 from ..physics.devices import choose_accelerator, choose_device
-from .callbacks import EpochCheckpoint, LogCallback
+from .callbacks import EpochCheckpoint, ImageCallback, LogCallback
 from .data_module import BatchDataModule
 from .fitting import Fitted, TrainingRun
 from .loggers import make_logger
@@ -90,7 +90,7 @@ def _best_checkpoint(run: TrainingRun) -> ModelCheckpoint:
 def _callbacks(run: TrainingRun) -> list[Callback]:
     training = run.config.training
     log = LogCallback(run.log)
-    callbacks: list[Callback] = [log]
+    callbacks: list[Callback] = [log, ImageCallback(run.batches)]
     if training.ema_decay:
         callbacks.append(EMAWeightAveraging(decay=training.ema_decay))
     if training.early_stopping and run.batches.validation() is not None:
@@ -127,7 +127,7 @@ def _trainer(run: TrainingRun, module: PtychoPINN, callbacks: list[Callback]) ->
         check_val_every_n_epoch=run.validation_interval(steps),
         reload_dataloaders_every_n_epochs=1,
         num_sanity_val_steps=0,
-        logger=make_logger(execution.logger, run.folder) or False,
+        logger=make_logger(run.config, run.folder) or False,
         log_every_n_steps=10,
         callbacks=callbacks,
         enable_progress_bar=False,
