@@ -15,7 +15,7 @@ from ..models.archive import BUNDLE_NAME, NETWORK_PREFIX, Archive, ArchiveError,
 from ..models.opening import open_model
 from ..models.safe_zip import SafeZip
 from ..scan.output import write_atomically
-from .legacy_config import update_legacy_dict
+from .legacy_config import dataclass_to_legacy_dict, legacy_from_config, update_legacy_dict
 from .params_cfg import cfg, decode_params, encode_params
 from .trained_model import MODEL_NAMES, TrainedModel, config_for_images, history_of
 
@@ -67,7 +67,9 @@ def load_inference_bundle_torch(
 def _params_of(archive: Archive) -> dict[str, Any]:
     network = archive.config.network
     kept = archive.details.get('params_cfg')
+    known = legacy_from_config(archive.config) if network.kind in {'cnn', 'fno'} else {}
     return {
+        **dataclass_to_legacy_dict(known),
         **(kept if isinstance(kept, dict) else {}),
         'N': int(archive.details.get('pattern_size') or network.size_px),
         'gridsize': max(1, round(network.stack_size**0.5)),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,8 @@ import numpy
 from .grouped_data import MemmapDatasetBridge, RawDataTorch
 
 __all__ = ['load_data']
+
+logger = logging.getLogger(__name__)
 
 
 def load_data(
@@ -42,6 +45,10 @@ def load_data(
     """
     if not coord_scale > 0.0:
         raise ValueError(f'coord_scale = {coord_scale} must be positive: use the flips to mirror.')
+    if n_subsample is not None and n_images is not None:
+        logger.warning('n_images = %s is left out: n_subsample says how many.', n_images)
+    if n_subsample is None and subsample_seed is not None:
+        logger.warning('subsample_seed is left out: only n_subsample takes patterns at random.')
     given = MemmapDatasetBridge(file_path, config).raw_data_torch
     number = len(given.xcoords)
     wanted = n_subsample if n_subsample is not None else n_images

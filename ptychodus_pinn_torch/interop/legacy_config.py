@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 import logging
 import math
 from collections.abc import Iterable, Mapping, MutableMapping
@@ -11,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ..config import Config, ConfigError, iter_options, override_config
+from ..config import Config, ConfigError, iter_options, load_tree, override_config
 from .legacy_fields import ALL_FIELDS, MODEL_FIELDS, TRAINING_FIELDS, Field
 
 __all__ = [
@@ -20,7 +19,6 @@ __all__ = [
     'config_from_legacy',
     'dataclass_to_legacy_dict',
     'legacy_from_config',
-    'load_legacy_config',
     'update_legacy_dict',
 ]
 
@@ -60,6 +58,8 @@ class LegacyConfig:
 
 
 def _as_mapping(source: Any) -> dict[str, Any]:
+    if isinstance(source, (str, Path)):
+        return dict(load_tree(Path(source)))
     if dataclasses.is_dataclass(source) and not isinstance(source, type):
         return dataclasses.asdict(source)
     return dict(source or {})
@@ -85,36 +85,21 @@ def update_legacy_dict(parameters: MutableMapping[str, Any], source: Any) -> Non
             parameters[key] = value
 
 
-def load_legacy_config(path: Path) -> LegacyConfig:
-    """Returns the configuration of a JSON file in PtychoPINN's names, flat or nested.
-
-    Raises:
-        ConfigError: not JSON, or values that make no sense.
-    """
-    try:
-        tree = json.loads(path.read_text(encoding='utf-8'))
-    except (OSError, ValueError) as error:
-        raise ConfigError(f'{path}: cannot be read as JSON: {error}.') from error
-    if not isinstance(tree, dict):
-        raise ConfigError(f'{path}: holds a {type(tree).__name__}, not fields with values.')
-    return config_from_legacy(tree)
-
-
 def config_from_legacy(
     source: Any, execution: Any = None, *, start: Config | None = None
 ) -> LegacyConfig:
-    """Returns our configuration for PtychoPINN's: its dataclasses, mappings, or flat dictionary.
+    """Returns our configuration for PtychoPINN's: dataclasses, mappings, a flat dictionary, a file.
 
     Fields that are not given keep our default. A warning names what means something else here,
     and what has no counterpart, unless it has PtychoPINN's default, which all of theirs carry.
 
     Args:
-        source: Training, inference or model configuration.
+        source: Training, inference or model configuration, or the path of a JSON or YAML file of one.
         execution: `PyTorchExecutionConfig`, if there is one.
         start: What fields that are not given keep.
 
     Raises:
-        ConfigError: a value that makes no sense for the option that it maps to.
+        ConfigError: a file that cannot be read, or a value that makes no sense for its option.
     """
     fields = {
         _FIELD_OF_KEY.get(key, key): value

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,7 @@ import numpy
 from numpy.typing import NDArray
 
 from ..scan.calibration import calibrate_probe
-from ..scan.output import training_arrays, write_npz
+from ..scan.output import NOTHING, training_arrays, write_npz
 from ..scan.pattern_store import stage_blocks
 from ..scan.scan import Scan
 
@@ -19,11 +20,12 @@ __all__ = ['write_amplitude_npz']
 logger = logging.getLogger(__name__)
 
 
-def write_amplitude_npz(path: Path, scan: Scan) -> Path:
+def write_amplitude_npz(path: Path, scan: Scan, extra: Mapping[str, Any] = NOTHING) -> Path:
     """Returns the path of the NPZ that now holds the scan as PtychoPINN's TensorFlow code wants it.
 
     `diff3d` is the root of the counts, float32, bad pixels zero, and `diff3d_kind` says so;
-    `probeGuess` is the brightest mode, with the power of all, because that code takes one mode.
+    `probeGuess` is the brightest mode, with the power of all, because that code takes one mode. `extra` arrays
+    are written as well.
     """
     probe, _ = calibrate_probe(scan)
     power = numpy.sum(numpy.abs(probe.astype(numpy.complex128)) ** 2, axis=(1, 2))
@@ -48,4 +50,4 @@ def write_amplitude_npz(path: Path, scan: Scan) -> Path:
         object_=scan.object_.astype(numpy.complex64),
         kind='amplitude',
     )
-    return write_npz(path, arrays)
+    return write_npz(path, {**arrays, **extra})

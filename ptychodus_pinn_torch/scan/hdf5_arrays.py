@@ -11,7 +11,7 @@ import numpy
 from numpy.typing import NDArray
 
 from .npz_layouts import NpzReader
-from .output import scan_arrays, write_atomically
+from .output import NOTHING, scan_arrays, write_atomically
 from .pattern_store import map_hdf5_dataset, stage_blocks
 from .scan import Scan
 
@@ -51,9 +51,9 @@ class Hdf5Reader(NpzReader):
             raise self._damaged(name, error) from error
 
 
-def write_scan_hdf5(path: Path | str, scan: Scan) -> Path:
-    """Returns the path of the HDF5 file that now holds the scan, as `write_scan_npz` writes it."""
-    return _write_arrays(path, scan_arrays(scan))
+def write_scan_hdf5(path: Path | str, scan: Scan, extra: Mapping[str, Any] = NOTHING) -> Path:
+    """Returns the path of the HDF5 file that now holds what `write_scan_npz` would write."""
+    return _write_arrays(path, {**scan_arrays(scan), **extra})
 
 
 def _write_arrays(path: Path | str, arrays: Mapping[str, Any]) -> Path:

@@ -28,6 +28,8 @@ __all__ = [
 
 _SCALAR_METADATA = ('photon_energy_eV', 'detector_distance_m', 'detector_pixel_m')
 
+NOTHING: Mapping[str, Any] = MappingProxyType({})
+
 
 def write_atomically(path: Path | str, write: Callable[[Path], object]) -> Path:
     """Returns the path, after `write` filled a temporary file beside it that then took its name.
@@ -109,9 +111,9 @@ def _variation_arrays(variation: ProbeVariation | None) -> dict[str, Any]:
     return {'probe_variations': variation.modes, 'probe_weights': variation.weights}
 
 
-def write_scan_npz(path: Path | str, scan: Scan) -> Path:
-    """Returns the path of the NPZ that now holds the scan; see `scan_arrays`."""
-    return write_npz(path, scan_arrays(scan))
+def write_scan_npz(path: Path | str, scan: Scan, extra: Mapping[str, Any] = NOTHING) -> Path:
+    """Returns the path of the NPZ that now holds the scan (see `scan_arrays`) and `extra` arrays."""
+    return write_npz(path, {**scan_arrays(scan), **extra})
 
 
 def scan_arrays(scan: Scan) -> dict[str, Any]:
@@ -146,7 +148,7 @@ def write_reconstruction_npz(
     positions_px: NDArray[Any],
     probe: NDArray[Any],
     losses: ArrayLike | Sequence[tuple[int, float]],
-    judged: Mapping[str, NDArray[Any]] = MappingProxyType({}),
+    judged: Mapping[str, NDArray[Any]] = NOTHING,
     variation: ProbeVariation | None = None,
 ) -> Path:
     """Returns the path of the NPZ that now holds an image.

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
+import pickle
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -11,12 +13,20 @@ import numpy
 import pytest
 
 from ptychodus_pinn_torch.config import Config, ConfigError, iter_options, override_config
+from ptychodus_pinn_torch.interop.config_manager import ConfigManager
+from ptychodus_pinn_torch.interop.legacy_classes import (
+    ModelConfig,
+    PyTorchExecutionConfig,
+    TrainingConfig,
+    to_inference_config,
+    to_model_config,
+    to_training_config,
+)
 from ptychodus_pinn_torch.interop.legacy_config import (
     KEY_MAPPINGS,
     config_from_legacy,
     dataclass_to_legacy_dict,
     legacy_from_config,
-    load_legacy_config,
     update_legacy_dict,
 )
 from ptychodus_pinn_torch.interop.legacy_fields import (
@@ -26,6 +36,9 @@ from ptychodus_pinn_torch.interop.legacy_fields import (
     OBJECT_FIELDS,
     TRAINING_FIELDS,
 )
+from ptychodus_pinn_torch.interop.object_fields import DataConfig, InferenceConfig
+from ptychodus_pinn_torch.interop.object_fields import ModelConfig as ObjectModelConfig
+from ptychodus_pinn_torch.interop.object_fields import TrainingConfig as ObjectTrainingConfig
 from ptychodus_pinn_torch.interop.params_cfg import read_params_cfg, write_params_cfg
 
 
@@ -247,7 +260,7 @@ def test_there_and_back_again(tmp_path: Path) -> None:
     assert set(fields) == {row.name for row in TRAINING_FIELDS} | {'model'}
     path = tmp_path / 'config.json'
     path.write_text(json.dumps(fields), encoding='utf-8')
-    back = load_legacy_config(path)
+    back = config_from_legacy(path)
     assert [text for text in back.warnings if 'backend' not in text] == []
     for name in ('pattern_size', 'num_channels', 'first_width', 'has_outer_branch'):
         assert getattr(back.config.network, name) == getattr(config.network, name)
@@ -283,3 +296,47 @@ def test_parameters_of_a_tensorflow_archive_are_read(data_folder: Path, tmp_path
     found = read_params_cfg(path)
     assert found['N'] == 64 and found['probe'].shape == (64, 64, 1)
     assert found['intensity_scale'] == pytest.approx(31.25, rel=1e-6)
+
+
+def test_classes_have_the_fields_and_defaults_they_have_there() -> None:
+    model = ModelConfig(N=128, gridsize=2)
+    training = TrainingConfig(model, nepochs=3, n_groups=64)
+    assert (model.n_filters_scale, training.batch_size, training.nphotons) == (2, 16, 1e9)
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        model.N = 64
+    training.batch_size = 8
+    assert pickle.loads(pickle.dumps(training)) == training
+    found = config_from_legacy(training, PyTorchExecutionConfig(learning_rate=5e-4))
+    assert found.config.network.num_channels == 4  # type: ignore[attr-defined]
+    assert found.config.training.max_steps == 24 and found.config.training.learning_rate == 5e-4
+    flat = dataclass_to_legacy_dict(training)
+    assert flat['N'] == 128 and flat['object.big'] is True and flat['nepochs'] == 3
+    with pytest.raises(TypeError, match='flux'):
+        ModelConfig(flux=1)
+
+
+def test_configurations_of_the_object_api_become_those_of_the_workflows() -> None:
+    data = DataConfig(N=32, C=4, K=7, nphotons=1e6, n_subsample=9)
+    model = ObjectModelConfig(mode='Supervised', amp_activation='silu', loss_function='MAE')
+    training = ObjectTrainingConfig(epochs=7, scheduler='Cosine', warmup_epochs=2, optimizer='sgd')
+    theirs = to_model_config(data, model, {'probe_big': False})
+    assert (theirs.N, theirs.gridsize, theirs.model_type) == (32, 2, 'supervised')
+    assert theirs.amp_activation == 'swish' and theirs.probe_big is False
+    whole = to_training_config(theirs, data, model, training, {'train_data_file': Path('a.npz')})
+    assert (whole.nepochs, whole.scheduler, whole.lr_warmup_epochs) == (7, 'WarmupCosine', 2)
+    assert (whole.torch_loss_mode, whole.mae_weight, whole.nll_weight) == ('mae', 1.0, 0.0)
+    assert whole.neighbor_count == 7 and whole.nphotons == 1e6 and whole.optimizer == 'sgd'
+    assert whole.n_subsample is None and whole.backend == 'pytorch'
+    paths = {'model_path': Path('m'), 'test_data_file': Path('b.npz')}
+    used = to_inference_config(theirs, data, InferenceConfig(), paths)
+    assert used.model_path == Path('m') and used.neighbor_count == 7 and used.model is theirs
+    with pytest.raises(ValueError, match='InferenceConfig needs test_data_file'):
+        to_inference_config(theirs, data, InferenceConfig(), {'model_path': Path('m')})
+    with pytest.raises(TypeError, match='ModelConfig has no field flux'):
+        to_model_config(data, model, {'flux': 1})
+    with pytest.raises(ValueError, match='groups of 6 patterns are no square'):
+        to_model_config(DataConfig(grid_size=(2, 3)), model)
+    ours = config_from_legacy(whole).config
+    assert ours.loss.kind == 'mae' and ours.mode == 'supervised'
+    same = ConfigManager(data, model, training).to_config()
+    assert ours.network.num_channels == same.network.num_channels  # type: ignore[attr-defined]

@@ -287,12 +287,19 @@ def test_data_are_loaded_with_coordinates_as_asked(
         assert numpy.allclose(numpy.diff(found), numpy.diff(wanted), atol=1e-9)
 
 
-def test_a_part_of_the_data_is_loaded(tmp_path: Path, tiny_scan: Scan) -> None:
+def test_a_part_of_the_data_is_loaded(
+    tmp_path: Path, tiny_scan: Scan, caplog: pytest.LogCaptureFixture
+) -> None:
     path = write_amplitude_npz(tmp_path / 'scan.npz', tiny_scan)
     assert len(load_data(path, n_images=7).xcoords) == 7
     some, same, other = (load_data(path, n_subsample=9, subsample_seed=seed) for seed in (1, 1, 2))
     assert numpy.array_equal(some.scan_index, same.scan_index)
     assert not numpy.array_equal(some.xcoords, other.xcoords) and len(some.xcoords) == 9
+    caplog.clear()
+    assert len(load_data(path, n_images=5, n_subsample=9).xcoords) == 9
+    load_data(path, n_images=5, subsample_seed=3)
+    assert 'n_images = 5 is left out' in caplog.messages[0]
+    assert 'subsample_seed is left out' in caplog.messages[1]
 
 
 def test_params_cfg_is_filled_first_and_restored(tmp_path: Path, tiny_scan: Scan) -> None:
@@ -308,6 +315,7 @@ def test_params_cfg_is_filled_first_and_restored(tmp_path: Path, tiny_scan: Scan
     cfg.clear()
     _, params = load_inference_bundle_torch(tmp_path / 'o')
     assert cfg['N'] == params['N'] == 32 and cfg['gridsize'] == 1
+    assert cfg['object.big'] is True and cfg['batch_size'] == 8
 
 
 def test_any_module_is_saved_and_its_weights_come_back(tmp_path: Path) -> None:

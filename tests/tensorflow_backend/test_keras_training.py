@@ -251,7 +251,12 @@ def plain(tiny_scan, tmp_path_factory):
 
 @pytest.mark.parametrize(
     ('logger', 'pattern'),
-    [('csv', 'metrics.csv'), ('tensorboard', 'events*'), ('mlflow', 'metrics/loss'), ('mlflow', 'amplitude*.png')],
+    [
+        ('csv', 'metrics.csv'),
+        ('tensorboard', 'events*'),
+        ('mlflow', 'metrics/loss'),
+        ('mlflow', 'amplitude*.png'),
+    ],
 )
 def test_the_history_is_written_where_asked(tiny_scan, tmp_path, logger, pattern):
     if logger != 'csv' and find_spec(logger) is None:
