@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
+from types import NoneType
 from typing import Any, Protocol
 
 from ..config import Config, ConfigError, load_tree, override_config
@@ -60,6 +62,8 @@ class ConfigManager:
         for name, kind in SECTIONS.items():
             value = given[name]
             is_ready = isinstance(value, ObjectConfig)
+            if not is_ready and not isinstance(value, (Mapping, NoneType)):
+                raise TypeError(f'{name} is a {type(value).__name__}, not fields with values.')
             setattr(self, name, value if is_ready else kind(**dict(value or {})))
 
     @classmethod
@@ -141,7 +145,7 @@ class ConfigManager:
         training = self.training_config.given()
         fields = {**self.data_config.given(), **self.model_config.given(), **training}
         if 'epochs' in fields:
-            fields['n_groups'] = steps_per_epoch * int(self.training_config.batch_size)
+            fields['n_groups'] = steps_per_epoch * max(1, int(self.training_config.batch_size))
         options: dict[str, Any] = {'training.start': 'none'}
         # groups that each pattern gets; in the workflows the name means patterns that are taken
         if draws := fields.pop('n_subsample', None):

@@ -110,7 +110,7 @@ def config_from_legacy(
     warnings: list[str] = []
     try:
         options = _translate(given, warnings)
-    except (TypeError, ValueError, ZeroDivisionError) as error:
+    except (TypeError, ValueError) as error:
         raise ConfigError(f'configuration of PtychoPINN: {error}.') from error
     config = override_config(start or Config(), options, source='configuration of PtychoPINN')
     for text in warnings:
@@ -123,7 +123,10 @@ def _translate(given: Mapping[str, Any], warnings: list[str]) -> dict[str, Any]:
     options: dict[str, Any] = {'network.kind': 'cnn'}
     for name, value in given.items():
         if name in ALL_FIELDS:
-            options |= ALL_FIELDS[name].to_ours(value, warnings)
+            try:
+                options |= ALL_FIELDS[name].to_ours(value, warnings)
+            except (TypeError, ValueError) as error:
+                raise ValueError(f'{name} = {value!r}: {error}') from error
         else:
             warnings.append(f'{name} is no field of PtychoPINN that is known here: it is left out.')
     for part in (_groups, _steps, _attention, _mask):
@@ -139,16 +142,31 @@ def _translate(given: Mapping[str, Any], warnings: list[str]) -> dict[str, Any]:
     return {path: x for path, x in options.items() if path in own}
 
 
+def _whole(given: Mapping[str, Any], name: str, default: int) -> int:
+    """Returns a whole number of at least 1 among the fields, or the default where it is not set."""
+    value = given.get(name) or default
+    try:
+        number = int(value)
+    except (TypeError, ValueError) as error:
+        raise ValueError(f'{name} = {value!r} must be a whole number') from error
+    if number < 1 or given.get(name) == 0:
+        raise ValueError(f'{name} = {given[name]!r} must be at least 1')
+    return number
+
+
 def _groups(given: Mapping[str, Any]) -> dict[str, Any]:
     """Returns the options of groups: theirs have gridsize**2, or C, patterns."""
     if given.get('object_big') is False:  # every pattern explains its own patch
         return dict.fromkeys(('network.num_channels', 'grouping.group_size'), 1)
     if 'C' in given:
-        channels = int(given['C'])
+        channels = _whole(given, 'C', 1)
     elif 'grid_size' in given:
-        channels = math.prod(int(side) for side in given['grid_size'])
+        sides = given['grid_size']
+        if not isinstance(sides, (list, tuple)) or len(sides) != 2:
+            raise ValueError(f'grid_size = {sides!r} must be two numbers')
+        channels = math.prod(int(side) for side in sides)
     elif 'gridsize' in given:
-        channels = int(given['gridsize']) ** 2
+        channels = _whole(given, 'gridsize', 1) ** 2
     else:
         return {}
     options: dict[str, Any] = dict.fromkeys(
@@ -211,9 +229,9 @@ def _steps(given: Mapping[str, Any]) -> dict[str, Any]:
     """Returns the steps of the run, which PtychoPINN counts in epochs of groups."""
     if not {'nepochs', 'epochs', 'n_groups'} & set(given):
         return {}
-    epochs = int(given.get('nepochs', given.get('epochs', 50)))
-    groups = int(given.get('n_groups') or given.get('n_images') or GROUPS_PER_EPOCH)
-    batch = int(given.get('batch_size', 16))
+    epochs = _whole(given, 'nepochs' if 'nepochs' in given else 'epochs', 50)
+    groups = _whole(given, 'n_groups' if 'n_groups' in given else 'n_images', GROUPS_PER_EPOCH)
+    batch = _whole(given, 'batch_size', 16)
     options: dict[str, Any] = {'training.max_steps': epochs * math.ceil(groups / batch)}
     if warmup := given.get('lr_warmup_epochs') or given.get('warmup_epochs'):
         options['training.warmup_fraction'] = min(0.9, int(warmup) / epochs)

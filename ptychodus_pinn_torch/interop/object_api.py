@@ -7,6 +7,7 @@ are named in a warning.
 from __future__ import annotations
 
 import shutil
+import time
 from collections.abc import Iterator, Mapping
 from enum import Enum
 from pathlib import Path
@@ -34,7 +35,7 @@ from .object_fields import (
     ModelConfig,
     TrainingConfig,
 )
-from .trained_model import TrainedModel, config_for_images
+from .trained_model import TrainedModel, config_for_images, unused
 
 __all__ = [
     'ConfigManager',
@@ -72,10 +73,13 @@ class PtychoDataLoader:
     ) -> None:
         self.config_manager = config_manager or ConfigManager()
         self.data_format = DataloaderFormats(data_format or DataloaderFormats.LIGHTNING)
-        self.output_dir = Path(output_dir or self.config_manager.training_config.output_dir)
+        parent = Path(output_dir or self.config_manager.training_config.output_dir)
+        self.output_dir = parent / time.strftime('run_%Y%m%d_%H%M%S')
         self.scans = scans
         if data_dir is not None:
             folder = Path(data_dir)
+            if not folder.exists():
+                raise FileNotFoundError(f'{folder}: there is no such folder.')
             paths = [folder] if folder.is_file() else sorted(folder.glob('*.npz'))
             if not paths:
                 raise ValueError(f'{data_dir}: holds no *.npz: export training data first.')
@@ -229,7 +233,7 @@ class Trainer:
         training = self.config_manager.training_config
         steps = max(1, -(-number // int(training.batch_size)))
         config = self.config_manager.to_config(steps_per_epoch=steps)
-        output = self.dataloader.output_dir / f'{experiment_name or "wts"}.h5.zip'
+        output = unused(self.dataloader.output_dir / f'{experiment_name or "wts"}.h5.zip')
         output.parent.mkdir(parents=True, exist_ok=True)
         backend = resolve_backend(self.backend, training.backend)
         request = TrainRequest(self.dataloader.scans, config, output, backend=backend)

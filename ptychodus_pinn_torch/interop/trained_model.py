@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+import logging
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -16,7 +18,17 @@ from ..scan.files import read_scan
 from ..scan.scan import Scan
 from .grouped_data import REQUIRED, MemmapDatasetBridge, PtychoDataContainerTorch, RawDataTorch
 
-__all__ = ['MODEL_NAMES', 'TrainedModel', 'as_scan', 'config_for_images', 'history_of']
+__all__ = [
+    'MODEL_NAMES',
+    'TrainedModel',
+    'as_scan',
+    'config_for_images',
+    'history_of',
+    'keep_aside',
+    'unused',
+]
+
+logger = logging.getLogger(__name__)
 
 MODEL_NAMES = ('diffraction_to_obj', 'autoencoder')
 
@@ -71,6 +83,21 @@ def as_scan(data: Any) -> Scan:
         f'a {type(data).__name__} holds no patterns, positions and probe: give RawDataTorch, '
         'PtychoDataContainerTorch, a scan, or the path of one.'
     )
+
+
+def unused(path: Path) -> Path:
+    """Returns the path, with a number before its suffixes where something is there already."""
+    stem, dot, suffixes = path.name.partition('.')
+    names = (f'{stem}_{number}{dot}{suffixes}' for number in itertools.count(2))
+    paths = itertools.chain([path], map(path.with_name, names))
+    return next(found for found in paths if not found.exists())
+
+
+def keep_aside(path: Path) -> None:
+    """Renames a file that is about to be written again, and says so."""
+    if path.exists():
+        kept = path.rename(unused(path))
+        logger.warning('%s was there: it is kept as %s.', path, kept.name)
 
 
 def config_for_images(config: Config) -> Config:

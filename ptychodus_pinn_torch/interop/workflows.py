@@ -27,7 +27,14 @@ from .grouped_data import MemmapDatasetBridge, PtychoDataContainerTorch, RawData
 from .legacy_config import config_from_legacy, dataclass_to_legacy_dict, update_legacy_dict
 from .params_cfg import cfg
 from .reassembly import reassemble_position
-from .trained_model import MODEL_NAMES, TrainedModel, as_scan, config_for_images, history_of
+from .trained_model import (
+    MODEL_NAMES,
+    TrainedModel,
+    as_scan,
+    config_for_images,
+    history_of,
+    keep_aside,
+)
 
 __all__ = [
     'MemmapDatasetBridge',
@@ -88,7 +95,7 @@ def train_cdi_model_torch(
         train_data: `RawDataTorch`, a container, a scan, or the path of one.
         test_data: The same, to judge on; without it patterns are held out of the training data.
         config: PtychoPINN's `TrainingConfig` (or its fields), or our `Config`. The model is
-            written to its `output_dir` as `wts.h5.zip`.
+            written to its `output_dir` as `wts.h5.zip`; one that is there gets another name.
         execution_config: `PyTorchExecutionConfig`, or its fields.
         overrides: Our options by path, such as `{'network.kind': 'unrolled'}`.
         backend: The engine; PTYCHOPINN_BACKEND where it is not given.
@@ -97,9 +104,10 @@ def train_cdi_model_torch(
     update_legacy_dict(cfg, fields)
     engine = resolve_backend(backend)
     settings, folder = _configure(config, execution_config, overrides)
-    folder.mkdir(parents=True, exist_ok=True)
     scan = as_scan(train_data)
     validation = () if test_data is None else (as_scan(test_data),)
+    keep_aside(folder / BUNDLE_NAME)
+    folder.mkdir(parents=True, exist_ok=True)
     request = TrainRequest((scan,), settings, folder / BUNDLE_NAME, validation, backend=engine)
     from ..training.run import train
 

@@ -68,7 +68,8 @@ def read_hdf5_layout(path: Path, product: Path | None, diffraction_kind: str) ->
 
 def _is_training_set(path: Path) -> bool:
     with _open(path) as file:
-        return 'xcoords' in file and ('diff3d' in file or 'diffraction' in file)
+        names = ({'xcoords'}, {'ycoords'}, {'diff3d', 'diffraction'}, {'probeGuess'})
+        return sum(bool(found & set(file)) for found in names) >= 2
 
 
 def _find_pair(path: Path, product: Path | None) -> tuple[Path, Path]:

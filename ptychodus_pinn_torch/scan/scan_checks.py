@@ -23,6 +23,7 @@ logger = logging.getLogger(__name__)
 ESTIMATED = 'probe_is_estimated'
 """Key of the metadata of a scan that came without a probe."""
 
+_MIN_EXTENT_PX = 1e-3
 _BORDER_PX = 4
 _MAX_OBJECT_PIXELS = 2**28
 
@@ -133,12 +134,23 @@ def _check_positions(path: Path, positions_px: NDArray[Any], num_patterns: int) 
             f'{path} holds {num_patterns} patterns but {len(positions_px)} positions: '
             'export the scan again.'
         )
+    if positions_px.dtype.kind not in 'iuf':
+        raise ValueError(
+            f'{path}: the positions are of type {positions_px.dtype} but must be real numbers: '
+            'export the scan again.'
+        )
     positions_px = positions_px.astype(numpy.float64)
     bad = numpy.flatnonzero(~numpy.isfinite(positions_px).all(axis=1))
     if bad.size:
         raise ValueError(
             f'{path}: {bad.size} positions are not finite, the first is number {bad[0]}: '
             'remove them with their patterns.'
+        )
+    extent = float(numpy.ptp(positions_px, axis=0).max())
+    if 0.0 < extent < _MIN_EXTENT_PX:
+        raise ValueError(
+            f'{path}: the positions span {extent:.2g} object pixels: check their unit, pixels of the '
+            'object are needed, not metres.'
         )
     return positions_px
 

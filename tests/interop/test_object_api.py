@@ -225,3 +225,15 @@ def test_fields_of_the_object_api_are_those_of_the_table(caplog: Any) -> None:
     assert config.mode == 'supervised' and config.loss.kind == 'poisson'
     assert config.execution.accelerator == 'auto'
     assert [record.getMessage().partition(' ')[0] for record in caplog.records] == ['K']
+
+
+def test_every_run_has_a_folder_and_no_model_replaces_another(
+    tmp_path: Path, tiny_scan: Scan
+) -> None:
+    manager = ConfigManager(DataConfig(N=32, C=1), training_config=TrainingConfig(epochs=1))
+    loader = PtychoDataLoader(config_manager=manager, output_dir=tmp_path, scans=(tiny_scan,))
+    trainer = Trainer(PtychoModel._new_model(config_manager=manager), loader, manager)
+    paths = [trainer.train(), trainer.train(), trainer.train(experiment_name='second')]
+    assert [path.name for path in paths] == ['wts.h5.zip', 'wts_2.h5.zip', 'second.h5.zip']
+    assert all(path.is_file() and path.parent.parent == tmp_path for path in paths)
+    assert paths[0].parent.name.startswith('run_2')

@@ -369,3 +369,15 @@ def test_the_selectors_take_the_engine_of_the_configuration(
     assert asked[0] == (None, backend) and results['backend'] == 'pytorch'
     models, _ = load_inference_bundle_with_backend(tmp_path / 'o', {'backend': 'pytorch'})
     assert set(models) == {'diffraction_to_obj', 'autoencoder'}
+
+
+def test_a_second_training_keeps_the_model_of_the_first(
+    tmp_path: Path, tiny_scan: Scan, caplog: pytest.LogCaptureFixture
+) -> None:
+    config = {'N': 32, 'nepochs': 1, 'n_groups': 16, 'output_dir': tmp_path}
+    for _ in range(3):
+        train_cdi_model_torch(raw_data(tiny_scan), config=config)
+    assert sorted(path.name for path in tmp_path.glob('*.zip')) == [
+        'wts.h5.zip', 'wts_2.h5.zip', 'wts_3.h5.zip',
+    ]  # fmt: skip
+    assert any('was there: it is kept as wts_3.h5.zip' in text for text in caplog.messages)
