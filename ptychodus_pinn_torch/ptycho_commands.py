@@ -138,8 +138,7 @@ def ptycho_inference(words: Sequence[str] | None = None) -> int:
         logger.warning('%s is left out: every image covers the whole scan.', name)
     command = ['reconstruct', str(scan), '--model', str(model), '--output', str(output)]
     command += ['--backend', str(backend)] if backend else []
-    alone = {'reconstruction.refine_epochs': 0, 'reconstruction.guard': False}
-    return _run(command, override_config(Config(), alone))
+    return _run(command, Config())
 
 
 def _run(command: list[str], config: Config) -> int:

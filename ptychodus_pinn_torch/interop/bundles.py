@@ -17,7 +17,7 @@ from ..models.safe_zip import SafeZip
 from ..scan.output import write_atomically
 from .legacy_config import dataclass_to_legacy_dict, legacy_from_config, update_legacy_dict
 from .params_cfg import cfg, decode_params, encode_params
-from .trained_model import MODEL_NAMES, TrainedModel, config_for_images, history_of
+from .trained_model import MODEL_NAMES, TrainedModel, history_of
 
 __all__ = ['load_inference_bundle_torch', 'save_torch_bundle']
 
@@ -58,7 +58,7 @@ def load_inference_bundle_torch(
         raise KeyError(f'{path}: holds no {model_name}; there are {", ".join(known)}.')
     if not models:
         archive = open_model(path, backend=resolve_backend(backend))
-        model = TrainedModel(path, config_for_images(Config()), history_of(archive), backend)
+        model = TrainedModel(path, Config(), history_of(archive), backend)
         models, params = dict.fromkeys(MODEL_NAMES, model), _params_of(archive)
     update_legacy_dict(cfg, params)
     return models, params

@@ -17,7 +17,7 @@ import numpy
 from numpy.typing import NDArray
 
 from ..backend import TrainRequest, get_backend, ignore_report, resolve_backend
-from ..config import Config
+from ..config import Config, override_config
 from ..models.opening import open_model
 from ..models.restricted_pickle import load_tensors
 from ..models.safe_zip import SafeZip
@@ -35,7 +35,7 @@ from .object_fields import (
     ModelConfig,
     TrainingConfig,
 )
-from .trained_model import TrainedModel, config_for_images, unused
+from .trained_model import TrainedModel, unused
 
 __all__ = [
     'ConfigManager',
@@ -251,6 +251,7 @@ class InferenceEngine:
         config_manager: Kept; images depend on no field of it.
         ptycho_model: The model.
         backend: The engine; that of the model where it is not given.
+        options: Ours, by path, such as `{'reconstruction.refine_epochs': 0}`: the network alone.
     """
 
     def __init__(
@@ -259,8 +260,10 @@ class InferenceEngine:
         ptycho_model: PtychoModel,
         *,
         backend: str | None = None,
+        options: Mapping[str, Any] | None = None,
     ) -> None:
         self.config_manager, self.model, self.backend = config_manager, ptycho_model, backend
+        self.config = override_config(Config(), dict(options or {}), source='options')
 
     def predict_and_stitch(
         self, loader: PtychoDataLoader, index: int = 0
@@ -272,7 +275,7 @@ class InferenceEngine:
         """
         path = self.model._trained()
         backend = self.backend or open_model(path).backend
-        model = TrainedModel(path, config_for_images(Config()), backend=backend)
+        model = TrainedModel(path, self.config, backend=backend)
         return model.reconstruct(loader.scans[index])
 
     def predict(self, loader: PtychoDataLoader, index: int = 0) -> NDArray[numpy.complex64]:

@@ -12,7 +12,7 @@ import numpy
 from numpy.typing import NDArray
 
 from ..backend import ReconstructRequest, ignore_report, resolve_backend
-from ..config import Config, override_config
+from ..config import Config
 from ..models.archive import Archive
 from ..scan.files import read_scan
 from ..scan.scan import Scan
@@ -22,7 +22,6 @@ __all__ = [
     'MODEL_NAMES',
     'TrainedModel',
     'as_scan',
-    'config_for_images',
     'history_of',
     'keep_aside',
     'unused',
@@ -50,12 +49,21 @@ class TrainedModel:
     backend: str | None = None
 
     def reconstruct(self, data: Any) -> NDArray[numpy.complex64]:
-        """Returns the complex image of raw data, a scan, or a file, on the object's grid."""
+        """Returns the complex image of raw data, a scan, or a file, on the object's grid.
+
+        The whole procedure makes it: network, refinement, judgement; how it went is logged.
+        """
         from ..reconstruction import procedure
 
         engine = resolve_backend(self.backend)
         request = ReconstructRequest(as_scan(data), self.config, self.path, engine)
-        return procedure.reconstruct(request, ignore_report).object_  # type: ignore[no-any-return]
+        image = procedure.reconstruct(request, ignore_report)
+        if self.config.reconstruction.refine_epochs:
+            logger.warning(
+                'what the network has made is refined through the physics; '
+                'reconstruction.refine_epochs = 0 leaves it alone.'
+            )
+        return image.object_  # type: ignore[no-any-return]
 
     __call__ = reconstruct
 
@@ -98,13 +106,6 @@ def keep_aside(path: Path) -> None:
     if path.exists():
         kept = path.rename(unused(path))
         logger.warning('%s was there: it is kept as %s.', path, kept.name)
-
-
-def config_for_images(config: Config) -> Config:
-    """Returns the configuration with the network alone: scripts that refine say so."""
-    return override_config(
-        config, {'reconstruction.refine_epochs': 0, 'reconstruction.guard': False}
-    )
 
 
 def history_of(archive: Archive, num_epochs: int | None = None) -> dict[str, list[float]]:

@@ -31,7 +31,6 @@ from .trained_model import (
     MODEL_NAMES,
     TrainedModel,
     as_scan,
-    config_for_images,
     history_of,
     keep_aside,
 )
@@ -113,7 +112,7 @@ def train_cdi_model_torch(
 
     path = train(request, ignore_report)
     history = history_of(open_model(path), fields.get('nepochs'))
-    model = TrainedModel(path, config_for_images(settings), history, engine)
+    model = TrainedModel(path, settings, history, engine)
     return {
         'history': history,
         'history_epochs': list(range(1, len(history['train_loss']) + 1)),

@@ -409,6 +409,27 @@ def training(kind: str = 'unrolled', seeds: int = 3) -> None:
             say(f'{kind}, seed {seed}: {seconds:.0f} CPU-s, phase rms {", ".join(row)} rad')
 
 
+def networks(steps: int = 900) -> None:
+    """Networks of one pattern at a time, trained alike from scratch and used without refinement."""
+    flat = {'reconstruction.refine_epochs': 0, 'reconstruction.start': 'flat'}
+    alone = {'reconstruction.refine_epochs': 0, 'reconstruction.guard': False}
+    common = {'training.start': 'none', 'training.max_steps': steps, 'execution.logger': 'none'}
+    for objects, others in (('leaves', 'leaves'), ('photo', 'independent')):
+        scan = pinn.simulate(object_kind=objects, seed=0)
+        other = pinn.simulate(object_kind=others, seed=5)
+        errors = [error(each, pinn.reconstruct(each, options=flat)) for each in (scan, other)]
+        say(objects, 'flat: own scan {:.3f}, unseen {:.3f}'.format(*errors))
+        for kind in ('cnn', 'fno'):
+            with tempfile.TemporaryDirectory() as folder:
+                began = time.process_time()
+                options = {**common, 'network.kind': kind, 'execution.num_threads': 1}
+                model = pinn.train(scan, Path(folder) / 'model.h5.zip', options=options)
+                spent = time.process_time() - began
+                images = [pinn.reconstruct(each, model, options=alone) for each in (scan, other)]
+            errors = [error(*pair) for pair in zip((scan, other), images)]
+            say(objects, kind, '{:.3f}, {:.3f}'.format(*errors), f'{spent:.0f} CPU-s')
+
+
 def memory() -> None:
     """Bytes per pattern that training holds beyond the file's own."""
     from ptychodus_pinn_torch.training.plans import plan_epoch
@@ -441,6 +462,7 @@ WHAT: dict[str, Callable[[], None]] = {
     'verdicts': verdicts,
     'speed': speed,
     'memory': memory,
+    'networks': networks,
     'start': start,
     'train': training,
     'train-cnn': lambda: training('cnn'),

@@ -143,7 +143,9 @@ def test_stitching_refuses_what_does_not_fit() -> None:
         reassemble_position(numpy.ones((2, 8, 8, 1)), numpy.zeros((3, 1, 2, 1)), 4)
 
 
-def test_script_trains_saves_loads_and_makes_the_image(tmp_path: Path, tiny_scan: Scan) -> None:
+def test_script_trains_saves_loads_and_makes_the_image(
+    tmp_path: Path, tiny_scan: Scan, caplog: pytest.LogCaptureFixture
+) -> None:
     config = {
         'model': {'N': 32, 'gridsize': 1, 'n_filters_scale': 1},
         'nepochs': 1,
@@ -155,6 +157,7 @@ def test_script_trains_saves_loads_and_makes_the_image(tmp_path: Path, tiny_scan
     amplitude, phase, results = run_cdi_example_torch(
         data, data, config, do_stitching=True, overrides={'training.start': 'none'}
     )
+    assert any('is refined through the physics' in text for text in caplog.messages)
     assert amplitude is not None and phase is not None
     assert amplitude.shape == phase.shape == tiny_scan.object_.shape
     assert set(results) >= {'history', 'train_container', 'test_container', 'models', 'recon_amp'}
