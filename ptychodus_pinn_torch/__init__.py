@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from .api import reconstruct, simulate, train
     from .config import Config
+    from .live.live_reconstruction import LiveReconstruction
     from .metrics.comparison import compare_objects
     from .scan.files import read_scan
     from .scan.scan import Scan
@@ -20,6 +21,7 @@ except PackageNotFoundError:
 
 __all__ = [
     'Config',
+    'LiveReconstruction',
     'PositionTransform',
     'Scan',
     'compare_objects',
@@ -31,6 +33,7 @@ __all__ = [
 
 _HOMES = {
     'Config': '.config',
+    'LiveReconstruction': '.live.live_reconstruction',
     'PositionTransform': '.scan.positions',
     'Scan': '.scan.scan',
     'compare_objects': '.metrics.comparison',

@@ -22,6 +22,8 @@ EXIT_DONE, EXIT_FAILED, EXIT_USAGE, EXIT_INTERRUPTED, EXIT_TERMINATED = 0, 1, 2,
 
 _COMMANDS = {
     'reconstruct': 'make an image of a scan',
+    'live': 'make an image while the scan is measured',
+    'replay': 'send a scan at a given rate, as a detector would',
     'train': 'train a model on one or more scans',
     'pretrain': 'train a model on random objects under random probes',
     'demo': 'simulate, train, reconstruct, compare: one picture and its metrics',

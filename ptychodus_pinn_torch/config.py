@@ -533,21 +533,18 @@ class ReconstructionConfig(Section):
     )
     update_probe: Decision = option(
         'auto',
-        'The refinement adjusts the probe as well. auto: when held-out patterns are then '
-        'explained better.',
+        'Whether the probe is adjusted. auto: if it explains held-out patterns better.',
         basic=True,
     )
-    update_positions: Decision = option(
-        'auto', 'The refinement adjusts the positions as well; auto likewise.', basic=True
-    )
+    update_positions: Decision = option('auto', 'Whether the positions are adjusted.', basic=True)
     update_factors: Decision = option(
         'auto',
-        'The refinement adjusts the brightness of each frame as well; auto likewise.',
+        'Whether the brightness of each frame is adjusted.',
         scope=_RPIE,
     )
     update_background: Decision = option(
         'auto',
-        'The refinement adjusts a constant background as well; auto likewise.',
+        'Whether a constant background is adjusted.',
         scope=_RPIE,
     )
     memory_MB: int = option(  # noqa: N815

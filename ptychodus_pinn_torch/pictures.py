@@ -17,7 +17,14 @@ from .scan.files import Image
 from .scan.output import write_atomically
 from .scan.scan import Scan
 
-__all__ = ['Panel', 'draw_comparison', 'draw_image', 'draw_reconstruction', 'draw_scan']
+__all__ = [
+    'Panel',
+    'draw_comparison',
+    'draw_image',
+    'draw_live',
+    'draw_reconstruction',
+    'draw_scan',
+]
 
 SEEN = 0.02
 _MAX_PATTERNS = 256
@@ -144,6 +151,34 @@ def draw_reconstruction(path: Path, scan: Scan, result: Reconstruction) -> Path:
     caption = textwrap.fill(told, _CAPTION_LENGTH, break_on_hyphens=False)
     colour = _VERDICTS.get(result.trust.verdict, 'black')
     figure.suptitle(f'{title}\n{caption}', color=colour, fontsize=11)
+    return _save(figure, path)
+
+
+def draw_live(
+    path: Path,
+    title: str,
+    object_: NDArray[Any],
+    coverage: NDArray[Any],
+    misfit_map: NDArray[Any] | None,
+) -> Path:
+    """Returns the path of a PNG of an image that still grows: amplitude, phase, map of the misfit.
+
+    All are (Y, X); only the part that was seen is shown, mean phase and phase ramp removed.
+    """
+    figure = _figure(12.6, 4.4)
+    axes = figure.subplots(1, 3)
+    window = _window(coverage)
+    flat = numpy.where(coverage > SEEN, _flatten(object_, coverage), numpy.nan)[window]
+    for place, values, what, colours in (
+        (axes[0], numpy.abs(flat), 'amplitude', 'gray'),
+        (axes[1], numpy.angle(flat), 'phase [rad]', 'viridis'),
+    ):
+        _show(place, values, what, colours)
+    if misfit_map is None:
+        axes[2].set_axis_off()
+    else:
+        _show_misfit(axes[2], misfit_map[window])
+    figure.suptitle(textwrap.fill(title, _CAPTION_LENGTH), fontsize=11)
     return _save(figure, path)
 
 

@@ -11,6 +11,7 @@ from typing import Any
 from ..backend import resolve_backend
 from ..config import (
     DECISION,
+    RECONSTRUCT,
     Config,
     Option,
     iter_options,
@@ -24,8 +25,11 @@ from . import UsageError
 
 __all__ = ['CONFIGURED', 'add_config_options', 'backend_from', 'config_from']
 
-CONFIGURED = ('train', 'pretrain', 'reconstruct')
+CONFIGURED = ('train', 'pretrain', 'reconstruct', 'live')
 """The commands that take a configuration."""
+
+SCOPES = {'live': RECONSTRUCT}
+"""Commands that take the options of another one, and show them to those who ask for all."""
 
 _SHORT = {
     'training.max_steps': '--steps',
@@ -103,7 +107,7 @@ def add_config_options(
     )
     groups: dict[str, argparse._ArgumentGroup] = {}
     for item in iter_options(_find_foreign_network(words)):
-        if not item.applies_to(command):
+        if not item.applies_to(SCOPES.get(command, command)):
             continue
         if item.section not in groups:
             groups[item.section] = parser.add_argument_group(f'{item.section or "general"} options')
@@ -113,7 +117,7 @@ def add_config_options(
         action = groups[item.section].add_argument(
             *names, dest=_PREFIX + item.path, default=None, **_describe(item)
         )
-        if not (item.is_basic or item.path in _SHORT):
+        if command in SCOPES or not (item.is_basic or item.path in _SHORT):
             hidden[action], action.help = str(action.help), argparse.SUPPRESS
 
 
@@ -173,7 +177,8 @@ def config_from(arguments: argparse.Namespace, *, backend: str) -> Config:
         if name.startswith(_PREFIX) and value is not None
     }
     config = override_config(config, given, source='command line')
-    refuse_without_effect(config, command=arguments.command, backend=backend, given=given)
+    command = SCOPES.get(arguments.command, arguments.command)
+    refuse_without_effect(config, command=command, backend=backend, given=given)
     if arguments.config is not None:
-        refuse_without_effect(config, command=arguments.command, backend=backend)
+        refuse_without_effect(config, command=command, backend=backend)
     return config

@@ -17,8 +17,8 @@ from ..progress import ProgressLine, format_duration
 from ..scan.files import write_scan_npz
 from ..scan.output import write_atomically
 from ..scan.scan import Scan
+from ._images import write_image
 from ._outputs import add_overwrite_option, check_output
-from .reconstruct import write_image
 
 NUM_POSITIONS = 400
 REFINE_EPOCHS = 4

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from dataclasses import replace
+from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 import numpy
@@ -45,7 +46,7 @@ from .stretching import is_stretched
 from .time_budget import Pace, measure_pace
 from .trust import judge_image
 
-__all__ = ['reconstruct']
+__all__ = ['LoadedModel', 'load_model', 'reconstruct']
 
 EXPLAINED, FAR_FROM_EXPLAINED = 1.3, 8.0
 """Error of a refined image, over that of photon noise, up to which nothing needs to be examined;
@@ -64,8 +65,33 @@ KEPT_BYTES = 2**28
 """Memory that the counts of all patterns may take, and their shifted probes, to be made once."""
 
 
-def reconstruct(request: ReconstructRequest, report: Report) -> Reconstruction:
+@dataclass(frozen=True)
+class LoadedModel:
+    """A model with its network on the device, for any number of scans."""
+
+    archive: Archive
+    network: Network
+
+
+def load_model(path: Path | None, config: Config, backend: str) -> LoadedModel:
+    """Returns the model of an archive, by default the shipped one, for a backend.
+
+    Raises:
+        ArchiveError: it cannot be used, or not by that backend.
+    """
+    archive = open_model(path or shipped_model())
+    return LoadedModel(archive, get_backend(backend).load_network(archive, config))
+
+
+def reconstruct(
+    request: ReconstructRequest, report: Report, model: LoadedModel | None = None
+) -> Reconstruction:
     """Returns the image of a scan on the grid of its object.
+
+    Args:
+        request: What is wanted.
+        report: Takes progress.
+        model: That of the request, where it is loaded already.
 
     Raises:
         ValueError: a scan without patterns, or a model that does not fit it.
@@ -81,9 +107,9 @@ def reconstruct(request: ReconstructRequest, report: Report) -> Reconstruction:
         device = choose_device(config.execution.accelerator)
         network = None
         if config.reconstruction.start == 'network':
-            archive = open_model(request.model or shipped_model())
-            scan = _with_trained_probe(scan, archive, log)
-            network = backend.load_network(archive, config)
+            model = model or load_model(request.model, config, request.backend)
+            scan = _with_trained_probe(scan, model.archive, log)
+            network = model.network
         scan = mask_probe(scan, config.physics.probe_mask_px)
         triage = examine_frames(scan)
         if triage.sentence():

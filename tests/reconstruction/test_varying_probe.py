@@ -15,8 +15,8 @@ import ptychodus_pinn_torch as pinn
 from ptychodus_pinn_torch.backend import EpochReport, Reconstruction, ReconstructRequest
 from ptychodus_pinn_torch.checks.preflight import examine_scan
 from ptychodus_pinn_torch.cli import main
+from ptychodus_pinn_torch.commands._images import write_image
 from ptychodus_pinn_torch.commands.inspect import describe_scan
-from ptychodus_pinn_torch.commands.reconstruct import write_image
 from ptychodus_pinn_torch.config import Config, override_config
 from ptychodus_pinn_torch.metrics.comparison import compare_objects, coverage_mask
 from ptychodus_pinn_torch.physics.forward_model import ForwardModel

@@ -1,0 +1,251 @@
+"""Images of many scans in one call: a table, and one that fails does not stop the rest."""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import csv
+import json
+import logging
+import os
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from ..config import Config
+from ..scan.output import write_atomically
+from . import UsageError
+from ._images import IMAGE_SUFFIXES, figures_of, make_image
+
+__all__ = ['is_many', 'run_many']
+
+SCAN_SUFFIXES = ('.npz', '.h5', '.hdf5', '.cxi')
+DIFFRACTION, PRODUCT = 'diffraction.h5', 'product.h5'
+TABLE = 'results.csv'
+COLUMNS = ('name', 'scan', 'verdict', 'to_noise', 'held_out', 'seconds', 'freed', 'failure')
+READING = ('crop', 'bin', 'diffraction_kind', 'exchange_axes', 'flip_y', 'flip_x')
+"""Flags that make another image of the same file."""
+
+
+def is_many(arguments: argparse.Namespace) -> bool:
+    """Returns whether several scans are meant: more than one, or a folder that is not one itself."""
+    first = arguments.scans[0]
+    return len(arguments.scans) > 1 or (first.is_dir() and not _is_scan(first))
+
+
+def _is_scan(folder: Path) -> bool:
+    """Returns whether a folder is a scan itself, or was meant to be one."""
+    return (folder / DIFFRACTION).exists() or (folder / PRODUCT).exists()
+
+
+def run_many(arguments: argparse.Namespace, config: Config, backend: str) -> int:
+    """Makes the images; returns 1 where one of them failed.
+
+    Beside each image lies a JSON file of its figures, from which a run that is started again
+    knows what is done; the table `results.csv` is made of all of them.
+
+    Raises:
+        UsageError: flags that serve a single scan, an output that is no folder, or two scans that
+            would have the same name.
+        ValueError: a folder without scans.
+    """
+    for flag in ('picture', 'product'):
+        if getattr(arguments, flag) is not None:
+            raise UsageError(f'--{flag} is that of a single scan: leave it out.')
+    folder: Path = arguments.output
+    if folder.suffix in IMAGE_SUFFIXES or folder.is_file():
+        raise UsageError(f'{folder}: of several scans, --output must be a folder.')
+    named = _name_scans(list(_expand(arguments.scans)))
+    chosen = _part_of(sorted(named), arguments.part)
+    folder.mkdir(parents=True, exist_ok=True)
+    if not os.access(folder, os.W_OK):
+        raise PermissionError(f'{folder}: cannot be written to: choose another folder.')
+    counts: dict[str, int] = {}
+    with _errors_only():
+        model = _load_model(arguments, config, backend)
+        for number, name in enumerate(chosen, 1):
+            record, is_new = _make(arguments, named[name], folder / name, config, backend, model)
+            row = _row(name, record)
+            word = ('' if is_new else 'done before, ') + (row['verdict'] or 'made')
+            word = 'failed' if record.get('failure') else word
+            counts[word] = counts.get(word, 0) + 1
+            _tell(arguments, f'[{number}/{len(chosen)}]', row, word, record)
+            if is_new:
+                _write_table(folder)
+    if not arguments.quiet and not arguments.json:
+        told = ', '.join(f'{number} {word}' for word, number in counts.items())
+        sys.stdout.write(f'{len(chosen)} scans: {told or "nothing to do"}; {folder / TABLE}\n')
+    return int('failed' in counts)
+
+
+@contextlib.contextmanager
+def _errors_only() -> Iterator[None]:
+    """Keeps sentences about single scans from the console: they are in the JSON files."""
+    own = logging.getLogger('ptychodus_pinn_torch')
+    level = own.level
+    own.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        own.setLevel(level)
+
+
+def _expand(paths: Sequence[Path]) -> Iterator[Path]:
+    """Yields scans: what is named, and of folders that are none themselves, those inside."""
+    for path in paths:
+        if not path.is_dir() or _is_scan(path):
+            yield path
+            continue
+        inside = [
+            child
+            for child in sorted(path.iterdir())
+            if child.suffix in SCAN_SUFFIXES or _is_scan(child)
+        ]
+        if not inside:
+            raise ValueError(
+                f'{path}: holds no scans, neither *.npz nor folders with {DIFFRACTION}.'
+            )
+        yield from inside
+
+
+def _name_scans(paths: Sequence[Path]) -> dict[str, Path]:
+    """Returns scans by the name of their image: that of the file, of its folder too where needed."""
+    for depth in (1, 2, 3):
+        names = ['_'.join(path.absolute().with_suffix('').parts[-depth:]) for path in paths]
+        if len(set(names)) == len(names):
+            return dict(zip(names, paths))
+    twice = next(name for name in names if names.count(name) > 1)
+    raise UsageError(f'{twice} would be the name of two images: name each scan once.')
+
+
+def _part_of(names: list[str], part: str | None) -> list[str]:
+    """Returns every N-th name from the I-th on."""
+    if part is None:
+        return names
+    first, _, number = part.partition('/')
+    if not (first.isdigit() and number.isdigit() and 1 <= int(first) <= int(number)):
+        raise UsageError(f'--part {part}: must be I/N with I from 1 to N, such as 3/8.')
+    return names[int(first) - 1 :: int(number)]
+
+
+def _load_model(arguments: argparse.Namespace, config: Config, backend: str) -> Any:
+    if config.reconstruction.start != 'network':
+        return None
+    from ..physics.devices import set_threads
+    from ..reconstruction.procedure import load_model
+
+    set_threads(config.execution.num_threads)
+    return load_model(arguments.model, config, backend)
+
+
+def _make(
+    arguments: argparse.Namespace, scan: Path, base: Path, config: Config, backend: str, model: Any
+) -> tuple[dict[str, Any], bool]:
+    """Returns the record of a scan, and whether it was made now."""
+    output = base.with_name(f'{base.name}.{arguments.format or "npz"}')
+    record_file = base.with_name(f'{base.name}.json')
+    before = _read_record(record_file)
+    try:
+        made_of = _identity(arguments, scan, config, backend)
+        if output.exists() and not arguments.overwrite:
+            _check_same(output, before.get('made_of'), made_of)
+            return before, False
+        image = make_image(arguments, scan, config, backend, model=model)
+        image.write(output)
+        if not arguments.no_picture:
+            image.draw(base.with_name(f'{base.name}.png'))
+        record = {'output': output.name, 'made_of': made_of, **figures_of(image)}
+    except (ValueError, KeyError, OSError, RuntimeError, MemoryError) as error:
+        record = {'failure': ' '.join(str(error).split()) or type(error).__name__}
+        if output.exists():
+            return record, False  # nothing of the image that is there is touched
+    record['scan'] = str(scan)
+    text = json.dumps(record, indent=1)
+    write_atomically(record_file, lambda path: path.write_text(text, encoding='utf-8'))
+    return record, True
+
+
+def _identity(
+    arguments: argparse.Namespace, scan: Path, config: Config, backend: str
+) -> dict[str, Any]:
+    """Returns what an image is made of, as far as it decides how it looks."""
+    file = scan / DIFFRACTION if scan.is_dir() else scan
+    found = file.stat()
+    model = arguments.model
+    options = {f'--{name.replace("_", "-")}': getattr(arguments, name) for name in READING}
+    options['--scale-positions'] = arguments.scale_positions
+    tree = config.model_dump(mode='json', exclude={'execution'})
+    for section, values in tree.items():
+        parts = values.items() if isinstance(values, dict) else (('', values),)
+        options |= {f'{section}.{name}'.rstrip('.'): value for name, value in parts}
+    return {
+        'scan': [file.name, found.st_size, found.st_mtime],
+        'model': None if model is None else [str(model), Path(model).stat().st_mtime],
+        'backend': backend,
+        **options,
+    }
+
+
+def _check_same(output: Path, before: Mapping[str, Any] | None, now: Mapping[str, Any]) -> None:
+    """Refuses to take an image for done that was made of something else."""
+    if before is None:
+        raise FileExistsError(
+            f'{output}: exists already, and not of such a run: choose another folder, or --overwrite.'
+        )
+    known = json.loads(json.dumps(now))
+    changed = sorted(name for name in known if before.get(name) != known[name])
+    if changed:
+        raise FileExistsError(
+            f'{output}: was made of another {", ".join(changed)}: choose another folder, or '
+            '--overwrite to make it again.'
+        )
+
+
+def _read_record(path: Path) -> dict[str, Any]:
+    try:
+        record = json.loads(path.read_text(encoding='utf-8'))
+    except (OSError, ValueError):
+        return {}
+    return record if isinstance(record, dict) else {}
+
+
+def _row(name: str, record: Mapping[str, Any]) -> dict[str, Any]:
+    """Returns the row of the table."""
+    seconds = record.get('seconds')
+    is_known = isinstance(seconds, dict)
+    found = {column: record.get(column) for column in COLUMNS} | {'name': name}
+    found['seconds'] = round(sum(seconds.values()), 2) if is_known else None  # type: ignore[union-attr]
+    found['freed'] = ' '.join(record.get('freed') or ())
+    return found
+
+
+def _tell(
+    arguments: argparse.Namespace,
+    number: str,
+    row: Mapping[str, Any],
+    word: str,
+    record: Mapping[str, Any],
+) -> None:
+    if arguments.json:
+        sys.stdout.write(json.dumps({'name': row['name'], **record}) + '\n')
+    elif record.get('failure'):
+        sys.stderr.write(f'{number} {row["name"]}: failed: {record["failure"]}\n')
+    elif not arguments.quiet:
+        noise = '' if row['to_noise'] is None else f', {row["to_noise"]:.2f} times photon noise'
+        sys.stdout.write(f'{number} {row["name"]}: {word}{noise}, {row["seconds"]:.1f} s\n')
+    sys.stdout.flush()
+
+
+def _write_table(folder: Path) -> None:
+    """Writes the table of all images in a folder that such runs have made."""
+    records = {path.stem: _read_record(path) for path in sorted(folder.glob('*.json'))}
+    rows = [_row(name, record) for name, record in records.items() if 'scan' in record]
+
+    def write(path: Path) -> None:
+        with path.open('w', newline='', encoding='utf-8') as file:
+            writer = csv.DictWriter(file, COLUMNS)
+            writer.writeheader()
+            writer.writerows(rows)
+
+    write_atomically(folder / TABLE, write)

@@ -1,0 +1,551 @@
+"""The image of a scan while it is measured: frames and positions in, an image at any time."""
+
+from __future__ import annotations
+
+import logging
+import shutil
+import tempfile
+import threading
+import time
+from dataclasses import dataclass, replace
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+import numpy
+from numpy.typing import ArrayLike, NDArray
+
+from ..backend import Reconstruction, ReconstructRequest, Report, ignore_report, resolve_backend
+from ..config import Config, override_config, refuse_without_effect
+from ..scan.npz_layouts import NpzReader, RawScan
+from ..scan.output import write_npz
+from ..scan.pattern_store import stage_blocks
+from ..scan.scan import Scan
+from ..scan.scan_checks import build_scan
+from .frame_store import FrameStore, JournalError
+from .joiner import Joined, Joiner
+
+__all__ = ['LiveImage', 'LiveReconstruction', 'LiveStatus']
+
+logger = logging.getLogger(__name__)
+
+SETUP = 'setup.npz'
+
+FIRST_FRAMES, FIRST_WAIT_S = 16, 0.5
+"""The image begins with so many frames, or with what has come when the first has waited so long."""
+
+MAX_NEW, MAX_NEW_IN_HASTE = 64, 256
+"""Frames that are taken in at a time; and when the network is left out to catch up."""
+
+LATENCY_S = 1.0
+"""The network is left out where a frame would have to wait longer until physics has seen it."""
+
+REFINED_FRAMES, MAX_LOOKS = 64, 40
+"""Frames of a round of refinement while nothing comes, and rounds after which it rests."""
+
+JUDGED_FRAMES, JUDGED_EVERY_S = 128, 2.0
+"""Frames of a sample by which the map of the misfit is made, and how often."""
+
+IDLE_S = 0.02
+
+
+@dataclass(frozen=True)
+class LiveStatus:
+    """How far a live reconstruction is.
+
+    Attributes:
+        frames: Frames that have come, each number once; `positions` likewise.
+        joined: Frames with counts and position.
+        waiting_frames: Frames without a position; `waiting_positions` likewise.
+        repeated: Frames and positions that came again and were left out.
+        late: Frames that came after `finish`, and are not in its image.
+        seen: Joined frames that are in the image.
+        lag_s: How long the oldest joined frame has been waiting to be seen; 0 when all are.
+        frames_per_s: Rate at which frames were joined in the last seconds.
+        trouble: What has gone wrong with the image; frames are kept all the same.
+    """
+
+    frames: int
+    positions: int
+    joined: int
+    waiting_frames: int
+    waiting_positions: int
+    repeated: int
+    late: int
+    seen: int
+    lag_s: float
+    frames_per_s: float
+    trouble: str = ''
+
+    def sentence(self) -> str:
+        """Returns the same as a line."""
+        parts = [f'{self.seen} of {self.joined} joined frames in the image']
+        if self.waiting_frames or self.waiting_positions:
+            parts.append(
+                f'{self.waiting_frames} frames and {self.waiting_positions} positions wait for '
+                'their partners'
+            )
+        if self.repeated:
+            parts.append(f'{self.repeated} came again')
+        parts.append(f'{self.frames_per_s:.0f} frames/s, lag {self.lag_s:.1f} s')
+        return ', '.join([*parts, *([self.trouble] if self.trouble else [])])
+
+
+@dataclass(frozen=True)
+class LiveImage:
+    """The image at one moment.
+
+    Attributes:
+        object_: (Y, X) complex64; unseen pixels are flat.
+        coverage: (Y, X) float32, photons that each pixel saw, at most 1.
+        origin_px: Position (y, x) of pixel (0, 0), in the coordinates of the positions.
+        num_frames: Frames that are in it.
+        misfit_map: (Y, X) float32, how well some of the frames that saw a pixel are explained, over
+            photon noise; NaN where none did, None as long as nothing was judged.
+    """
+
+    object_: NDArray[numpy.complex64]
+    coverage: NDArray[numpy.float32]
+    origin_px: tuple[float, float]
+    num_frames: int
+    misfit_map: NDArray[numpy.float32] | None = None
+
+
+class LiveReconstruction:
+    """Makes an image of frames while they arrive, in any order and pieces, and loses none.
+
+    Frames and positions are joined by number. Every frame is written into a journal on disk before
+    `append` returns, so that memory does not grow, and a run that was killed is taken up by
+    `resume`. A thread lays what the network makes of new surroundings under the image and lets the
+    solver step over the frames; `finish` makes the image of the whole procedure, the same as that
+    of the file would be.
+
+    Args:
+        probe: (P, H, W) or (H, W) complex.
+        bad_pixels: (H, W), True where the detector cannot be trusted.
+        pixel_size_m: (y, x) of the object, or None.
+        folder: Of the journal, which is kept; without it, one that goes with the object.
+        model: A model archive; the shipped model by default.
+        config: A whole configuration; `options` go on top, as those of `reconstruct`.
+        options: `{'section.name': value}`.
+        backend: `pytorch` or `tensorflow`.
+
+    Raises:
+        ValueError: a probe or a mask that makes no sense, or an option.
+        JournalError: a folder with a journal in it.
+
+    Examples:
+        >>> import numpy, ptychodus_pinn_torch as pinn
+        >>> scan = pinn.simulate(pattern_size=32, num_positions=64, step_px=3.0)
+        >>> ids = numpy.arange(64)
+        >>> with pinn.LiveReconstruction(scan.probe) as live:
+        ...     live.append_positions(ids[::-1], scan.positions_px[::-1])
+        ...     live.append(ids, scan.patterns)
+        ...     image = live.finish()
+        >>> live.status().joined, image.trust.verdict
+        (64, 'right')
+    """
+
+    def __init__(
+        self,
+        probe: ArrayLike,
+        *,
+        bad_pixels: ArrayLike | None = None,
+        pixel_size_m: tuple[float, float] | None = None,
+        folder: Path | str | None = None,
+        model: Path | str | None = None,
+        config: Config | None = None,
+        options: dict[str, Any] | None = None,
+        backend: str | None = None,
+    ) -> None:
+        modes = numpy.asarray(probe, dtype=numpy.complex64)
+        modes = modes[None] if modes.ndim == 2 else modes
+        mask = numpy.zeros(modes.shape[-2:], bool) if bad_pixels is None else numpy.asarray(bad_pixels, bool)  # fmt: skip
+        if modes.ndim != 3 or modes.shape[1] != modes.shape[2] or not numpy.isfinite(modes).all():
+            raise ValueError(
+                f'the probe has shape {modes.shape}: finite modes (P, N, N) are needed.'
+            )
+        if mask.shape != modes.shape[-2:]:
+            raise ValueError(f'the mask has shape {mask.shape} but patterns {modes.shape[-2:]}.')
+        if folder is not None and (Path(folder) / SETUP).exists():
+            raise JournalError(
+                f'{folder}: holds a journal already: resume it, or name another folder.'
+            )
+        self._begin(modes, mask, pixel_size_m, folder, model, config, options, backend)
+        self._store: FrameStore | None = None
+
+    @classmethod
+    def resume(
+        cls,
+        folder: Path | str,
+        *,
+        model: Path | str | None = None,
+        config: Config | None = None,
+        options: dict[str, Any] | None = None,
+        backend: str | None = None,
+    ) -> LiveReconstruction:
+        """Returns the live reconstruction whose journal lies in a folder, with all that it had taken.
+
+        Raises:
+            JournalError: no journal that can be read.
+        """
+        folder = Path(folder)
+        if not (folder / SETUP).is_file():
+            raise JournalError(f'{folder}: holds no journal: start without resuming.')
+        reader = NpzReader(folder / SETUP)
+        live = cls.__new__(cls)
+        probe, mask = reader.array('probe'), reader.array('bad_pixels')
+        live._begin(
+            probe, mask, reader.pair('pixel_size_m'), folder, model, config, options, backend
+        )
+        live._store = None
+        try:
+            live._store = FrameStore.open(folder)
+        except JournalError:
+            if (folder / 'journal.json').exists():
+                raise
+            return live  # it was stopped before the first frame
+        ids, positions = live._store.positions()
+        live._joiner.add_frames(live._store.frame_ids(), 0)
+        live._joiner.add_positions(ids, positions)
+        live._start()
+        return live
+
+    def _begin(
+        self,
+        probe: NDArray[numpy.complex64],
+        bad_pixels: NDArray[numpy.bool_],
+        pixel_size_m: tuple[float, float] | None,
+        folder: Path | str | None,
+        model: Path | str | None,
+        config: Config | None,
+        options: dict[str, Any] | None,
+        backend: str | None,
+    ) -> None:
+        given = options or {}
+        self._backend = resolve_backend(backend)
+        self._config = override_config(config or Config(), given, source='options')
+        refuse_without_effect(
+            self._config, command='reconstruct', backend=self._backend, given=given
+        )
+        self._model = None if model is None else Path(model)
+        self._probe, self._bad_pixels, self._pixel_size_m = probe, bad_pixels, pixel_size_m
+        self._is_temporary = folder is None
+        self._folder = Path(
+            tempfile.mkdtemp(prefix='ptychodus-pinn-') if folder is None else folder
+        )
+        self._joiner = Joiner()
+        self._lock = threading.Lock()
+        self._arrived, self._stopping = threading.Event(), threading.Event()
+        self._thread: threading.Thread | None = None
+        self._snapshot: LiveImage | None = None
+        self._seen, self._late, self._trouble = 0, 0, ''
+        self._is_finished = False
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    # -- what comes in
+
+    def append(self, ids: ArrayLike, frames: NDArray[Any]) -> None:
+        """Takes frames (n, H, W) by number (n,); they are in the journal when this returns.
+
+        Raises:
+            ValueError: frames of another shape, that are not numbers, or negative.
+            OSError: the disk is full; these frames are not taken.
+        """
+        numbers, frames = _numbers(ids), numpy.asarray(frames)
+        frames = frames[None] if frames.ndim == 2 and len(numbers) == 1 else frames
+        wanted = (len(numbers), *self._probe.shape[-2:])
+        if frames.shape != wanted or frames.dtype.kind not in 'iuf':
+            raise ValueError(
+                f'frames have shape {frames.shape} and type {frames.dtype} but numbers of shape '
+                f'{wanted} are needed.'
+            )
+        if frames.dtype.kind != 'u' and not (frames >= 0).all():
+            raise ValueError('frames hold counts that are negative or no numbers: mend them first.')
+        with self._lock:
+            if self._is_finished:
+                self._late += len(numbers)
+                return
+            is_new = self._joiner.new_frames(numbers)
+            if not is_new.any():
+                return
+            store = self._open_store()
+            _check_type(frames, store.dtype)
+            first = store.num_frames
+            store.append(numbers[is_new], frames[is_new])
+            self._joiner.add_frames(numbers[is_new], first)
+        self._start()
+
+    def append_positions(self, ids: ArrayLike, positions: ArrayLike) -> None:
+        """Takes positions (n, 2) of (y, x) in object pixels by the numbers (n,) of their frames.
+
+        Raises:
+            ValueError: another shape, or values that are not finite.
+        """
+        numbers, places = _numbers(ids), numpy.asarray(positions, dtype=numpy.float64)
+        places = places[None] if places.shape == (2,) and len(numbers) == 1 else places
+        if places.shape != (len(numbers), 2) or not numpy.isfinite(places).all():
+            raise ValueError(
+                f'positions have shape {places.shape} but {len(numbers)} finite (y, x) are needed.'
+            )
+        with self._lock:
+            if self._is_finished:
+                return
+            is_new = self._joiner.new_positions(numbers)
+            if not is_new.any():
+                return
+            self._open_store().append_positions(numbers[is_new], places[is_new])
+            self._joiner.add_positions(numbers[is_new], places[is_new])
+        self._start()
+
+    def _open_store(self) -> FrameStore:
+        """Returns the journal, which is made when something comes for the first time."""
+        if self._store is None:
+            height, width = self._probe.shape[-2:]
+            self._folder.mkdir(parents=True, exist_ok=True)
+            setup = {'probe': self._probe, 'bad_pixels': self._bad_pixels}
+            if self._pixel_size_m is not None:
+                setup['pixel_size_m'] = numpy.asarray(self._pixel_size_m)
+            write_npz(self._folder / SETUP, setup)
+            self._store = FrameStore(self._folder, (height, width))
+        return self._store
+
+    # -- what goes out
+
+    def status(self) -> LiveStatus:
+        """Returns the counts, lag and rate of this moment."""
+        with self._lock:
+            joiner, store = self._joiner, self._store
+            waiting = joiner.joined(self._seen).since_s
+            recent = joiner.joined(max(0, joiner.num_joined - 2000)).since_s
+            now = joiner.clock()
+            recent = recent[recent > now - 5.0]
+            return LiveStatus(
+                frames=0 if store is None else store.num_frames,
+                positions=0 if store is None else store.num_positions,
+                joined=joiner.num_joined,
+                waiting_frames=joiner.num_waiting_frames,
+                waiting_positions=joiner.num_waiting_positions,
+                repeated=joiner.repeated_frames + joiner.repeated_positions,
+                late=self._late,
+                seen=self._seen,
+                lag_s=float(now - waiting[0]) if len(waiting) and not self._is_finished else 0.0,
+                frames_per_s=len(recent) / max(now - recent[0], 1.0) if len(recent) else 0.0,
+                trouble=self._trouble,
+            )
+
+    def image(self) -> LiveImage | None:
+        """Returns the image of this moment; None as long as too few frames have come."""
+        self._start()
+        return self._snapshot
+
+    def joined(self) -> Joined:
+        """Returns numbers and positions of the frames that are joined."""
+        with self._lock:
+            return self._joiner.joined()
+
+    def scan(self) -> Scan:
+        """Returns what was joined so far as a scan, in the order of the numbers of the frames.
+
+        Raises:
+            ValueError: nothing was joined, or it makes no scan.
+        """
+        with self._lock:
+            joined = self._joiner.joined()
+            if not len(joined) or self._store is None:
+                raise ValueError('no frame has both counts and a position yet: there is no scan.')
+            frames = self._store.frames()
+        order = numpy.argsort(joined.ids, kind='stable')
+        rows = joined.rows[order]
+        patterns = stage_blocks(
+            (len(rows), *frames.shape[1:]), frames.dtype, lambda part: frames[rows[part]]
+        )
+        raw = RawScan(
+            patterns=patterns,
+            positions_px=joined.positions[order],
+            probe=self._probe,
+            object_=None,
+            bad_pixels=self._bad_pixels,
+            pixel_size_m=self._pixel_size_m,
+        )
+        return replace(build_scan(Path('live scan'), raw), source=None)
+
+    def finish(self, report: Report = ignore_report) -> Reconstruction:
+        """Returns the image of the whole procedure of all frames that were joined.
+
+        It is the one that `reconstruct` makes of a file with the same frames. What comes later is
+        counted as late.
+
+        Raises:
+            ValueError: nothing was joined.
+        """
+        self._stop()
+        with self._lock:
+            self._is_finished = True
+        from ..reconstruction.procedure import reconstruct
+
+        request = ReconstructRequest(self.scan(), self._config, self._model, self._backend)
+        return reconstruct(request, report)
+
+    def close(self) -> None:
+        """Ends the work; the journal stays, unless it was a temporary one."""
+        self._stop()
+        with self._lock:
+            self._is_finished = True
+            if self._store is not None:
+                self._store.close()
+        if self._is_temporary:
+            shutil.rmtree(self._folder, ignore_errors=True)
+
+    # -- the thread
+
+    def _start(self) -> None:
+        self._arrived.set()
+        if self._thread is None and not self._is_finished:
+            self._thread = threading.Thread(target=self._work, name='live', daemon=True)
+            self._thread.start()
+
+    def _stop(self) -> None:
+        self._stopping.set()
+        self._arrived.set()
+        if self._thread is not None:
+            self._thread.join()
+
+    def _work(self) -> None:
+        """Takes frames in as they are joined, and refines the image meanwhile."""
+        try:
+            grower = _Grower(
+                self._probe, ~self._bad_pixels, self._config, self._model, self._backend
+            )
+            while not self._stopping.is_set():
+                self._arrived.clear()
+                self._round(grower)
+        except (RuntimeError, ValueError, IndexError, MemoryError, OSError) as error:
+            self._trouble = f'the image no longer grows: {error}'
+            logger.error('%s', self._trouble)
+
+    def _round(self, grower: _Grower) -> None:
+        with self._lock:
+            new = self._joiner.joined(self._seen)
+            frames = self._store.frames() if self._store is not None and len(new) else None
+            waited = self._joiner.clock() - new.since_s[0] if len(new) else 0.0
+        is_first = not self._seen and len(new) < FIRST_FRAMES and waited < FIRST_WAIT_S
+        if frames is None or is_first:
+            if not grower.refine():
+                self._arrived.wait(IDLE_S if is_first else 10 * IDLE_S)
+                return
+        else:
+            taken = grower.see(frames, new, waited)
+            self._seen += taken
+        self._snapshot = grower.snapshot()
+
+
+class _Grower:
+    """The growing image with its network, and the time that both take."""
+
+    def __init__(
+        self,
+        probe: NDArray[numpy.complex64],
+        good_pixels: NDArray[numpy.bool_],
+        config: Config,
+        model: Path | None,
+        backend: str,
+    ) -> None:
+        from ..physics.devices import choose_device, set_threads
+        from ..reconstruction.procedure import load_model
+        from .growing_image import GrowingImage
+
+        set_threads(config.execution.num_threads)
+        network = None
+        if config.reconstruction.start == 'network':
+            network = load_model(model, config, backend).network
+        device = choose_device(config.execution.accelerator)
+        self._image = GrowingImage(probe, good_pixels, network, device)
+        self._has_network = network is not None
+        self._seconds = {True: 0.0, False: 0.0}
+        self._rounds = 0
+        self._judged_s = 0.0
+        self._map: tuple[NDArray[numpy.float32], NDArray[numpy.int64]] | None = None
+
+    def see(self, frames: NDArray[Any], new: Joined, waited_s: float) -> int:
+        """Returns how many of the new frames were taken in; the network only where time allows."""
+        number = min(len(new), MAX_NEW)
+        with_network = self._has_network and waited_s + number * self._seconds[True] < LATENCY_S
+        if not with_network:
+            number = min(len(new), MAX_NEW_IN_HASTE)
+        started = time.monotonic()
+        self._image.see(
+            frames, new.rows[:number], new.positions[:number], with_network=with_network
+        )
+        each = (time.monotonic() - started) / number
+        before = self._seconds[with_network]
+        self._seconds[with_network] = each if not before else 0.5 * (before + each)
+        self._rounds = 0
+        return number
+
+    def refine(self) -> bool:
+        """Returns whether there was something to refine."""
+        number = self._image.num_seen
+        if not number or self._rounds * REFINED_FRAMES > MAX_LOOKS * number:
+            return False
+        self._image.refine(min(number, REFINED_FRAMES))
+        self._rounds += 1
+        return True
+
+    def snapshot(self) -> LiveImage:
+        """Returns the present image."""
+        object_, coverage, origin = self._image.image()
+        if time.monotonic() - self._judged_s > JUDGED_EVERY_S:
+            self._judged_s = time.monotonic()
+            self._map = self._image.judge(JUDGED_FRAMES), origin
+        return LiveImage(
+            object_,
+            coverage,
+            (float(origin[0]), float(origin[1])),
+            self._image.num_seen,
+            None if self._map is None else _moved(*self._map, origin, object_.shape),
+        )
+
+
+def _moved(
+    values: NDArray[numpy.float32],
+    before: NDArray[numpy.int64],
+    origin: NDArray[numpy.int64],
+    shape: tuple[int, ...],
+) -> NDArray[numpy.float32]:
+    """Returns a map of an earlier canvas on the present one, which has grown."""
+    placed = numpy.full(shape, numpy.nan, dtype=numpy.float32)
+    y, x = (before - origin).tolist()
+    placed[y : y + values.shape[0], x : x + values.shape[1]] = values
+    return placed
+
+
+def _numbers(ids: ArrayLike) -> NDArray[numpy.int64]:
+    numbers = numpy.atleast_1d(numpy.asarray(ids))
+    if numbers.ndim != 1 or numbers.dtype.kind not in 'iu':
+        raise ValueError(
+            f'numbers of frames have shape {numbers.shape} and type {numbers.dtype}: whole numbers '
+            '(n,) are needed.'
+        )
+    return numbers.astype(numpy.int64)
+
+
+def _check_type(frames: NDArray[Any], dtype: numpy.dtype[Any] | None) -> None:
+    """Refuses counts that the type of the first ones cannot hold."""
+    if dtype is None or numpy.can_cast(frames.dtype, dtype, 'safe'):
+        return
+    if 'f' in (frames.dtype.kind, dtype.kind) or frames.max() > numpy.iinfo(dtype).max:
+        raise ValueError(
+            f'frames are of type {frames.dtype} but the first ones were {dtype}: give all of them '
+            'in one type.'
+        )

@@ -1,0 +1,148 @@
+"""`ptychodus-pinn live`: from a source to files, a page and the image of the whole."""
+
+from __future__ import annotations
+
+import json
+import threading
+import urllib.error
+import urllib.request
+from pathlib import Path
+from typing import Any
+
+import numpy
+import pytest
+
+import ptychodus_pinn_torch as pinn
+from ptychodus_pinn_torch.cli import main
+from ptychodus_pinn_torch.commands import live as live_command
+from ptychodus_pinn_torch.live.growing_image import GrowingImage  # loaded before the clock runs
+from ptychodus_pinn_torch.live.page import LivePage
+from ptychodus_pinn_torch.reconstruction import procedure
+from ptychodus_pinn_torch.scan.files import read_image
+from ptychodus_pinn_torch.scan.output import write_scan_npz
+from ptychodus_pinn_torch.scan.scan import Scan
+
+
+@pytest.fixture(scope='module')
+def scan_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    scan = pinn.simulate(
+        pattern_size=32, num_positions=144, step_px=3.0, object_kind='leaves', seed=5
+    )
+    return write_scan_npz(tmp_path_factory.mktemp('scan') / 'scan.npz', scan)
+
+
+def replay(scan_file: Path, folder: Path, rate: int = 300) -> threading.Thread:
+    words = ['replay', str(scan_file), '--folder', str(folder), '--rate', str(rate), '--quiet']
+    thread = threading.Thread(target=main, args=(words,), daemon=True)
+    thread.start()
+    return thread
+
+
+def test_a_scan_that_arrives_becomes_files_and_a_page(
+    scan_file: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: Any
+) -> None:
+    assert GrowingImage and procedure
+    seen: list[Any] = []
+    update = live_command._Output.update
+
+    def look(self: Any, arguments: Any, *, is_last: bool = False) -> None:
+        update(self, arguments, is_last=is_last)
+        if self._page.number and len(seen) < 2:
+            for name in ('', 'status.json', 'image.png'):
+                with urllib.request.urlopen(self._page.address + name) as answer:
+                    seen.append((name, answer.headers['Content-Type'], answer.read()))
+
+    monkeypatch.setattr(live_command._Output, 'update', look)
+    out, source = tmp_path / 'out', tmp_path / 'in'
+    replay(scan_file, source, rate=20)
+    words = ['live', '--probe', scan_file, '--output', out, '--folder', source, '--every', '0.3']
+    assert main([*map(str, words), '--serve', '0', '--json', '--threads', '1']) == 0
+    told = json.loads(capsys.readouterr().out)
+    assert told['status']['joined'] == told['status']['frames'] == 144
+    assert told['verdict'] == 'right' and told['status']['late'] == 0
+    shape = pinn.read_scan(scan_file).positions_px.shape
+    assert read_image(out / 'image.npz').positions_px.shape == shape  # type: ignore[union-attr]
+    assert read_image(out / 'product.h5').object_.ndim == 2
+    assert (out / 'live.png').stat().st_size > 5000 and (out / 'image.png').is_file()
+    kinds = {name: (kind, body) for name, kind, body in seen}
+    assert b'Live reconstruction' in kinds[''][1] and 'html' in kinds[''][0]
+    assert kinds['image.png'][1].startswith(b'\x89PNG')
+    status = json.loads(kinds['status.json'][1])
+    assert status['frames'] > 0 and 'joined frames in the image' in status['sentence']
+
+
+def test_an_interrupted_run_goes_on_where_it_was(
+    scan_file: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: Any
+) -> None:
+    out, source = tmp_path / 'out', tmp_path / 'in'
+    replay(scan_file, source).join()
+    files = sorted(source.glob('*.npz'))
+    later = tmp_path / 'later'
+    later.mkdir()
+    for path in files[len(files) // 2 :]:
+        path.rename(later / path.name)
+    words = ['live', '--probe', str(scan_file), '--output', str(out), '--quiet', '--threads', '1']
+    finish = live_command._finish
+
+    def stop(*_: Any) -> Any:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(live_command, '_finish', stop)
+    assert main([*words, '--folder', str(source)]) == 130
+    monkeypatch.setattr(live_command, '_finish', finish)
+    assert main([*words, '--folder', str(source)]) == 1
+    assert 'holds a journal already: resume it' in capsys.readouterr().err
+    (later / 'finished').touch()
+    assert main([*words, '--folder', str(later), '--resume', '--json']) == 0
+    told = json.loads(capsys.readouterr().out)
+    assert told['status']['joined'] == 144 and told['verdict'] == 'right'
+    assert main([*words, '--folder', str(later)]) == 1
+    assert 'exists already' in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ('words', 'status', 'reason'),
+    [
+        ([], 2, 'nothing to take frames from'),
+        (['--folder', 'SCAN'], 1, 'is no folder'),
+        (['--hdf5', 'SCAN'], 1, 'cannot be read as HDF5'),
+        (['--folder', 'empty', '--idle', '0.3'], 1, 'no frame has both'),
+        (['--folder', 'empty', '--resume'], 1, 'holds no journal'),
+        (['--folder', 'empty', '--model', 'none.h5.zip', '--idle', '0.3'], 1, ''),
+    ],
+)
+def test_what_makes_no_sense_is_one_sentence(
+    scan_file: Path, tmp_path: Path, words: list[str], status: int, reason: str,
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / 'empty').mkdir()
+    words = [str(scan_file) if word == 'SCAN' else word for word in words]
+    begin = ['live', '--probe', str(scan_file), '--output', 'out']
+    assert main([*begin, *words]) == status
+    told = capsys.readouterr().err
+    assert reason in told and 'Traceback' not in told
+
+
+def test_the_page_is_read_only_and_bound_to_this_machine() -> None:
+    page = LivePage(0, lambda: {'sentence': 'x', 'trouble': '', 'picture': 0})
+    try:
+        assert page.address.startswith('http://127.0.0.1:')
+        for path, method in (('image.png', 'GET'), ('../etc/passwd', 'GET'), ('', 'POST')):
+            request = urllib.request.Request(page.address + path, method=method)
+            with pytest.raises(urllib.error.HTTPError) as found:
+                urllib.request.urlopen(request)
+            assert found.value.code in (404, 501)
+            found.value.close()
+    finally:
+        page.close()
+
+
+def test_a_product_serves_as_the_probe(scan_file: Path, tmp_path: Path, tiny_scan: Scan) -> None:
+    known = live_command._known(scan_file)
+    assert known.pixel_size_m is not None and known.probe.shape == (1, 32, 32)
+    numpy.savez(tmp_path / 'p.npz', object=numpy.ones((4, 4)), probe=tiny_scan.probe)
+    assert live_command._known(tmp_path / 'p.npz').probe.shape == tiny_scan.probe.shape
+    numpy.savez(tmp_path / 'q.npz', object=numpy.ones((4, 4)))
+    with pytest.raises(ValueError, match='q.npz: holds no probe'):
+        live_command._known(tmp_path / 'q.npz')
