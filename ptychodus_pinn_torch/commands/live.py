@@ -111,6 +111,7 @@ def run(arguments: argparse.Namespace) -> int:
             folder=journal, **options,
         )  # fmt: skip
     with live:
+        live.prepare()
         page = _open_page(arguments, live)
         try:
             is_whole = _receive(arguments, live, sources, _Output(live, known, files, page))

@@ -237,6 +237,7 @@ class LiveReconstruction:
         self._joiner = Joiner()
         self._lock = threading.Lock()
         self._arrived, self._stopping = threading.Event(), threading.Event()
+        self._ready = threading.Event()
         self._thread: threading.Thread | None = None
         self._snapshot: LiveImage | None = None
         self._seen, self._late, self._trouble = 0, 0, ''
@@ -252,6 +253,11 @@ class LiveReconstruction:
         traceback: TracebackType | None,
     ) -> None:
         self.close()
+
+    def prepare(self) -> None:
+        """Loads libraries and model; without it the first frames wait until that is done."""
+        self._start()
+        self._ready.wait()
 
     # -- what comes in
 
@@ -427,12 +433,15 @@ class LiveReconstruction:
             grower = _Grower(
                 self._probe, ~self._bad_pixels, self._config, self._model, self._backend
             )
+            self._ready.set()
             while not self._stopping.is_set():
                 self._arrived.clear()
                 self._round(grower)
         except (RuntimeError, ValueError, IndexError, MemoryError, OSError) as error:
             self._trouble = f'the image no longer grows: {error}'
             logger.error('%s', self._trouble)
+        finally:
+            self._ready.set()
 
     def _round(self, grower: _Grower) -> None:
         with self._lock:

@@ -128,7 +128,9 @@ def reconstruct(
     measured = _with_what_is_kept(measured)
     with torch.inference_mode(config.reconstruction.refine_method != 'adam'):
         refined = _make_image(measured, network, config, log)
-    return _finish(refined, measured, config, log, backend)
+    result = _finish(refined, measured, config, log, backend)
+    log.close()
+    return result
 
 
 def _make_image(

@@ -51,6 +51,11 @@ class RunLog:
         yield
         self.seconds[name] = self.seconds.get(name, 0.0) + self.clock() - started
 
+    def close(self) -> None:
+        """Adds what was spent outside of all phases, on choices between them."""
+        spent = self.clock() - self._started
+        self.seconds['choose'] = max(0.0, spent - sum(self.seconds.values()))
+
     def counter(self, phase: str, total: int, done: int = 0) -> Callable[[int], None]:
         """Returns a function that takes numbers of patterns and reports how far the phase is.
 

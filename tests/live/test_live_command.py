@@ -15,9 +15,7 @@ import pytest
 import ptychodus_pinn_torch as pinn
 from ptychodus_pinn_torch.cli import main
 from ptychodus_pinn_torch.commands import live as live_command
-from ptychodus_pinn_torch.live.growing_image import GrowingImage  # loaded before the clock runs
 from ptychodus_pinn_torch.live.page import LivePage
-from ptychodus_pinn_torch.reconstruction import procedure
 from ptychodus_pinn_torch.scan.files import read_image
 from ptychodus_pinn_torch.scan.output import write_scan_npz
 from ptychodus_pinn_torch.scan.scan import Scan
@@ -41,7 +39,6 @@ def replay(scan_file: Path, folder: Path, rate: int = 300) -> threading.Thread:
 def test_a_scan_that_arrives_becomes_files_and_a_page(
     scan_file: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: Any
 ) -> None:
-    assert GrowingImage and procedure
     seen: list[Any] = []
     update = live_command._Output.update
 

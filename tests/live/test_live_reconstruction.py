@@ -81,6 +81,7 @@ def offline(scan: Scan, folder: Path) -> Any:
 def test_the_image_grows_and_the_last_one_is_that_of_the_file(scan: Scan, tmp_path: Path) -> None:
     everything = numpy.arange(scan.num_patterns)
     with LiveReconstruction(scan.probe, options=OPTIONS) as live:
+        live.prepare()
         assert live.image() is None and live.status().joined == 0
         feed(live, scan, everything[:72])
         wait_for(lambda: live.status().seen == 72)
