@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from dataclasses import replace
 
@@ -12,6 +13,7 @@ from fake_device import DEVICE, Watch, watched_device
 from ptychodus_pinn_torch.config import CnnConfig, Config, UnrolledConfig
 from ptychodus_pinn_torch.networks.unrolled import UnrolledNetwork
 from ptychodus_pinn_torch.physics import measured_scan
+from ptychodus_pinn_torch.physics.devices import set_threads
 from ptychodus_pinn_torch.physics.group_batch import GroupBatch
 from ptychodus_pinn_torch.physics.measured_scan import measure_scan
 from ptychodus_pinn_torch.physics.measurement import Measurement
@@ -194,3 +196,33 @@ def test_the_watch_sees_waiting_and_wide_numbers() -> None:
     assert watch.waits == ['aten::_local_scalar_dense', 'aten::_to_copy']
     assert watch.wide == ['aten::_to_copy']
     assert watch.uploads == [(torch.float32, (3,))]
+
+
+@pytest.mark.parametrize(
+    ('asked', 'cores', 'load', 'variable', 'threads'),
+    [
+        (0, 8, 0.1, '', 8),
+        (0, 8, 6.2, '', 2),
+        (0, 8, 30.0, '', 1),
+        (0, 64, 0.0, '', 16),
+        (0, 8, 0.0, '3', 3),
+        (0, 2, 0.0, '16', 2),  # more than there are idle cores would wait for each other
+        (0, 8, 7.0, '4', 1),
+        (0, 8, 0.0, 'all', 8),
+        (5, 2, 0.0, '1', 5),  # what is asked for outright is done
+    ],
+)
+def test_threads_are_no_more_than_idle_cores(
+    monkeypatch: pytest.MonkeyPatch,
+    asked: int,
+    cores: int,
+    load: float,
+    variable: str,
+    threads: int,
+) -> None:
+    taken: list[int] = []
+    monkeypatch.setattr(torch, 'set_num_threads', taken.append)
+    monkeypatch.setattr(os, 'sched_getaffinity', lambda pid: set(range(cores)), raising=False)
+    monkeypatch.setattr(os, 'getloadavg', lambda: (load, 0.0, 0.0), raising=False)
+    monkeypatch.setenv('OMP_NUM_THREADS', variable)
+    assert set_threads(asked) == threads and taken == [threads]

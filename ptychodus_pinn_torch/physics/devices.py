@@ -42,22 +42,23 @@ def set_threads(number: int) -> int:
     """Sets and returns the number of CPU threads; 0 takes as many as there are idle cores.
 
     More threads than idle cores make small kernels many times slower, because they wait for each
-    other by spinning.
+    other by spinning: OMP_NUM_THREADS may ask for fewer, not for more.
     """
     if number == 0:
-        given = os.environ.get('OMP_NUM_THREADS', '')
+        number = _idle_cores()
+        given = os.environ.get('OMP_NUM_THREADS', '').partition(',')[0].strip()
         if given.isdigit() and int(given) > 0:
-            number = int(given)
-        else:
-            cores = (
-                len(os.sched_getaffinity(0))
-                if hasattr(os, 'sched_getaffinity')
-                else (os.cpu_count() or 1)
-            )
-            busy = os.getloadavg()[0] if hasattr(os, 'getloadavg') else 0.0
-            number = max(1, min(16, int(cores - busy + 0.5)))
+            number = min(number, int(given))
     torch.set_num_threads(number)
     return number
+
+
+def _idle_cores() -> int:
+    """Returns how many cores this process may use that have nothing to do, 1 to 16."""
+    may_use = hasattr(os, 'sched_getaffinity')
+    cores = len(os.sched_getaffinity(0)) if may_use else (os.cpu_count() or 1)
+    busy = os.getloadavg()[0] if hasattr(os, 'getloadavg') else 0.0
+    return max(1, min(16, int(cores - busy + 0.5)))
 
 
 def with_chunks_that_fit(

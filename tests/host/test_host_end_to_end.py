@@ -167,6 +167,60 @@ def test_ten_lines_of_python_and_no_framework_in_the_parent(simulated, tmp_path)
     assert product.object_.get_layer(0).shape == truth.shape
 
 
+STREAM = """
+import sys, time
+from pathlib import Path
+import h5py
+from ptychodus.api.diffraction import DiffractionMetadata, SimpleDiffractionArray
+from ptychodus.api.geometry import ImageExtent, PixelGeometry
+from ptychodus.api.io import load_product
+from ptychodus.model import ModelCore
+from ptychodus.model.workflow import ConcreteDiffractionWorkflowAPI
+
+folder, out = Path(sys.argv[1]), Path(sys.argv[2])
+points = list(load_product(folder / 'product.h5').probe_positions)
+with h5py.File(folder / 'diffraction.h5') as file:
+    patterns, indexes = file['patterns'][()], file['indexes'][()]
+parts = [slice(first, first + 10) for first in range(0, len(patterns), 10)]
+with ModelCore(folder / 'settings.ini') as core:
+    stream = core.create_streaming_context(
+        DiffractionMetadata(
+            [10] * len(parts), patterns.dtype, ImageExtent(32, 32), detector_distance_m=1.0,
+            detector_pixel_geometry=PixelGeometry(75e-6, 75e-6), photon_energy_eV=1e4,
+        )
+    )
+    diffraction_api = core.diffraction_core.diffraction_api
+    stream.start()
+    for number, part in enumerate(parts):
+        stream.append_positions_x([point.x_m for point in points[part]], indexes[part].tolist())
+        stream.append_positions_y([point.y_m for point in points[part]], indexes[part].tolist())
+        stream.append_array(SimpleDiffractionArray(f'{number}', indexes[part], patterns[part]))
+        core.run_tasks()
+    end = time.monotonic() + 60
+    while len(diffraction_api.get_repository()[0]) < len(parts):
+        assert time.monotonic() < end
+        core.run_tasks()
+        time.sleep(0.02)
+    stream.stop()
+    diffraction = ConcreteDiffractionWorkflowAPI(diffraction_api, 0)
+    product = core.workflow_api.load_product(folder / 'product.h5', diffraction=diffraction)
+    image = product.reconstruct_local(algorithm='pinn-torch_unsupervised', block=True)
+    image.save_product(out, file_type='HDF5')
+"""
+
+
+@pytest.mark.slow
+def test_patterns_of_the_streaming_context_become_the_right_image(simulated, tmp_path):
+    parameters, truth, scan = simulated
+    folder = stage(tmp_path / 'in', parameters, SETTINGS)
+    done = run(sys.executable, '-c', STREAM, folder, tmp_path / 'image.h5')
+    assert done.returncode == 0, done.stdout + done.stderr
+    product = load_product(tmp_path / 'image.h5')
+    image = product.object_.get_layer(0)
+    assert phase_distance(image, truth, scan) < 0.05
+    assert product.metadata.comments.split('\n')[-1].startswith('PINN-Torch: the image is right')
+
+
 @pytest.mark.slow
 def test_layers_relaxed_probe_and_bad_pixels_at_once_come_out_right(simulated):
     from ptychodus.api.object import Object
