@@ -6,11 +6,10 @@ import logging
 import shutil
 import tempfile
 import threading
-import time
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any, Self
 
 import numpy
 from numpy.typing import ArrayLike, NDArray
@@ -22,10 +21,15 @@ from ..scan.output import write_npz
 from ..scan.pattern_store import stage_blocks
 from ..scan.scan import Scan
 from ..scan.scan_checks import build_scan
+from .arrivals import check_frames, check_positions, check_type
 from .frame_store import FrameStore, JournalError
 from .joiner import Joined, Joiner
+from .live_image import LiveImage, LiveStatus
 
-__all__ = ['LiveImage', 'LiveReconstruction', 'LiveStatus']
+if TYPE_CHECKING:
+    from .paced_image import PacedImage
+
+__all__ = ['LiveReconstruction']
 
 logger = logging.getLogger(__name__)
 
@@ -34,81 +38,7 @@ SETUP = 'setup.npz'
 FIRST_FRAMES, FIRST_WAIT_S = 16, 0.5
 """The image begins with so many frames, or with what has come when the first has waited so long."""
 
-MAX_NEW, MAX_NEW_IN_HASTE = 64, 256
-"""Frames that are taken in at a time; and when the network is left out to catch up."""
-
-LATENCY_S = 1.0
-"""The network is left out where a frame would have to wait longer until physics has seen it."""
-
-REFINED_FRAMES, MAX_LOOKS = 64, 40
-"""Frames of a round of refinement while nothing comes, and rounds after which it rests."""
-
-JUDGED_FRAMES, JUDGED_EVERY_S = 128, 2.0
-"""Frames of a sample by which the map of the misfit is made, and how often."""
-
 IDLE_S = 0.02
-
-
-@dataclass(frozen=True)
-class LiveStatus:
-    """How far a live reconstruction is.
-
-    Attributes:
-        frames: Frames that have come, each number once; `positions` likewise.
-        joined: Frames with counts and position.
-        waiting_frames: Frames without a position; `waiting_positions` likewise.
-        repeated: Frames and positions that came again and were left out.
-        late: Frames that came after `finish`, and are not in its image.
-        seen: Joined frames that are in the image.
-        lag_s: How long the oldest joined frame has been waiting to be seen; 0 when all are.
-        frames_per_s: Rate at which frames were joined in the last seconds.
-        trouble: What has gone wrong with the image; frames are kept all the same.
-    """
-
-    frames: int
-    positions: int
-    joined: int
-    waiting_frames: int
-    waiting_positions: int
-    repeated: int
-    late: int
-    seen: int
-    lag_s: float
-    frames_per_s: float
-    trouble: str = ''
-
-    def sentence(self) -> str:
-        """Returns the same as a line."""
-        parts = [f'{self.seen} of {self.joined} joined frames in the image']
-        if self.waiting_frames or self.waiting_positions:
-            parts.append(
-                f'{self.waiting_frames} frames and {self.waiting_positions} positions wait for '
-                'their partners'
-            )
-        if self.repeated:
-            parts.append(f'{self.repeated} came again')
-        parts.append(f'{self.frames_per_s:.0f} frames/s, lag {self.lag_s:.1f} s')
-        return ', '.join([*parts, *([self.trouble] if self.trouble else [])])
-
-
-@dataclass(frozen=True)
-class LiveImage:
-    """The image at one moment.
-
-    Attributes:
-        object_: (Y, X) complex64; unseen pixels are flat.
-        coverage: (Y, X) float32, photons that each pixel saw, at most 1.
-        origin_px: Position (y, x) of pixel (0, 0), in the coordinates of the positions.
-        num_frames: Frames that are in it.
-        misfit_map: (Y, X) float32, how well some of the frames that saw a pixel are explained, over
-            photon noise; NaN where none did, None as long as nothing was judged.
-    """
-
-    object_: NDArray[numpy.complex64]
-    coverage: NDArray[numpy.float32]
-    origin_px: tuple[float, float]
-    num_frames: int
-    misfit_map: NDArray[numpy.float32] | None = None
 
 
 class LiveReconstruction:
@@ -268,16 +198,7 @@ class LiveReconstruction:
             ValueError: frames of another shape, that are not numbers, or negative.
             OSError: the disk is full; these frames are not taken.
         """
-        numbers, frames = _numbers(ids), numpy.asarray(frames)
-        frames = frames[None] if frames.ndim == 2 and len(numbers) == 1 else frames
-        wanted = (len(numbers), *self._probe.shape[-2:])
-        if frames.shape != wanted or frames.dtype.kind not in 'iuf':
-            raise ValueError(
-                f'frames have shape {frames.shape} and type {frames.dtype} but numbers of shape '
-                f'{wanted} are needed.'
-            )
-        if frames.dtype.kind != 'u' and not (frames >= 0).all():
-            raise ValueError('frames hold counts that are negative or no numbers: mend them first.')
+        numbers, frames = check_frames(ids, frames, self._probe.shape[-2:])
         with self._lock:
             if self._is_finished:
                 self._late += len(numbers)
@@ -286,7 +207,7 @@ class LiveReconstruction:
             if not is_new.any():
                 return
             store = self._open_store()
-            _check_type(frames, store.dtype)
+            check_type(frames, store.dtype)
             first = store.num_frames
             store.append(numbers[is_new], frames[is_new])
             self._joiner.add_frames(numbers[is_new], first)
@@ -298,12 +219,7 @@ class LiveReconstruction:
         Raises:
             ValueError: another shape, or values that are not finite.
         """
-        numbers, places = _numbers(ids), numpy.asarray(positions, dtype=numpy.float64)
-        places = places[None] if places.shape == (2,) and len(numbers) == 1 else places
-        if places.shape != (len(numbers), 2) or not numpy.isfinite(places).all():
-            raise ValueError(
-                f'positions have shape {places.shape} but {len(numbers)} finite (y, x) are needed.'
-            )
+        numbers, places = check_positions(ids, positions)
         with self._lock:
             if self._is_finished:
                 return
@@ -430,131 +346,32 @@ class LiveReconstruction:
     def _work(self) -> None:
         """Takes frames in as they are joined, and refines the image meanwhile."""
         try:
-            grower = _Grower(
+            from .paced_image import PacedImage
+
+            image = PacedImage(
                 self._probe, ~self._bad_pixels, self._config, self._model, self._backend
             )
             self._ready.set()
             while not self._stopping.is_set():
                 self._arrived.clear()
-                self._round(grower)
+                self._round(image)
         except (RuntimeError, ValueError, IndexError, MemoryError, OSError) as error:
             self._trouble = f'the image no longer grows: {error}'
             logger.error('%s', self._trouble)
         finally:
             self._ready.set()
 
-    def _round(self, grower: _Grower) -> None:
+    def _round(self, image: PacedImage) -> None:
         with self._lock:
             new = self._joiner.joined(self._seen)
             frames = self._store.frames() if self._store is not None and len(new) else None
             waited = self._joiner.clock() - new.since_s[0] if len(new) else 0.0
         is_first = not self._seen and len(new) < FIRST_FRAMES and waited < FIRST_WAIT_S
         if frames is None or is_first:
-            if not grower.refine():
+            if not image.refine():
                 self._arrived.wait(IDLE_S if is_first else 10 * IDLE_S)
                 return
         else:
-            taken = grower.see(frames, new, waited)
+            taken = image.see(frames, new, waited)
             self._seen += taken
-        self._snapshot = grower.snapshot()
-
-
-class _Grower:
-    """The growing image with its network, and the time that both take."""
-
-    def __init__(
-        self,
-        probe: NDArray[numpy.complex64],
-        good_pixels: NDArray[numpy.bool_],
-        config: Config,
-        model: Path | None,
-        backend: str,
-    ) -> None:
-        from ..physics.devices import choose_device, set_threads
-        from ..reconstruction.procedure import load_model
-        from .growing_image import GrowingImage
-
-        set_threads(config.execution.num_threads)
-        network = None
-        if config.reconstruction.start == 'network':
-            network = load_model(model, config, backend).network
-        device = choose_device(config.execution.accelerator)
-        self._image = GrowingImage(probe, good_pixels, network, device)
-        self._has_network = network is not None
-        self._seconds = {True: 0.0, False: 0.0}
-        self._rounds = 0
-        self._judged_s = 0.0
-        self._map: tuple[NDArray[numpy.float32], NDArray[numpy.int64]] | None = None
-
-    def see(self, frames: NDArray[Any], new: Joined, waited_s: float) -> int:
-        """Returns how many of the new frames were taken in; the network only where time allows."""
-        number = min(len(new), MAX_NEW)
-        with_network = self._has_network and waited_s + number * self._seconds[True] < LATENCY_S
-        if not with_network:
-            number = min(len(new), MAX_NEW_IN_HASTE)
-        started = time.monotonic()
-        self._image.see(
-            frames, new.rows[:number], new.positions[:number], with_network=with_network
-        )
-        each = (time.monotonic() - started) / number
-        before = self._seconds[with_network]
-        self._seconds[with_network] = each if not before else 0.5 * (before + each)
-        self._rounds = 0
-        return number
-
-    def refine(self) -> bool:
-        """Returns whether there was something to refine."""
-        number = self._image.num_seen
-        if not number or self._rounds * REFINED_FRAMES > MAX_LOOKS * number:
-            return False
-        self._image.refine(min(number, REFINED_FRAMES))
-        self._rounds += 1
-        return True
-
-    def snapshot(self) -> LiveImage:
-        """Returns the present image."""
-        object_, coverage, origin = self._image.image()
-        if time.monotonic() - self._judged_s > JUDGED_EVERY_S:
-            self._judged_s = time.monotonic()
-            self._map = self._image.judge(JUDGED_FRAMES), origin
-        return LiveImage(
-            object_,
-            coverage,
-            (float(origin[0]), float(origin[1])),
-            self._image.num_seen,
-            None if self._map is None else _moved(*self._map, origin, object_.shape),
-        )
-
-
-def _moved(
-    values: NDArray[numpy.float32],
-    before: NDArray[numpy.int64],
-    origin: NDArray[numpy.int64],
-    shape: tuple[int, ...],
-) -> NDArray[numpy.float32]:
-    """Returns a map of an earlier canvas on the present one, which has grown."""
-    placed = numpy.full(shape, numpy.nan, dtype=numpy.float32)
-    y, x = (before - origin).tolist()
-    placed[y : y + values.shape[0], x : x + values.shape[1]] = values
-    return placed
-
-
-def _numbers(ids: ArrayLike) -> NDArray[numpy.int64]:
-    numbers = numpy.atleast_1d(numpy.asarray(ids))
-    if numbers.ndim != 1 or numbers.dtype.kind not in 'iu':
-        raise ValueError(
-            f'numbers of frames have shape {numbers.shape} and type {numbers.dtype}: whole numbers '
-            '(n,) are needed.'
-        )
-    return numbers.astype(numpy.int64)
-
-
-def _check_type(frames: NDArray[Any], dtype: numpy.dtype[Any] | None) -> None:
-    """Refuses counts that the type of the first ones cannot hold."""
-    if dtype is None or numpy.can_cast(frames.dtype, dtype, 'safe'):
-        return
-    if 'f' in (frames.dtype.kind, dtype.kind) or frames.max() > numpy.iinfo(dtype).max:
-        raise ValueError(
-            f'frames are of type {frames.dtype} but the first ones were {dtype}: give all of them '
-            'in one type.'
-        )
+        self._snapshot = image.snapshot()

@@ -15,7 +15,8 @@ import pytest
 
 import ptychodus_pinn_torch as pinn
 from ptychodus_pinn_torch.live.frame_store import JournalError
-from ptychodus_pinn_torch.live.live_reconstruction import LiveImage, LiveReconstruction
+from ptychodus_pinn_torch.live.live_image import LiveImage
+from ptychodus_pinn_torch.live.live_reconstruction import LiveReconstruction
 from ptychodus_pinn_torch.metrics.comparison import compare_objects, coverage_mask
 from ptychodus_pinn_torch.scan.output import training_arrays, write_npz
 from ptychodus_pinn_torch.scan.scan import Scan
