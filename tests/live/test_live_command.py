@@ -15,6 +15,7 @@ import pytest
 import ptychodus_pinn_torch as pinn
 from ptychodus_pinn_torch.cli import main
 from ptychodus_pinn_torch.commands import live as live_command
+from ptychodus_pinn_torch.live.live_reconstruction import LiveReconstruction
 from ptychodus_pinn_torch.live.page import LivePage
 from ptychodus_pinn_torch.scan.files import read_image
 from ptychodus_pinn_torch.scan.output import write_scan_npz
@@ -49,9 +50,15 @@ def test_a_scan_that_arrives_becomes_files_and_a_page(
                 with urllib.request.urlopen(self._page.address + name) as answer:
                     seen.append((name, answer.headers['Content-Type'], answer.read()))
 
+    prepare = LiveReconstruction.prepare
+
+    def then_replay(self: LiveReconstruction) -> None:
+        prepare(self)
+        replay(scan_file, source, rate=40)
+
     monkeypatch.setattr(live_command._Output, 'update', look)
+    monkeypatch.setattr(LiveReconstruction, 'prepare', then_replay)
     out, source = tmp_path / 'out', tmp_path / 'in'
-    replay(scan_file, source, rate=20)
     words = ['live', '--probe', scan_file, '--output', out, '--folder', source, '--every', '0.3']
     assert main([*map(str, words), '--serve', '0', '--json', '--threads', '1']) == 0
     told = json.loads(capsys.readouterr().out)
