@@ -17,16 +17,24 @@ from ..physics.measurement import Measurement
 from ..reconstruction.misfit import misfit, misfit_map
 from ..scan.calibration import calibrate_scan
 from ..scan.scan import Scan, split_positions
+from ..solver.annealing import LOW_DOSE, LOWEST_DOSE, is_time_to_straighten
+from ..solver.momentum import Momentum
 from ..solver.rpie import RpieSettings, rpie_epoch
-from ..solver.state import SolverState
+from ..solver.state import NOTHING, SolverState
 
 __all__ = ['GrowingImage']
 
 NEIGHBOURS = 1.0
 """Known frames for each new one that the network sees as well: those that overlap most."""
 
-BATCH, STEP, LAST_STEP = 16, 0.7, 0.2
-"""Frames per update; the first step over a frame, and the one that it comes down to."""
+NEW_BATCH, NEW_STEP = 16, 0.7
+"""Frames per update, and the step, over frames that are new."""
+
+SEARCH_LOOKS = 10
+"""Mean looks at a frame while momentum searches; after that, steps get smaller."""
+
+PHASES = ((SEARCH_LOOKS, 16, 1.0), (14, 16, 0.5), (18, 16, 0.2), (1000, 64, 0.1))
+"""Until so many mean looks at a frame: frames per update, and the step."""
 
 TRUSTED = 4.0
 """Weight of what is known, over that of what the network finds anew with the same coverage."""
@@ -67,6 +75,8 @@ class GrowingImage:
         self._origin = numpy.zeros(2, numpy.int64)
         self._canvas = torch.empty((1, 0, 0), dtype=torch.complex64, device=device)
         self._coverage = torch.empty((1, 0, 0), device=device)
+        self._momentum: Momentum | None = None
+        self._searched, self._photons = 0, 0.0
         self._rng = numpy.random.default_rng(0)
 
     @property
@@ -105,13 +115,40 @@ class GrowingImage:
         if self._network is not None and with_network:
             self._lay_under(measurement, self._surroundings(known), added)
         self._coverage += added
-        self._step(measurement, new.numpy())
+        self._momentum = None
+        self._step(self._state(measurement), measurement, new.numpy(), NEW_BATCH, NEW_STEP)
 
     @torch.inference_mode()
     def refine(self, number: int) -> None:
-        """Takes a step over so many frames that were looked at least often."""
+        """Takes a step over so many frames that were looked at least often.
+
+        With momentum until each was looked at some times, with smaller and smaller steps after that.
+        """
+        measurement = self._measurement()
         order = numpy.argsort(self._looks + self._rng.random(self.num_seen), kind='stable')
-        self._step(self._measurement(), order[:number])
+        looks = float(self._looks.mean())
+        batch, step = next((b, s) for last, b, s in PHASES if looks < last)
+        if looks < SEARCH_LOOKS:
+            self._search(measurement, order[:number], batch, step)
+            return
+        self._momentum = None
+        self._step(self._state(measurement), measurement, order[:number], batch, step)
+
+    def _search(
+        self, measurement: Measurement, chosen: NDArray[numpy.int64], batch: int, step: float
+    ) -> None:
+        """Takes a step with momentum, and puts large scales right after some rounds."""
+        state = self._state(measurement)
+        if self._momentum is None:
+            self._momentum, self._searched = Momentum(state), 0
+        before = self._searched // self.num_seen
+        self._searched += len(chosen)
+        self._step(state, measurement, chosen, batch, step, self._momentum)
+        done = self._searched // self.num_seen
+        if done > before and is_time_to_straighten(done):
+            state.straighten(measurement, torch.arange(self.num_seen), NOTHING)
+            self._canvas = state.canvas
+            self._momentum.follow(state)
 
     def image(
         self,
@@ -148,6 +185,7 @@ class GrowingImage:
     def _calibrate(self) -> None:
         """Brings the probe into counts by the frames that are there."""
         some = numpy.asarray(self._patterns[self._rows])
+        self._photons = float(some[:, self._good_pixels].sum(axis=1).mean())
         scan = replace(self._scan(), patterns=some)
         self._probe = torch.from_numpy(calibrate_scan(scan)[0].probe).to(self._device)
 
@@ -236,16 +274,22 @@ class GrowingImage:
         weight = new / (new + TRUSTED * old).clamp(min=1e-20)
         self._canvas[:, y, x] = canvas + weight * (found - canvas)
 
-    def _step(self, measurement: Measurement, chosen: NDArray[numpy.int64]) -> None:
-        """Takes one step of the solver over some frames; the oftener they were seen, the smaller."""
-        if not len(chosen):
-            return
-        assert self._probe is not None
-        state = SolverState(self._canvas, self._probe, measurement.shifts, measurement.corners)
-        looks = self._looks[chosen]
-        step = max(LAST_STEP, STEP / (1.0 + 0.25 * float(looks.mean())))
-        order = self._rng.permutation(chosen)
-        batches = torch.from_numpy(order).split(BATCH)
-        rpie_epoch(state, measurement, batches, RpieSettings(step=step, measured_every=10**9))
+    def _state(self, measurement: Measurement) -> SolverState:
+        return SolverState(self._canvas, measurement.probe, measurement.shifts, measurement.corners)
+
+    def _step(
+        self,
+        state: SolverState,
+        measurement: Measurement,
+        chosen: NDArray[numpy.int64],
+        batch: int,
+        step: float,
+        momentum: Momentum | None = None,
+    ) -> None:
+        """Takes one step of the solver over some frames."""
+        order = torch.from_numpy(self._rng.permutation(chosen))
+        is_likely = momentum is None and LOWEST_DOSE <= self._photons < LOW_DOSE
+        settings = RpieSettings(step=step, is_likely=is_likely, measured_every=10**9)
+        rpie_epoch(state, measurement, order.split(batch), settings, momentum=momentum)
         self._canvas = state.canvas
         self._looks[chosen] += 1

@@ -24,8 +24,11 @@ MAX_NEW, MAX_NEW_IN_HASTE = 64, 256
 LATENCY_S = 1.0
 """The network is left out where a frame would have to wait longer until physics has seen it."""
 
-REFINED_FRAMES, MAX_LOOKS = 64, 40
-"""Frames of a round of refinement while nothing comes, and rounds after which it rests."""
+FEWEST_REFINED, MOST_REFINED, REFINED_S = 16, 256, 0.25
+"""Frames of a round of refinement while nothing comes: so many as take so long."""
+
+MAX_LOOKS = 28
+"""Looks at each frame after which the refinement rests."""
 
 JUDGED_FRAMES, JUDGED_EVERY_S = 128, 2.0
 """Frames of a sample by which the map of the misfit is made, and how often."""
@@ -58,7 +61,7 @@ class PacedImage:
         self._image = GrowingImage(probe, good_pixels, network, device)
         self._has_network = network is not None
         self._seconds = {True: 0.0, False: 0.0}
-        self._rounds = 0
+        self._refined, self._refining_s = 0, 0.0
         self._judged_s = 0.0
         self._map: tuple[NDArray[numpy.float32], NDArray[numpy.int64]] | None = None
 
@@ -75,16 +78,20 @@ class PacedImage:
         each = (time.monotonic() - started) / number
         before = self._seconds[with_network]
         self._seconds[with_network] = each if not before else 0.5 * (before + each)
-        self._rounds = 0
+        self._refined = 0
         return number
 
     def refine(self) -> bool:
         """Returns whether there was something to refine."""
-        number = self._image.num_seen
-        if not number or self._rounds * REFINED_FRAMES > MAX_LOOKS * number:
+        known = self._image.num_seen
+        if not known or self._refined > MAX_LOOKS * known:
             return False
-        self._image.refine(min(number, REFINED_FRAMES))
-        self._rounds += 1
+        wanted = int(REFINED_S / self._refining_s) if self._refining_s else FEWEST_REFINED
+        number = min(known, max(FEWEST_REFINED, min(MOST_REFINED, wanted)))
+        started = time.monotonic()
+        self._image.refine(number)
+        self._refining_s = (time.monotonic() - started) / number
+        self._refined += number
         return True
 
     def snapshot(self) -> LiveImage:

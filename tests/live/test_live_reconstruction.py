@@ -90,7 +90,7 @@ def test_the_image_grows_and_the_last_one_is_that_of_the_file(scan: Scan, tmp_pa
         assert half is not None and 16 <= half.num_frames <= 72
         feed(live, scan, everything[72:], seed=1)
         wait_for(lambda: live.status().seen == scan.num_patterns)
-        wait_for(lambda: error(on_grid(live.image(), scan), scan) < 0.1)  # type: ignore[arg-type]
+        wait_for(lambda: error(on_grid(live.image(), scan), scan) < 0.05)  # type: ignore[arg-type]
         found = live.image()
         assert found is not None and found.num_frames == scan.num_patterns
         assert found.object_.shape[0] > half.object_.shape[0], 'the canvas has grown'
