@@ -17,6 +17,7 @@ import numpy
 import pytest
 
 from ptychodus_pinn_torch.cli import main
+from ptychodus_pinn_torch.commands import _images
 from ptychodus_pinn_torch.reconstruction import procedure
 from ptychodus_pinn_torch.scan.files import read_image
 from ptychodus_pinn_torch.scan.output import write_scan_npz
@@ -99,6 +100,28 @@ def test_an_image_of_other_options_is_not_taken_for_done_nor_replaced(
     (out / 'scan0.json').unlink()
     assert reconstruct(*scans, '--output', out) == 1
     assert 'scan0.npz: exists already, and not of such a run' in capsys.readouterr().err
+
+
+@pytest.mark.parametrize('moment', ['before the image', 'after the image'])
+def test_a_run_that_is_killed_in_the_middle_of_a_scan_makes_it_again(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, moment: str
+) -> None:
+    out, scans = tmp_path / 'out', [folder / 'scan0.npz', folder / 'scan1.npz']
+    write = _images.MadeImage.write
+
+    def kill(self: Any, output: Path) -> None:
+        if output.stem == 'scan1':
+            if moment == 'after the image':
+                write(self, output)
+            raise KeyboardInterrupt
+        write(self, output)
+
+    monkeypatch.setattr(_images.MadeImage, 'write', kill)
+    assert reconstruct(*scans, '--output', out) == 130
+    assert (out / 'scan1.npz').exists() == (moment == 'after the image')
+    monkeypatch.setattr(_images.MadeImage, 'write', write)
+    assert reconstruct(*scans, '--output', out) == 0
+    assert all(row['verdict'] for row in table(out).values()) and len(table(out)) == 2
 
 
 def test_the_model_is_loaded_once(

@@ -9,6 +9,7 @@ import json
 import logging
 import os
 import sys
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -22,10 +23,14 @@ __all__ = ['is_many', 'run_many']
 
 SCAN_SUFFIXES = ('.npz', '.h5', '.hdf5', '.cxi')
 DIFFRACTION, PRODUCT = 'diffraction.h5', 'product.h5'
-TABLE = 'results.csv'
+TABLE, TABLE_S = 'results.csv', 10.0
 COLUMNS = ('name', 'scan', 'verdict', 'to_noise', 'held_out', 'seconds', 'freed', 'failure')
 READING = ('crop', 'bin', 'diffraction_kind', 'exchange_axes', 'flip_y', 'flip_x')
 """Flags that make another image of the same file."""
+
+
+class OtherImageError(FileExistsError):
+    """An image is there already, and was made of something else."""
 
 
 def is_many(arguments: argparse.Namespace) -> bool:
@@ -61,22 +66,42 @@ def run_many(arguments: argparse.Namespace, config: Config, backend: str) -> int
     folder.mkdir(parents=True, exist_ok=True)
     if not os.access(folder, os.W_OK):
         raise PermissionError(f'{folder}: cannot be written to: choose another folder.')
-    counts: dict[str, int] = {}
     with _errors_only():
         model = _load_model(arguments, config, backend)
-        for number, name in enumerate(chosen, 1):
-            record, is_new = _make(arguments, named[name], folder / name, config, backend, model)
-            row = _row(name, record)
-            word = ('' if is_new else 'done before, ') + (row['verdict'] or 'made')
-            word = 'failed' if record.get('failure') else word
-            counts[word] = counts.get(word, 0) + 1
-            _tell(arguments, f'[{number}/{len(chosen)}]', row, word, record)
-            if is_new:
-                _write_table(folder)
+        try:
+            counts = _make_all(
+                arguments, {name: named[name] for name in chosen}, config, backend, model
+            )
+        finally:
+            _write_table(folder)
     if not arguments.quiet and not arguments.json:
         told = ', '.join(f'{number} {word}' for word, number in counts.items())
         sys.stdout.write(f'{len(chosen)} scans: {told or "nothing to do"}; {folder / TABLE}\n')
     return int('failed' in counts)
+
+
+def _make_all(
+    arguments: argparse.Namespace,
+    scans: Mapping[str, Path],
+    config: Config,
+    backend: str,
+    model: Any,
+) -> dict[str, int]:
+    """Returns how many scans have come to what; writes the table now and then."""
+    folder: Path = arguments.output
+    counts: dict[str, int] = {}
+    written_s = time.monotonic()
+    for number, (name, scan) in enumerate(scans.items(), 1):
+        record, is_new = _make(arguments, scan, folder / name, config, backend, model)
+        row = _row(name, record)
+        word = ('' if is_new else 'done before, ') + (row['verdict'] or 'made')
+        word = 'failed' if record.get('failure') else word
+        counts[word] = counts.get(word, 0) + 1
+        _tell(arguments, f'[{number}/{len(scans)}]', row, word, record)
+        if time.monotonic() - written_s > TABLE_S:
+            written_s = time.monotonic()
+            _write_table(folder)
+    return counts
 
 
 @contextlib.contextmanager
@@ -145,25 +170,32 @@ def _make(
     """Returns the record of a scan, and whether it was made now."""
     output = base.with_name(f'{base.name}.{arguments.format or "npz"}')
     record_file = base.with_name(f'{base.name}.json')
-    before = _read_record(record_file)
+    before, made_of = _read_record(record_file), None
     try:
         made_of = _identity(arguments, scan, config, backend)
         if output.exists() and not arguments.overwrite:
             _check_same(output, before.get('made_of'), made_of)
-            return before, False
+            if 'output' in before:
+                return before, False
+        # so that an image whose figures were never written is known for one of ours
+        _write_record(record_file, {'scan': str(scan), 'made_of': made_of})
         image = make_image(arguments, scan, config, backend, model=model)
         image.write(output)
         if not arguments.no_picture:
             image.draw(base.with_name(f'{base.name}.png'))
-        record = {'output': output.name, 'made_of': made_of, **figures_of(image)}
+        record = {'output': output.name, **figures_of(image)}
     except (ValueError, KeyError, OSError, RuntimeError, MemoryError) as error:
         record = {'failure': ' '.join(str(error).split()) or type(error).__name__}
-        if output.exists():
+        if isinstance(error, OtherImageError):
             return record, False  # nothing of the image that is there is touched
-    record['scan'] = str(scan)
-    text = json.dumps(record, indent=1)
-    write_atomically(record_file, lambda path: path.write_text(text, encoding='utf-8'))
+    record |= {'scan': str(scan), 'made_of': made_of}
+    _write_record(record_file, record)
     return record, True
+
+
+def _write_record(path: Path, record: Mapping[str, Any]) -> None:
+    text = json.dumps(record, indent=1)
+    write_atomically(path, lambda part: part.write_text(text, encoding='utf-8'))
 
 
 def _identity(
@@ -190,13 +222,13 @@ def _identity(
 def _check_same(output: Path, before: Mapping[str, Any] | None, now: Mapping[str, Any]) -> None:
     """Refuses to take an image for done that was made of something else."""
     if before is None:
-        raise FileExistsError(
+        raise OtherImageError(
             f'{output}: exists already, and not of such a run: choose another folder, or --overwrite.'
         )
     known = json.loads(json.dumps(now))
     changed = sorted(name for name in known if before.get(name) != known[name])
     if changed:
-        raise FileExistsError(
+        raise OtherImageError(
             f'{output}: was made of another {", ".join(changed)}: choose another folder, or '
             '--overwrite to make it again.'
         )

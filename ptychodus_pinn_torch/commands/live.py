@@ -288,7 +288,7 @@ class _Output:
         if self._page is not None:
             self._page.show(self._files['live.png'].read_bytes())
         joined = self._live.joined()
-        positions = joined.positions - numpy.asarray(image.origin_px)
+        positions = joined.positions[: image.num_frames] - numpy.asarray(image.origin_px)
         scan = Scan(
             name='live',
             patterns=numpy.broadcast_to(

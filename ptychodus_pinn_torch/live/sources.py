@@ -64,12 +64,14 @@ class Source(Protocol):
 class Hdf5Source:
     """A file that a detector or another program writes (SWMR), while it grows.
 
+    The numbers of frames are those of a dataset `frame_ids`, else those of the rows. An attribute
+    `finished` of the file says that nothing more will come.
+
     Args:
         path: Of the file; it may not be there yet.
         frames: Name of the dataset (n, H, W); looked for by default.
-        positions: Name of the dataset (n, 2) of (y, x) in object pixels; likewise, and it may be missing.
-        The numbers of frames are those of a dataset `frame_ids`, else those of the rows. An attribute
-        `finished` of the file says that nothing more will come.
+        positions: Name of the dataset (n, 2) of (y, x) in object pixels; likewise, and it may be
+            missing.
     """
 
     def __init__(self, path: Path, frames: str = '', positions: str = '') -> None:
@@ -152,10 +154,12 @@ def _find(
 class FolderSource:
     """A folder into which files are written: `frames_*.npy` and `positions_*.npy`, or `*.npz` with both.
 
+    The number in the name of an NPY is that of its first frame; an NPZ has `ids`, and `frames` or
+    `positions_px` or both. A file is read when its size no longer changes. One named `finished`
+    ends it.
+
     Args:
-        folder: To be watched. The number in the name of a file of frames is that of its first frame; an
-            NPZ has `ids`, and `frames` or `positions_px` or both. A file is read when its size
-            no longer changes. One named `finished` ends it.
+        folder: To be watched; it may not be there yet.
     """
 
     def __init__(self, folder: Path) -> None:
