@@ -105,6 +105,11 @@ def run(arguments: argparse.Namespace) -> int:
     options: dict[str, Any] = {'model': arguments.model, 'backend': backend, 'config': config}
     if arguments.resume:
         live = LiveReconstruction.resume(journal, **options)
+        if not numpy.array_equal(live.probe, known.probe):
+            live.close()
+            raise UsageError(
+                f'{arguments.probe}: has another probe than the journal: name that one.'
+            )
     else:
         live = LiveReconstruction(
             known.probe, bad_pixels=~known.good_pixels, pixel_size_m=known.pixel_size_m,

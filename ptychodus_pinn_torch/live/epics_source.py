@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import queue
 import threading
+from functools import partial
 from typing import Any
 
 import numpy
@@ -51,9 +53,16 @@ class PvaSource:
 
         updates: queue.Queue[tuple[str, Any]] = queue.Queue(QUEUE)
         request = f'record[queueSize={QUEUE}]field()'
+
+        def keep(kind: str, value: Any) -> None:
+            while not stopping.is_set():  # a queue that is full must not hold up the end
+                with contextlib.suppress(queue.Full):
+                    updates.put((kind, value), timeout=POLL_S)
+                    return
+
         with Context('pva') as context:
             subscriptions = [
-                context.monitor(name, lambda value, kind=kind: updates.put((kind, value)), request)
+                context.monitor(name, partial(keep, kind), request)
                 for kind, name in (('frames', self.frames), ('positions', self.positions))
                 if name
             ]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 from typing import Any
 
@@ -12,10 +13,9 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from ..networks.contract import Network
-from ..physics.measured_scan import CPU_CHUNK_BYTES, MAX_CHUNK, ScanCounts
+from ..physics.measured_scan import CPU_CHUNK_BYTES, MAX_CHUNK, ScanCounts, measure_scan
 from ..physics.measurement import Measurement
 from ..reconstruction.misfit import misfit, misfit_map
-from ..scan.calibration import calibrate_scan
 from ..scan.scan import Scan, split_positions
 from ..solver.annealing import LOW_DOSE, LOWEST_DOSE, is_time_to_straighten
 from ..solver.momentum import Momentum
@@ -33,14 +33,11 @@ NEW_BATCH, NEW_STEP = 16, 0.7
 SEARCH_LOOKS = 10
 """Mean looks at a frame while momentum searches; after that, steps get smaller."""
 
-PHASES = ((SEARCH_LOOKS, 16, 1.0), (14, 16, 0.5), (18, 16, 0.2), (1000, 64, 0.1))
+PHASES = ((SEARCH_LOOKS, 16, 1.0), (14, 16, 0.5), (18, 16, 0.2), (math.inf, 64, 0.1))
 """Until so many mean looks at a frame: frames per update, and the step."""
 
 TRUSTED = 4.0
 """Weight of what is known, over that of what the network finds anew with the same coverage."""
-
-COVERED = 0.02
-"""Part of the highest coverage below which a pixel counts as unseen."""
 
 
 class GrowingImage:
@@ -76,7 +73,8 @@ class GrowingImage:
         self._canvas = torch.empty((1, 0, 0), dtype=torch.complex64, device=device)
         self._coverage = torch.empty((1, 0, 0), device=device)
         self._momentum: Momentum | None = None
-        self._searched, self._photons = 0, 0.0
+        self._searched, self._photons, self._level = 0, 0.0, 1.0
+        self._seen: Measurement | None = None
         self._rng = numpy.random.default_rng(0)
 
     @property
@@ -109,7 +107,7 @@ class GrowingImage:
         if self._probe is None:
             self._calibrate()
         self._make_room(positions_px)
-        measurement = self._measurement()
+        measurement = self._seen = self._measurement()
         new = torch.arange(known, self.num_seen)
         added = self._cover(measurement, new)
         if self._network is not None and with_network:
@@ -124,7 +122,8 @@ class GrowingImage:
 
         With momentum until each was looked at some times, with smaller and smaller steps after that.
         """
-        measurement = self._measurement()
+        measurement = self._seen
+        assert measurement is not None
         order = numpy.argsort(self._looks + self._rng.random(self.num_seen), kind='stable')
         looks = float(self._looks.mean())
         batch, step = next((b, s) for last, b, s in PHASES if looks < last)
@@ -166,7 +165,8 @@ class GrowingImage:
     def judge(self, number: int) -> Float[NDArray[Any], 'y x']:
         """Returns the map of the misfit over photon noise (Y, X) of so many frames, NaN beside them."""
         chosen = numpy.sort(self._rng.permutation(self.num_seen)[:number])
-        part, box = self._measurement().part(torch.from_numpy(chosen))
+        assert self._seen is not None
+        part, box = self._seen.part(torch.from_numpy(chosen))
         state = SolverState(self._canvas[:, box[0], box[1]], part.probe, part.shifts, part.corners)
         found = numpy.full(self._canvas.shape[1:], numpy.nan, dtype=numpy.float32)
         found[box] = misfit_map(state, part, misfit(state, part).ratios).cpu().numpy()
@@ -183,11 +183,11 @@ class GrowingImage:
         )
 
     def _calibrate(self) -> None:
-        """Brings the probe into counts by the frames that are there."""
-        some = numpy.asarray(self._patterns[self._rows])
-        self._photons = float(some[:, self._good_pixels].sum(axis=1).mean())
-        scan = replace(self._scan(), patterns=some)
-        self._probe = torch.from_numpy(calibrate_scan(scan)[0].probe).to(self._device)
+        """Brings the probe into counts by the frames that are there; how bright a flat object is."""
+        scan = replace(self._scan(), patterns=numpy.asarray(self._patterns[self._rows]))
+        first = measure_scan(scan, device=self._device).measurement
+        self._probe, self._level = first.probe, float(first.level())
+        self._photons = float(first.totals) / first.num_patterns
 
     def _make_room(self, positions_px: NDArray[numpy.float64]) -> None:
         """Lets the canvas hold the windows of new positions."""
@@ -204,24 +204,13 @@ class GrowingImage:
             end = self._origin + shape
             last = numpy.where(high > end, high + margin, end)
         size = (1, *(last - first).tolist())
-        canvas = torch.zeros(size, dtype=torch.complex64, device=self._device)
+        canvas = torch.full(size, self._level, dtype=torch.complex64, device=self._device)
         coverage = torch.zeros(size, device=self._device)
         y, x = (self._origin - first).tolist() if shape.all() else (0, 0)
         inside = (slice(None), slice(y, y + int(shape[0])), slice(x, x + int(shape[1])))
-        canvas += self._level(positions_px)
         if shape.all():
             canvas[inside], coverage[inside] = self._canvas, self._coverage
         self._canvas, self._coverage, self._origin = canvas, coverage, first
-
-    def _level(self, positions_px: NDArray[numpy.float64]) -> float:
-        """Returns the amplitude of a flat object: that of what is seen, or of the first frames."""
-        seen = self._coverage > COVERED * self._coverage.max() if self._coverage.numel() else None
-        if seen is not None and bool(seen.any()):
-            return float(self._canvas.abs()[seen].mean())
-        assert self._probe is not None
-        counts = numpy.asarray(self._patterns[self._rows])[:, self._good_pixels]
-        sent = float((self._probe.abs() ** 2).sum())
-        return float(numpy.sqrt(max(counts.sum(axis=1).mean(), 1.0) / max(sent, 1e-20)))
 
     def _measurement(self) -> Measurement:
         """Returns all frames that were seen as one measurement of the canvas."""

@@ -184,6 +184,11 @@ class LiveReconstruction:
     ) -> None:
         self.close()
 
+    @property
+    def probe(self) -> NDArray[numpy.complex64]:
+        """The probe (P, H, W) as it was given."""
+        return self._probe
+
     def prepare(self) -> None:
         """Loads libraries and model; without it the first frames wait until that is done."""
         self._start()

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from ..config import Config
 from ..physics.devices import choose_device, set_threads
+from ..reconstruction.placing import place_map
 from ..reconstruction.procedure import load_model
 from .growing_image import GrowingImage
 from .joiner import Joined
@@ -105,18 +106,7 @@ class PacedImage:
             coverage,
             (float(origin[0]), float(origin[1])),
             self._image.num_seen,
-            None if self._map is None else _moved(*self._map, origin, object_.shape),
+            None
+            if self._map is None
+            else place_map(self._map[0], self._map[1] - origin, object_.shape),
         )
-
-
-def _moved(
-    values: NDArray[numpy.float32],
-    before: NDArray[numpy.int64],
-    origin: NDArray[numpy.int64],
-    shape: tuple[int, ...],
-) -> NDArray[numpy.float32]:
-    """Returns a map of an earlier canvas on the present one, which has grown."""
-    placed = numpy.full(shape, numpy.nan, dtype=numpy.float32)
-    y, x = (before - origin).tolist()
-    placed[y : y + values.shape[0], x : x + values.shape[1]] = values
-    return placed

@@ -97,6 +97,13 @@ def test_an_interrupted_run_goes_on_where_it_was(
     assert main([*words, '--folder', str(source)]) == 1
     assert 'holds a journal already: resume it' in capsys.readouterr().err
     (later / 'finished').touch()
+    other = write_scan_npz(
+        tmp_path / 'other.npz', pinn.simulate(pattern_size=32, num_positions=36, probe_kind='kb')
+    )
+    words[2] = str(other)
+    assert main([*words, '--folder', str(later), '--resume']) == 2
+    assert 'other.npz: has another probe than the journal' in capsys.readouterr().err
+    words[2] = str(scan_file)
     assert main([*words, '--folder', str(later), '--resume', '--json']) == 0
     told = json.loads(capsys.readouterr().out)
     assert told['status']['joined'] == 144 and told['verdict'] == 'right'

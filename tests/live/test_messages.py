@@ -33,7 +33,10 @@ def test_frames_and_positions_come_as_they_were_sent(as_json: bool, dtype: str) 
     found = decode_message(encode_positions([7, 9], [[0.5, -1.5], [1e3, 2.0]], as_json=as_json))
     assert found.kind == 'positions' and found.ids.tolist() == [7, 9]
     assert found.values is not None and found.values.tolist() == [[0.5, -1.5], [1e3, 2.0]]
-    assert decode_message(END).kind == 'end' and decode_message(cbor2.dumps({'kind': 'end'}))
+    assert (
+        decode_message(END).kind == 'end'
+        and decode_message(cbor2.dumps({'kind': 'end'})).kind == 'end'
+    )
 
 
 GOOD: dict[str, Any] = {
