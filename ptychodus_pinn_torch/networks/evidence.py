@@ -12,6 +12,7 @@ from ..physics.canvas import add_patches
 from ..physics.chunk import Chunk
 from ..physics.forward_model import Exposure, expose
 from ..physics.measurement import Measurement
+from ..physics.memory import with_chunks_that_fit
 from ..physics.noise import root_noise
 from ..physics.propagation import intensity
 from ..physics.tilts import TiltMap, local_tilts
@@ -43,6 +44,10 @@ class Evidence:
 @torch.no_grad()
 def gather_evidence(canvas: Complex[Tensor, 'group y x'], measurement: Measurement) -> Evidence:
     """Returns what all patterns of a measurement say about its canvases."""
+    return with_chunks_that_fit(measurement, lambda part: _gather_evidence(canvas, part))
+
+
+def _gather_evidence(canvas: Tensor, measurement: Measurement) -> Evidence:
     wanted, coverage = torch.zeros_like(canvas), torch.zeros_like(canvas.real)
     tilts = canvas.real.new_zeros((2, *canvas.shape))
     rings = canvas.real.new_zeros((NUM_RINGS, *canvas.shape))

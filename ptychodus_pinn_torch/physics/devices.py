@@ -1,19 +1,12 @@
-"""Devices, threads, and what to do when memory runs out."""
+"""Devices and threads."""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
-from dataclasses import replace
-from typing import TypeVar
 
 import torch
 
-from .measurement import Measurement
-
-__all__ = ['choose_accelerator', 'choose_device', 'set_threads', 'with_chunks_that_fit']
-
-Result = TypeVar('Result')
+__all__ = ['choose_accelerator', 'choose_device', 'set_threads']
 
 
 def choose_accelerator(name: str) -> str:
@@ -59,33 +52,3 @@ def _idle_cores() -> int:
     cores = len(os.sched_getaffinity(0)) if may_use else (os.cpu_count() or 1)
     busy = os.getloadavg()[0] if hasattr(os, 'getloadavg') else 0.0
     return max(1, min(16, int(cores - busy + 0.5)))
-
-
-def with_chunks_that_fit(
-    measurement: Measurement, work: Callable[[Measurement], Result], say: Callable[[str], None]
-) -> Result:
-    """Returns what `work` makes of a measurement, whose chunks are halved when memory runs out.
-
-    Args:
-        measurement: Its chunks are the first try.
-        work: Must not depend on the size of the chunks.
-        say: Takes a sentence for the user.
-
-    Raises:
-        MemoryError: a single pattern does not fit; or what else `work` raises.
-    """
-    while True:
-        try:
-            return work(measurement)
-        except (MemoryError, RuntimeError) as error:
-            if measurement.chunk_size == 1 or not _is_out_of_memory(error):
-                raise
-        measurement = replace(measurement, chunk_size=measurement.chunk_size // 2)
-        say(f'out of memory: going on with {measurement.chunk_size} patterns at a time.')
-
-
-def _is_out_of_memory(error: BaseException) -> bool:
-    """Returns whether memory ran out; torch's CPU allocator raises a plain RuntimeError."""
-    if isinstance(error, (MemoryError, torch.OutOfMemoryError)):
-        return True
-    return any(text in str(error) for text in ("can't allocate memory", 'not enough memory'))

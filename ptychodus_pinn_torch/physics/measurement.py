@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any
 
@@ -14,6 +14,7 @@ from torch import Tensor
 from .canvas import add_patches, check_windows
 from .chunk import Chunk, ChunkStream
 from .counts import Counts, SomeCounts
+from .memory import ChunkLimit
 from .probe import probe_spectrum, shift_spectrum
 from .propagation import intensity, squared_modulus, to_detector
 from .shifted_probes import ShiftedProbes
@@ -47,6 +48,7 @@ class Measurement:
         chunk_size: Patterns that are read at a time.
         after_chunk: Called with the patterns of a chunk when it was used; may raise to stop.
         shifted: The probe at the position of each pattern, where it is kept, or None.
+        limit: How many patterns fit into memory at once; shared by all that is made of this one.
 
     Raises:
         IndexError: a window leaves its canvas.
@@ -66,6 +68,7 @@ class Measurement:
     chunk_size: int = 4096
     after_chunk: Callable[[int], None] | None = None
     shifted: ShiftedProbes | None = None
+    limit: ChunkLimit = field(default_factory=ChunkLimit)
 
     def __post_init__(self) -> None:
         check_windows(self.corners, self.window, self.canvas_shape[1:])
@@ -84,6 +87,11 @@ class Measurement:
     def device(self) -> torch.device:
         """Where the physics happens."""
         return self.probe.device
+
+    @property
+    def patterns_at_once(self) -> int:
+        """Patterns of a chunk: fewer than planned where memory has run out."""
+        return min(self.chunk_size, self.limit.most)
 
     @cached_property
     def _spectrum(self) -> Complex[Tensor, '*group mode height width']:
@@ -139,7 +147,7 @@ class Measurement:
     def chunks(self, indices: Int[Tensor, ' pattern'] | None = None) -> Iterator[Chunk]:
         """Yields the patterns, or those of `indices`, a chunk at a time."""
         chosen = torch.arange(self.num_patterns) if indices is None else indices
-        for part in chosen.split(self.chunk_size):
+        for part in chosen.split(self.patterns_at_once):
             yield self.chunk(part)
             if self.after_chunk is not None:
                 self.after_chunk(len(part))
@@ -264,7 +272,7 @@ class Measurement:
         power = intensity(self.probe)
         found = torch.zeros(self.canvas_shape, device=self.device)
         with torch.no_grad():
-            for part in torch.arange(self.num_patterns).split(self.chunk_size):
+            for part in torch.arange(self.num_patterns).split(self.patterns_at_once):
                 rows, corners = (self._hand_over(x[part]) for x in (self.rows, self.corners))
                 each = power.expand(len(part), -1, -1) if power.ndim == 2 else power[rows]
                 found = add_patches(found, each, rows, corners)

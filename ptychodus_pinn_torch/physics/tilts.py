@@ -22,6 +22,7 @@ from .canvas import add_patches
 from .chunk import Chunk
 from .forward_model import Exposure, expose
 from .measurement import Measurement
+from .memory import with_chunks_that_fit
 from .noise import lost_part
 from .propagation import intensity, to_detector
 
@@ -99,6 +100,10 @@ def measure_tilts(
     canvas: Complex[Tensor, 'group y x'], measurement: Measurement, indices: Tensor | None = None
 ) -> TiltMap:
     """Returns the tilts that patterns (J,), or all, see on the canvases."""
+    return with_chunks_that_fit(measurement, lambda part: _measure_tilts(canvas, part, indices))
+
+
+def _measure_tilts(canvas: Tensor, measurement: Measurement, indices: Tensor | None) -> TiltMap:
     sums = canvas.real.new_zeros((2, *canvas.shape))
     weights = torch.zeros_like(canvas.real)
     with torch.no_grad():

@@ -7,9 +7,9 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from ..physics.devices import with_chunks_that_fit
 from ..physics.measured_scan import MeasuredScan
 from ..physics.measurement import Measurement
+from ..physics.memory import with_chunks_that_fit
 from ..physics.propagation import intensity, to_detector
 from ..solver.state import mean_frequency, tilted_phase
 from .run_log import RunLog
@@ -33,7 +33,7 @@ def centre_beam(measured: MeasuredScan, log: RunLog) -> MeasuredScan:
     measurement = measured.measurement
     if measurement.variation is not None or float(measurement.visible_part) < LEAST_VISIBLE:
         return measured
-    counts = with_chunks_that_fit(measurement, _add_up, log.say)
+    counts = with_chunks_that_fit(measurement, _add_up)
     sent = intensity(to_detector(measurement.probe))
     if measurement.good_pixels is not None:
         sent = sent * measurement.good_pixels

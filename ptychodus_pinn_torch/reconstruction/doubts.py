@@ -11,6 +11,7 @@ from torch import Tensor
 
 from ..physics.forward_model import predict
 from ..physics.measurement import Measurement
+from ..physics.memory import with_chunks_that_fit
 from ..solver.state import SolverState
 from .misfit import Misfit
 from .refined import Refined
@@ -109,18 +110,23 @@ def _magnification(
 
 def _drowned_part(state: SolverState, measurement: Measurement) -> float:
     """Returns in which part of the good pixels of some patterns the background is stronger."""
-    seen, drowned, number = state.seen(measurement), 0.0, 0.0
-    assert state.background is not None
-    for chunk in seen.chunks(sample_patterns(measurement)):
-        light = predict(state.canvas, chunk) - state.background
-        good = (
-            torch.ones_like(light)
-            if chunk.good_pixels is None
-            else chunk.good_pixels.expand_as(light)
-        )
-        drowned += float(((light < state.background) * good).sum())
-        number += float(good.sum())
-    return drowned / max(number, 1.0)
+    background, sample = state.background, sample_patterns(measurement)
+    assert background is not None
+
+    def part_of(seen: Measurement) -> float:
+        drowned, number = 0.0, 0.0
+        for chunk in seen.chunks(sample):
+            light = predict(state.canvas, chunk) - background
+            good = (
+                torch.ones_like(light)
+                if chunk.good_pixels is None
+                else chunk.good_pixels.expand_as(light)
+            )
+            drowned += float(((light < background) * good).sum())
+            number += float(good.sum())
+        return drowned / max(number, 1.0)
+
+    return with_chunks_that_fit(state.seen(measurement), part_of)
 
 
 def strongest_mode(probe: Complex[Tensor, 'mode height width']) -> Complex[Tensor, ' pixel']:

@@ -11,6 +11,7 @@ from torch import Tensor
 from ..physics.canvas import add_patches
 from ..physics.forward_model import predict
 from ..physics.measurement import Measurement
+from ..physics.memory import with_chunks_that_fit
 from ..physics.noise import root_noise
 from ..physics.propagation import intensity
 from ..solver.state import SolverState
@@ -57,6 +58,10 @@ class Misfit:
 @torch.no_grad()
 def misfit(state: SolverState, measurement: Measurement, indices: Tensor | None = None) -> Misfit:
     """Returns the misfit of some patterns, or of all; `indices` are (J,), on the host."""
+    return with_chunks_that_fit(measurement, lambda part: _misfit(state, part, indices))
+
+
+def _misfit(state: SolverState, measurement: Measurement, indices: Tensor | None) -> Misfit:
     found: list[Tensor] = []
     for chunk in state.seen(replace(measurement, after_chunk=None)).chunks(indices):
         expected, counts = predict(state.canvas, chunk).clamp(min=0.0), chunk.good_counts()
@@ -79,7 +84,7 @@ def misfit_map(
     """
     seen = state.seen(measurement)
     power, found = intensity(seen.probe), torch.zeros(seen.canvas_shape, device=seen.device)
-    for part in torch.arange(seen.num_patterns).split(seen.chunk_size):
+    for part in torch.arange(seen.num_patterns).split(seen.patterns_at_once):
         rows, corners, there = (
             x.to(seen.device, non_blocking=True)
             for x in (seen.rows[part], seen.corners[part], part)

@@ -20,6 +20,7 @@ from ..networks.contract import Network
 from ..physics.devices import choose_device, set_threads
 from ..physics.measured_scan import MeasuredScan, ScanCounts, measure_scan
 from ..physics.measurement import Measurement
+from ..physics.memory import ChunkLimit
 from ..physics.shifted_probes import ShiftedProbes
 from ..scan.probe_mask import mask_probe
 from ..scan.scan import Scan, fingerprint
@@ -121,7 +122,8 @@ def reconstruct(
             num_probe_modes=config.physics.num_probe_modes,
             chunk_bytes=_chunk_bytes(config, device),
         )
-    measured = with_separate_modes(measured, config, log)
+    measurement = replace(measured.measurement, limit=ChunkLimit(log.say))
+    measured = with_separate_modes(replace(measured, measurement=measurement), config, log)
     measured = with_variation_that_helps(measured, config, log)
     if config.reconstruction.start != 'object':  # which has a ramp of its own
         measured = centre_beam(measured, log)

@@ -10,7 +10,6 @@ import torch
 from torch import Tensor
 
 from ..config import Config
-from ..physics.devices import with_chunks_that_fit
 from ..physics.measured_scan import MeasuredScan
 from ..solver.annealing import (
     MAX_SEARCH,
@@ -172,9 +171,7 @@ class Refinement:
         """Returns the misfit of held-out patterns, or of all where none are held out."""
         which = self.plan.split.held_out if self.plan.split.judges else self.plan.split.training
         state = fit_frames(refined.state, self.measurement, which, self.freed)
-        return with_chunks_that_fit(
-            self.measurement, lambda part: misfit(state, part, which), self.log.say
-        )
+        return misfit(state, self.measurement, which)
 
     def _judge(self, refined: Refined) -> float:
         """Returns the error on held-out patterns, or on all where none are held out."""

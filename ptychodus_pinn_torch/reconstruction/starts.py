@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from functools import partial
 
 import numpy
 import torch
@@ -12,9 +11,9 @@ from torch import Tensor
 
 from ..config import Config
 from ..networks.contract import Network
-from ..physics.devices import with_chunks_that_fit
 from ..physics.measured_scan import MeasuredScan
 from ..physics.measurement import Measurement
+from ..physics.memory import with_chunks_that_fit
 from ..scan.probe_modes import describe_similar_modes, find_similar_modes, separate_modes
 from ..solver.sketching import sketch, sketch_epochs_of
 from ..solver.state import SolverState
@@ -56,7 +55,7 @@ def network_start(
             return network.reconstruct(replace(part, after_chunk=counter)).object_
 
     with log.phase('network'):
-        return with_chunks_that_fit(measurement, run, log.say)
+        return with_chunks_that_fit(measurement, run)
 
 
 def with_separate_modes(measured: MeasuredScan, config: Config, log: RunLog) -> MeasuredScan:
@@ -174,8 +173,7 @@ def choose_start(
     sample, misfits = sample_patterns(measurement), {}
     for name, canvas in starts.items():
         state = SolverState.start(canvas, measurement)
-        judge = partial(misfit, state, indices=sample)
-        misfits[name] = with_chunks_that_fit(measurement, judge, log.say)
+        misfits[name] = misfit(state, measurement, sample)
     name = preferred if preferred in starts else 'flat'
     is_worse = misfits[name].relative > misfits['flat'].relative
     if is_worse and config.reconstruction.guard:

@@ -7,7 +7,8 @@ from torch import Tensor
 
 from ..physics.forward_model import expose
 from ..physics.measurement import Measurement
-from ..solver.rpie import position_change
+from ..physics.memory import with_chunks_that_fit
+from ..solver.position_step import position_change
 from ..solver.state import SolverState
 
 __all__ = ['is_stretched', 'measure_stretch']
@@ -39,12 +40,17 @@ def measure_stretch(state: SolverState, measurement: Measurement, indices: Tenso
         measurement: With the counts.
         indices: (J,) of the patterns that are asked, on the host.
     """
-    seen, steps = state.seen(measurement), []
-    for chunk in seen.chunks(indices):
-        still = torch.zeros_like(chunk.shifts)
-        spread = still.new_tensor(SPREAD_PX)
-        steps.append(position_change(expose(state.canvas, chunk), chunk, still, spread).cpu())
-    wanted = torch.cat(steps).to(torch.float64)
+
+    def steps_of(part: Measurement) -> Tensor:
+        steps = []
+        for chunk in part.chunks(indices):
+            still = torch.zeros_like(chunk.shifts)
+            spread = still.new_tensor(SPREAD_PX)
+            steps.append(position_change(expose(state.canvas, chunk), chunk, still, spread).cpu())
+        return torch.cat(steps)
+
+    seen = state.seen(measurement)
+    wanted = with_chunks_that_fit(seen, steps_of).to(torch.float64)
     places = (seen.corners + seen.shifts.cpu())[indices].to(torch.float64)
     ways = places - places.mean(dim=0)
     wanted = wanted - wanted.mean(dim=0)

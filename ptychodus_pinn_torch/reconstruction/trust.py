@@ -6,10 +6,8 @@ import logging
 
 import numpy
 import torch
-from torch import Tensor
 
 from ..backend import Moved, Trust
-from ..physics.devices import with_chunks_that_fit
 from ..physics.measured_scan import MeasuredScan
 from ..physics.measurement import Measurement
 from .doubts import find_doubt, strongest_mode
@@ -50,11 +48,8 @@ def judge_image(refined: Refined, measured: MeasuredScan, log: RunLog) -> Trust:
     """Returns what is to be thought of an image, and says so unless it is right."""
     scan, state, measurement = measured.scan, refined.state, measured.measurement
 
-    def judge(part: Measurement) -> tuple[Misfit, Tensor]:
-        seen = misfit(state, part)
-        return seen, misfit_map(state, part, seen.ratios)
-
-    seen, where = with_chunks_that_fit(measurement, judge, log.say)
+    seen = misfit(state, measurement)
+    where = misfit_map(state, measurement, seen.ratios)
     frames = numpy.full(scan.num_patterns, numpy.nan, dtype=numpy.float32)
     frames[measured.frames] = seen.ratios.cpu().numpy()
     noise = float(seen.noise.sum() / seen.counts.sum().clamp(min=1e-9))
@@ -62,9 +57,7 @@ def judge_image(refined: Refined, measured: MeasuredScan, log: RunLog) -> Trust:
     placed = place_map(where.cpu().numpy(), measured.origin, scan.object_.shape)
     verdict, why = _decide(seen, held_out, frames, placed)
     if verdict == 'right':
-        doubt = with_chunks_that_fit(
-            measurement, lambda part: find_doubt(refined, part, seen), log.say
-        )
+        doubt = find_doubt(refined, measurement, seen)
         doubt = doubt or (ESTIMATED_PROBE if scan.metadata.get('probe_is_estimated') else '')
         verdict, why = ('doubtful', doubt) if doubt else (verdict, why)
     what = f'{scan.name}: the image is {verdict}'

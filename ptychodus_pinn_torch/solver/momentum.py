@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import torch
 from torch import Tensor
 
 from .state import SolverState
 
-__all__ = ['Momentum']
+__all__ = ['Momentum', 'TileMomentum', 'Way']
 
 MOMENTUM_INTERVAL = 9
 """Batches between two steps of the momentum."""
@@ -18,7 +20,7 @@ class Momentum:
 
     `v <- f v + (O - O_before); O <- O + f v`, for the probe with half the factor. It makes the
     low spatial frequencies, which single batches hardly see, arrive early. Annealing must follow:
-    what is carried on is noise as well.
+    what is carried on is noise as well. Every tile of a large canvas has a momentum of its own.
 
     Args:
         state: Where it starts; a new phase of the solver starts with a new momentum.
@@ -26,28 +28,79 @@ class Momentum:
     """
 
     def __init__(self, state: SolverState, factor: float = 0.9) -> None:
-        self._ways = [_Way(state.canvas, factor), _Way(state.probe, 0.5 * factor)]
-        self._batches = 0
+        self._factor, self.probe = factor, Way(state.probe, 0.5 * factor)
+        self._canvases: dict[int, tuple[tuple[slice, slice], Way, _Counter]] = {}
 
-    def count_batch(self, state: SolverState, *, update_probe: bool) -> None:
-        """Takes notice of a batch, and moves the state when it is time."""
-        self._batches += 1
-        if self._batches % MOMENTUM_INTERVAL == 0:
-            self._ways[0].carry_on(state.canvas)
-            if update_probe:
-                self._ways[1].carry_on(state.probe)
+    def of(
+        self, tile: int, box: tuple[slice, slice], state: SolverState, probe: Way | None = None
+    ) -> TileMomentum:
+        """Returns the momentum of a tile, whose patterns see that box of the canvas.
+
+        What has moved the object there since the tile was left is no way of its own.
+
+        Args:
+            tile: Its number.
+            box: Of the canvas.
+            state: At present.
+            probe: The way of the probe, where the tile has its own.
+        """
+        canvas = state.canvas[:, *box]
+        if tile not in self._canvases:
+            self._canvases[tile] = box, Way(canvas, self._factor), _Counter()
+        _, way, counter = self._canvases[tile]
+        if len(self._canvases) > 1:
+            way.before.copy_(canvas)
+        return TileMomentum(box, way, probe or self.probe, counter)
 
     def follow(self, state: SolverState) -> None:
         """Goes on from a state that something else has moved, which is no way of its own."""
-        for way, present in zip(self._ways, (state.canvas, state.probe)):
-            way.before.copy_(present)
+        self.probe.before.copy_(state.probe)
+        for box, way, _ in self._canvases.values():
+            way.before.copy_(state.canvas[:, *box])
 
 
-class _Way:
+class Way:
+    """What something has come since the last time, and how fast.
+
+    Args:
+        start: Where it is.
+        factor: What is left of the velocity after a step.
+    """
+
     def __init__(self, start: Tensor, factor: float) -> None:
         self.before, self.velocity, self.factor = start.clone(), torch.zeros_like(start), factor
 
+    def clone(self) -> Way:
+        """Returns an independent copy."""
+        found = Way(self.before, self.factor)
+        found.velocity.copy_(self.velocity)
+        return found
+
     def carry_on(self, present: Tensor) -> None:
+        """Moves what is at present there on along its way."""
         self.velocity.mul_(self.factor).add_(present - self.before)
         present.add_(self.velocity, alpha=self.factor)
         self.before.copy_(present)
+
+
+@dataclass
+class _Counter:
+    batches: int = 0
+
+
+@dataclass(frozen=True)
+class TileMomentum:
+    """That of one tile: of its box of the canvas, and of the probe."""
+
+    box: tuple[slice, slice]
+    canvas: Way
+    probe: Way
+    counter: _Counter
+
+    def count_batch(self, state: SolverState, *, update_probe: bool) -> None:
+        """Takes notice of a batch, and moves the state when it is time."""
+        self.counter.batches += 1
+        if self.counter.batches % MOMENTUM_INTERVAL == 0:
+            self.canvas.carry_on(state.canvas[:, *self.box])
+            if update_probe:
+                self.probe.carry_on(state.probe)

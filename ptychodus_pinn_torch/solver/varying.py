@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import torch
+from jaxtyping import Complex, Float, Int
 from torch import Tensor
 
 from ..physics.chunk import Chunk
 from ..physics.forward_model import Exposure
-from ..physics.probe import shift_probe, unshift_probe
+from ..physics.probe import shift_probe
 from ..physics.propagation import squared_modulus, to_detector
 from ..physics.update_rule import divide_by_coverage
 from ..physics.variation import Variation
 from .state import SolverState
 
-__all__ = ['update_varying_probe', 'update_weights']
+__all__ = ['VaryingProbeUpdate', 'update_weights']
 
 DAMPING = 0.1
 """Part of what a batch says of the weights on average by which its least squares are damped."""
@@ -66,39 +67,54 @@ def update_weights(
     variation.weights[there, first:] += torch.maximum(torch.minimum(change, limit), -limit)
 
 
-def update_varying_probe(
-    state: SolverState,
-    exposure: Exposure,
-    difference: Tensor,
-    chunk: Chunk,
-    step: float,
-    alpha: float,
-) -> None:
-    """Moves the modes of the probe, and the variations of the first, by what a batch wants.
+class VaryingProbeUpdate:
+    """What a batch wants of the modes of a probe, and of the variations of the first.
 
     What the patterns want of their own first modes is fitted by the mode and its variations with
     their weights (least squares, damped), so that neither takes what belongs to the other.
-
-    Args:
-        state: Changed in place.
-        exposure: The patterns of the chunk as they were explained.
-        difference: (J, P, H, W) by how much their exit waves would change.
-        chunk: The measured patterns.
-        step: Part of the way.
-        alpha: See `divide_by_coverage`.
     """
-    variation = state.variation
-    assert variation is not None
-    patches = exposure.patches
-    update = unshift_probe(patches.conj().resolve_conj()[:, None] * difference, chunk.shifts)
-    power = squared_modulus(patches).sum(dim=0)[None]
-    there = chunk.indices.to(chunk.rows.device, non_blocking=True)
-    shares = _shares(variation, there).to(update.dtype)
-    first = torch.einsum('kj,jyx->kyx', shares, update[:, 0])
-    moved = divide_by_coverage(first, power / len(chunk.indices), alpha)
-    others = divide_by_coverage(update[:, 1:].sum(dim=0), power, alpha)
-    state.probe += step * torch.cat([moved[:1], others])
-    state.variation = Variation(variation.modes + step * moved[1:], variation.weights)
+
+    def __init__(self) -> None:
+        self._firsts: list[Tensor] = []
+        self._others: Tensor | float = 0.0
+        self._power: Tensor | float = 0.0
+
+    def add(
+        self,
+        update: Complex[Tensor, 'pattern mode height width'],
+        power: Float[Tensor, 'height width'],
+    ) -> None:
+        """Adds what some of the patterns, the next of the batch, want.
+
+        Args:
+            update: (J, P, H, W) what each pattern adds to its probe, unshifted.
+            power: (H, W) of the patches, all together.
+        """
+        self._firsts.append(update[:, 0])
+        self._others = self._others + update[:, 1:].sum(dim=0)
+        self._power = self._power + power[None]
+
+    def apply(
+        self, state: SolverState, indices: Int[Tensor, ' pattern'], step: float, alpha: float
+    ) -> None:
+        """Moves the modes of a state by a part of the way.
+
+        Args:
+            state: Changed in place.
+            indices: (J,) of the batch, on the host.
+            step: Part of the way.
+            alpha: See `divide_by_coverage`.
+        """
+        variation, power, others = state.variation, self._power, self._others
+        assert variation is not None and isinstance(power, Tensor) and isinstance(others, Tensor)
+        there = indices.to(variation.weights.device, non_blocking=True)
+        firsts = torch.cat(self._firsts)
+        shares = _shares(variation, there).to(firsts.dtype)
+        first = torch.einsum('kj,jyx->kyx', shares, firsts)
+        moved = divide_by_coverage(first, power / len(indices), alpha)
+        others = divide_by_coverage(others, power, alpha)
+        state.probe += step * torch.cat([moved[:1], others])
+        state.variation = Variation(variation.modes + step * moved[1:], variation.weights)
 
 
 def _shares(variation: Variation, there: Tensor) -> Tensor:

@@ -1,0 +1,100 @@
+"""Tiles: a large scan is solved as small ones are, side by side.
+
+What a batch of patterns, and the momentum of nine batches, do to a place depends on how many of the
+patterns lie there. On tiles of always about the same size, in units of the window, that is so
+whatever the size of the scan; a step costs what it touches, and not the whole canvas.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Int
+from torch import Tensor
+
+__all__ = ['EVERYWHERE', 'Part', 'Tiles']
+
+EVERYWHERE = slice(None), slice(None)
+"""The box of a single tile."""
+
+SIDE = 2.5
+"""Of a tile, in windows; the canvas under its patterns is a window larger."""
+
+
+@dataclass(frozen=True)
+class Part:
+    """Patterns of one tile.
+
+    Attributes:
+        tile: Its number.
+        box: Of the canvas, that the windows of its patterns lie in.
+        indices: (J,) of the patterns, on the host, in the order that was given.
+    """
+
+    tile: int
+    box: tuple[slice, slice]
+    indices: Int[Tensor, ' chosen']
+
+
+@dataclass(frozen=True)
+class Tiles:
+    """A grid on the canvas; a pattern belongs to the tile that its window begins in.
+
+    Attributes:
+        edges: For y and x the first pixels of the tiles, the first of them 0.
+        window: (H, W).
+        canvas_shape: (Y, X).
+    """
+
+    edges: tuple[Int[Tensor, ' row'], Int[Tensor, ' column']]
+    window: tuple[int, int]
+    canvas_shape: tuple[int, int]
+
+    @classmethod
+    def of(cls, window: Sequence[int], canvas_shape: Sequence[int]) -> Tiles:
+        """Returns the tiles of a canvas (Y, X) for windows (H, W); one where it is small."""
+        edges = []
+        for length, size in zip(canvas_shape[-2:], window):
+            span = length - size + 1
+            number = max(1, round(span / (SIDE * size)))
+            edges.append(torch.arange(number) * span // number)
+        return cls(
+            (edges[0], edges[1]), (window[0], window[1]), (canvas_shape[-2], canvas_shape[-1])
+        )
+
+    def __len__(self) -> int:
+        return len(self.edges[0]) * len(self.edges[1])
+
+    def parts(
+        self, order: Int[Tensor, ' chosen'], corners: Int[Tensor, 'pattern 2']
+    ) -> list[list[Part]]:
+        """Returns the patterns tile by tile, at most four times some whose boxes do not overlap.
+
+        Args:
+            order: (J,) numbers of the patterns, on the host.
+            corners: (N, 2) first pixels (y, x) of the windows of all patterns, on the host.
+        """
+        if len(self) == 1:
+            return [[Part(0, EVERYWHERE, order)]]
+        rows, columns = (
+            torch.searchsorted(edges, corners[order, axis].contiguous(), right=True) - 1
+            for axis, edges in enumerate(self.edges)
+        )
+        width = len(self.edges[1])
+        numbers = rows * width + columns
+        found: list[list[Part]] = [[], [], [], []]
+        for tile in torch.unique(numbers).tolist():
+            row, column = divmod(tile, width)
+            part = Part(tile, self._box(row, column), order[numbers == tile])
+            found[2 * (row % 2) + column % 2].append(part)
+        return [parts for parts in found if parts]
+
+    def _box(self, row: int, column: int) -> tuple[slice, slice]:
+        """Returns what the windows of a tile can reach."""
+        box = []
+        for axis, place in enumerate((row, column)):
+            edges = [*self.edges[axis].tolist(), self.canvas_shape[axis] - self.window[axis] + 1]
+            box.append(slice(edges[place], edges[place + 1] - 1 + self.window[axis]))
+        return box[0], box[1]
