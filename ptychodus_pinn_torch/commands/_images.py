@@ -18,6 +18,7 @@ from ..scan.scan import Scan
 from ._scan_options import read_scan_from
 
 if TYPE_CHECKING:
+    from ..physics.team import Team
     from ..reconstruction.procedure import LoadedModel
 
 __all__ = ['IMAGE_SUFFIXES', 'MadeImage', 'figures_of', 'make_image', 'summarise', 'write_image']
@@ -53,6 +54,7 @@ def make_image(
     backend: str,
     *,
     model: LoadedModel | None = None,
+    team: Team | None = None,
 ) -> MadeImage:
     """Returns the image of the scan at a path, read as the flags say, with progress on the console.
 
@@ -63,11 +65,11 @@ def make_image(
     scan = read_scan_from(arguments, path)
     read_s = time.monotonic() - started
     request = ReconstructRequest(scan, config, arguments.model, backend)
+    from ..physics.team import ALONE
     from ..reconstruction.procedure import reconstruct
 
     with ProgressLine(is_quiet=arguments.quiet) as progress:
-        given = () if model is None else (model,)
-        result = reconstruct(request, progress, *given)
+        result = reconstruct(request, progress, model, team or ALONE)
     return MadeImage(scan, result, {'read': read_s, **result.seconds})
 
 

@@ -13,6 +13,7 @@ from ._images import IMAGE_SUFFIXES, figures_of, make_image, summarise
 from ._many_scans import is_many, run_many
 from ._outputs import add_overwrite_option, check_output
 from ._scan_options import add_scan_options
+from ._teams import check_shared, find_place, gather_team, share_scans
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -46,7 +47,10 @@ def run(arguments: argparse.Namespace) -> int:
     backend = backend_from(arguments)
     config = config_from(arguments, backend=backend)
     if is_many(arguments):
+        share_scans(arguments)
         return run_many(arguments, config, backend)
+    if find_place()[1] > 1:
+        check_shared(config, backend)
     for flag in ('format', 'part'):
         if getattr(arguments, flag) is not None:
             raise UsageError(f'--{flag} has no effect on a single scan: leave it out.')
@@ -57,7 +61,10 @@ def run(arguments: argparse.Namespace) -> int:
     check_output(output, arguments, suffixes=IMAGE_SUFFIXES, inputs=inputs)
     if not arguments.no_picture:
         check_output(picture, arguments, suffixes=('.png',), inputs=inputs)
-    made = make_image(arguments, path, config, backend)
+    with gather_team(arguments, config) as team:
+        made = make_image(arguments, path, config, backend, team=team)
+    if team.rank:
+        return 0
     made.write(output)
     if arguments.json:
         sys.stdout.write(json.dumps({'output': str(output), **figures_of(made)}) + '\n')

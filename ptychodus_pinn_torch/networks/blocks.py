@@ -67,26 +67,32 @@ class CanvasUNet(nn.Module):
         return self.last(level0)[..., :height, :width]
 
     def forward_tiled(
-        self, x: Float[Tensor, 'batch channel height width'], tile: int = 256
+        self,
+        x: Float[Tensor, 'batch channel height width'],
+        tile: int = 256,
+        share: tuple[int, int] = (0, 1),
     ) -> Float[Tensor, 'batch output height width']:
-        """Returns the same as `forward`, tile by tile, in bounded memory."""
+        """Returns the same as `forward`, tile by tile, in bounded memory.
+
+        Args:
+            x: Canvases.
+            tile: Pixels per side.
+            share: (r, s): every s-th tile from the r-th on; zeros are at the others. A canvas of
+                one tile is in the first share.
+        """
         height, width = x.shape[-2:]
-        if max(height, width) <= tile + 2 * HALO_PX:
+        is_small = max(height, width) <= tile + 2 * HALO_PX
+        if is_small and share[0] == 0:
             return self(x)
-        rows = []
-        for y in range(0, height, tile):
-            row = []
-            for x0 in range(0, width, tile):
-                top, left = max(0, y - HALO_PX), max(0, x0 - HALO_PX)
-                bottom = min(height, y + tile + HALO_PX)
-                right = min(width, x0 + tile + HALO_PX)
-                part = self(x[..., top:bottom, left:right])
-                row.append(
-                    part[
-                        ...,
-                        y - top : min(y + tile, height) - top,
-                        x0 - left : min(x0 + tile, width) - left,
-                    ]
-                )
-            rows.append(torch.cat(row, dim=-1))
-        return torch.cat(rows, dim=-2)
+        found = x.new_zeros((len(x), self.last.out_channels, height, width))
+        if is_small:
+            return found
+        places = [(y, x0) for y in range(0, height, tile) for x0 in range(0, width, tile)]
+        for y, x0 in places[share[0] :: share[1]]:
+            top, left = max(0, y - HALO_PX), max(0, x0 - HALO_PX)
+            bottom, right = min(height, y + tile), min(width, x0 + tile)
+            part = self(x[..., top : bottom + HALO_PX, left : right + HALO_PX])
+            found[..., y:bottom, x0:right] = part[
+                ..., y - top : bottom - top, x0 - left : right - left
+            ]
+        return found

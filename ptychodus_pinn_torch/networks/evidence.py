@@ -44,14 +44,19 @@ class Evidence:
 @torch.no_grad()
 def gather_evidence(canvas: Complex[Tensor, 'group y x'], measurement: Measurement) -> Evidence:
     """Returns what all patterns of a measurement say about its canvases."""
-    return with_chunks_that_fit(measurement, lambda part: _gather_evidence(canvas, part))
+    sums = with_chunks_that_fit(measurement, lambda part: _add_up(canvas, part))
+    coverage, wanted, tilts, rings = map(measurement.team.add_up, sums)
+    floor = 1e-3 * coverage.amax(dim=(-2, -1), keepdim=True) + 1e-20
+    mean = TiltMap(tilts, coverage).mean()
+    return Evidence(coverage, wanted / (coverage + floor), mean, rings / (coverage + floor))
 
 
-def _gather_evidence(canvas: Tensor, measurement: Measurement) -> Evidence:
+def _add_up(canvas: Tensor, measurement: Measurement) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Returns the sums over the share of this process, each pattern weighted by its probe."""
     wanted, coverage = torch.zeros_like(canvas), torch.zeros_like(canvas.real)
     tilts = canvas.real.new_zeros((2, *canvas.shape))
     rings = canvas.real.new_zeros((NUM_RINGS, *canvas.shape))
-    for chunk in measurement.chunks():
+    for chunk in measurement.chunks(measurement.team.share(torch.arange(measurement.num_patterns))):
         exposure, power = expose(canvas, chunk), intensity(chunk.probe)
         places = chunk.rows, chunk.corners
         update = object_update(chunk.probe, likelihood_difference(exposure, chunk))
@@ -63,9 +68,7 @@ def _gather_evidence(canvas: Tensor, measurement: Measurement) -> Evidence:
         ):
             for index, value in enumerate(values):
                 target[index] = add_patches(target[index], power * value[:, None, None], *places)
-    floor = 1e-3 * coverage.amax(dim=(-2, -1), keepdim=True) + 1e-20
-    mean = TiltMap(tilts, coverage).mean()
-    return Evidence(coverage, wanted / (coverage + floor), mean, rings / (coverage + floor))
+    return coverage, wanted, tilts, rings
 
 
 def _rings(exposure: Exposure, chunk: Chunk) -> Float[Tensor, 'ring pattern']:

@@ -27,8 +27,12 @@ def choose_accelerator(name: str) -> str:
 
 
 def choose_device(name: str) -> torch.device:
-    """Returns the device to use (see `choose_accelerator`)."""
-    return torch.device(choose_accelerator(name))
+    """Returns the device to use (see `choose_accelerator`); of several GPUs, each process has one."""
+    found = choose_accelerator(name)
+    local = int(os.environ.get('LOCAL_RANK', '0'))
+    if found == 'cuda' and local:
+        return torch.device(found, local % torch.cuda.device_count())
+    return torch.device(found)
 
 
 def set_threads(number: int) -> int:

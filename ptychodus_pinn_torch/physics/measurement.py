@@ -18,6 +18,7 @@ from .memory import ChunkLimit
 from .probe import probe_spectrum, shift_spectrum
 from .propagation import intensity, squared_modulus, to_detector
 from .shifted_probes import ShiftedProbes
+from .team import ALONE, Team
 from .variation import Variation
 
 __all__ = ['Chunk', 'Counts', 'Measurement']
@@ -49,6 +50,7 @@ class Measurement:
         after_chunk: Called with the patterns of a chunk when it was used; may raise to stop.
         shifted: The probe at the position of each pattern, where it is kept, or None.
         limit: How many patterns fit into memory at once; shared by all that is made of this one.
+        team: The processes that share what is to be done with the patterns.
 
     Raises:
         IndexError: a window leaves its canvas.
@@ -69,6 +71,7 @@ class Measurement:
     after_chunk: Callable[[int], None] | None = None
     shifted: ShiftedProbes | None = None
     limit: ChunkLimit = field(default_factory=ChunkLimit)
+    team: Team = ALONE
 
     def __post_init__(self) -> None:
         check_windows(self.corners, self.window, self.canvas_shape[1:])
@@ -272,11 +275,12 @@ class Measurement:
         power = intensity(self.probe)
         found = torch.zeros(self.canvas_shape, device=self.device)
         with torch.no_grad():
-            for part in torch.arange(self.num_patterns).split(self.patterns_at_once):
+            mine = self.team.share(torch.arange(self.num_patterns))
+            for part in mine.split(self.patterns_at_once):
                 rows, corners = (self._hand_over(x[part]) for x in (self.rows, self.corners))
                 each = power.expand(len(part), -1, -1) if power.ndim == 2 else power[rows]
                 found = add_patches(found, each, rows, corners)
-        return found
+            return self.team.add_up(found)
 
     def select(self, keep: Tensor, *, are_read: bool = True) -> Measurement:
         """Returns the measurement with some of its patterns: a mask or indices, on the host.

@@ -100,10 +100,13 @@ def measure_tilts(
     canvas: Complex[Tensor, 'group y x'], measurement: Measurement, indices: Tensor | None = None
 ) -> TiltMap:
     """Returns the tilts that patterns (J,), or all, see on the canvases."""
-    return with_chunks_that_fit(measurement, lambda part: _measure_tilts(canvas, part, indices))
+    chosen = torch.arange(measurement.num_patterns) if indices is None else indices
+    mine = measurement.team.share(chosen)
+    found = with_chunks_that_fit(measurement, lambda part: _measure_tilts(canvas, part, mine))
+    return TiltMap(*map(measurement.team.add_up, (found.sums, found.weights)))
 
 
-def _measure_tilts(canvas: Tensor, measurement: Measurement, indices: Tensor | None) -> TiltMap:
+def _measure_tilts(canvas: Tensor, measurement: Measurement, indices: Tensor) -> TiltMap:
     sums = canvas.real.new_zeros((2, *canvas.shape))
     weights = torch.zeros_like(canvas.real)
     with torch.no_grad():

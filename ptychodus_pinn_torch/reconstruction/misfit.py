@@ -58,10 +58,19 @@ class Misfit:
 @torch.no_grad()
 def misfit(state: SolverState, measurement: Measurement, indices: Tensor | None = None) -> Misfit:
     """Returns the misfit of some patterns, or of all; `indices` are (J,), on the host."""
-    return with_chunks_that_fit(measurement, lambda part: _misfit(state, part, indices))
+    chosen = torch.arange(measurement.num_patterns) if indices is None else indices
+    places = measurement.team.share(torch.arange(len(chosen)))
+    sums = torch.zeros((3, len(chosen)), device=measurement.device)
+    if len(places):
+        mine = with_chunks_that_fit(measurement, lambda part: _add_up(state, part, chosen[places]))
+        sums[:, places.to(sums.device, non_blocking=True)] = mine
+    return Misfit(*measurement.team.add_up(sums).unbind(0))
 
 
-def _misfit(state: SolverState, measurement: Measurement, indices: Tensor | None) -> Misfit:
+def _add_up(
+    state: SolverState, measurement: Measurement, indices: Tensor
+) -> Float[Tensor, '3 pattern']:
+    """Returns the errors, the noise and the counts of some patterns."""
     found: list[Tensor] = []
     for chunk in state.seen(replace(measurement, after_chunk=None)).chunks(indices):
         expected, counts = predict(state.canvas, chunk).clamp(min=0.0), chunk.good_counts()
@@ -69,7 +78,7 @@ def _misfit(state: SolverState, measurement: Measurement, indices: Tensor | None
         if chunk.good_pixels is not None:
             error, noise = error * chunk.good_pixels, noise * chunk.good_pixels
         found.append(torch.stack([value.sum(dim=(-2, -1)) for value in (error, noise, counts)]))
-    return Misfit(*torch.cat(found, dim=1).unbind(0))
+    return torch.cat(found, dim=1)
 
 
 @torch.no_grad()
@@ -84,13 +93,14 @@ def misfit_map(
     """
     seen = state.seen(measurement)
     power, found = intensity(seen.probe), torch.zeros(seen.canvas_shape, device=seen.device)
-    for part in torch.arange(seen.num_patterns).split(seen.patterns_at_once):
+    mine = seen.team.share(torch.arange(seen.num_patterns))
+    for part in mine.split(seen.patterns_at_once):
         rows, corners, there = (
             x.to(seen.device, non_blocking=True)
             for x in (seen.rows[part], seen.corners[part], part)
         )
         found = add_patches(found, power * ratios[there, None, None], rows, corners)
-    coverage = seen.coverage()
+    found, coverage = seen.team.add_up(found), seen.coverage()
     is_supported = coverage > SUPPORTED * coverage.max()
     unknown = torch.full_like(found, torch.nan)
     return torch.where(is_supported, found / coverage.clamp(min=1e-20), unknown)[0]

@@ -22,6 +22,7 @@ from ..physics.measured_scan import MeasuredScan, ScanCounts, measure_scan
 from ..physics.measurement import Measurement
 from ..physics.memory import ChunkLimit
 from ..physics.shifted_probes import ShiftedProbes
+from ..physics.team import ALONE, Team
 from ..scan.probe_mask import mask_probe
 from ..scan.scan import Scan, fingerprint
 from ..scan.triage import examine_frames
@@ -85,7 +86,10 @@ def load_model(path: Path | None, config: Config, backend: str) -> LoadedModel:
 
 
 def reconstruct(
-    request: ReconstructRequest, report: Report, model: LoadedModel | None = None
+    request: ReconstructRequest,
+    report: Report,
+    model: LoadedModel | None = None,
+    team: Team = ALONE,
 ) -> Reconstruction:
     """Returns the image of a scan on the grid of its object.
 
@@ -93,6 +97,7 @@ def reconstruct(
         request: What is wanted.
         report: Takes progress.
         model: That of the request, where it is loaded already.
+        team: Processes that share the work; each of them gets the image.
 
     Raises:
         ValueError: a scan without patterns, or a model that does not fit it.
@@ -102,9 +107,9 @@ def reconstruct(
     if scan.num_patterns == 0:
         raise ValueError(f'{scan.name}: has no patterns: there is nothing to reconstruct.')
     backend = get_backend(request.backend)
-    log = RunLog(report, budget_s=config.reconstruction.time_budget_s or math.inf)
+    log = RunLog(report, budget_s=config.reconstruction.time_budget_s or math.inf, team=team)
     with log.phase('load'):
-        set_threads(config.execution.num_threads)
+        set_threads(int(team.agree(float(set_threads(config.execution.num_threads)))))
         device = choose_device(config.execution.accelerator)
         network = None
         if config.reconstruction.start == 'network':
@@ -122,7 +127,7 @@ def reconstruct(
             num_probe_modes=config.physics.num_probe_modes,
             chunk_bytes=_chunk_bytes(config, device),
         )
-    measurement = replace(measured.measurement, limit=ChunkLimit(log.say))
+    measurement = replace(measured.measurement, limit=ChunkLimit(log.say), team=team)
     measured = with_separate_modes(replace(measured, measurement=measurement), config, log)
     measured = with_variation_that_helps(measured, config, log)
     if config.reconstruction.start != 'object':  # which has a ramp of its own

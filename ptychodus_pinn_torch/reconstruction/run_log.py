@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 
 from ..backend import EpochReport, Report
+from ..physics.team import ALONE, Team
 
 __all__ = ['RunLog']
 
@@ -26,11 +27,13 @@ class RunLog:
         report: Takes progress; may raise to stop.
         budget_s: Seconds that the run may take, from when the log was made.
         clock: Returns the present time, seconds.
+        team: Processes for which the first one keeps the time.
     """
 
     report: Report
     budget_s: float = math.inf
     clock: Callable[[], float] = time.monotonic
+    team: Team = ALONE
     seconds: dict[str, float] = field(default_factory=dict)
     messages: list[str] = field(default_factory=list)
     _reported: float = 0.0
@@ -42,7 +45,9 @@ class RunLog:
     @property
     def left_s(self) -> float:
         """Seconds of the budget that are left; negative when it is used up."""
-        return self.budget_s - (self.clock() - self._started)
+        if math.isinf(self.budget_s):
+            return self.budget_s
+        return self.team.agree(self.budget_s - (self.clock() - self._started))
 
     @contextlib.contextmanager
     def phase(self, name: str) -> Iterator[None]:

@@ -41,7 +41,8 @@ class Pace:
         """Epochs that can still be run before the image has to be placed and judged."""
         if math.isinf(self.log.budget_s):
             return math.inf
-        return self.log.left_s / max(self.epoch_s, 1e-9) - JUDGED_EPOCHS
+        epoch_s = self.log.team.agree(self.epoch_s)
+        return self.log.left_s / max(epoch_s, 1e-9) - JUDGED_EPOCHS
 
     def allows_network(self, num_passes: int) -> bool:
         """Returns whether a network that goes through the patterns so often leaves half the time."""

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 
 import torch
 from torch import Tensor
 
+from ..physics.team import Team
 from .momentum import Momentum, Way
 from .state import Freed, SolverState
+from .tiles import Part
 
-__all__ = ['CommonChange']
+__all__ = ['CommonChange', 'exchange']
 
 
 @dataclass
@@ -26,8 +29,13 @@ class CommonChange:
     start: SolverState
     freed: Freed
     momentum: Momentum | None
-    _sums: list[Tensor] = field(default_factory=list)
-    _number: int = 0
+    _sums: list[Tensor] = field(init=False)
+    _number: Tensor = field(init=False)
+
+    def __post_init__(self) -> None:
+        values = _values(self.start, self._way())
+        self._sums = [torch.zeros_like(_real(value)) for value in values]
+        self._number = torch.zeros((), device=self.start.canvas.device)
 
     @property
     def _is_moved(self) -> bool:
@@ -52,33 +60,69 @@ class CommonChange:
         """Adds what a tile has made of it, which has so many patterns."""
         if not self._is_moved:
             return
-        changes = [
-            torch.view_as_real(after - before) if after.is_complex() else after - before
-            for before, after in zip(_values(self.start, self._way()), _values(own, way))
-        ]
-        if not self._sums:
-            self._sums = [torch.zeros_like(change) for change in changes]
-        for total, change in zip(self._sums, changes):
-            total += number * change
+        pairs = zip(_values(self.start, self._way()), _values(own, way))
+        for total, (before, after) in zip(self._sums, pairs):
+            total += number * _real(after - before)
         self._number += number
 
-    def apply(self) -> None:
-        """Moves the state by the mean of what the tiles have made of it."""
-        if not self._sums:
+    def apply(self, team: Team) -> None:
+        """Moves the state by the mean of what the tiles of all processes have made of it."""
+        if not self._is_moved:
             return
-        way = self._way()
-        state = self.start
+        state, way = self.start, self._way()
+        for total in (*self._sums, self._number):
+            team.add_up(total)
         if state.variation is not None:  # whose modes are never changed in place
             modes = state.variation.modes.clone()
             state.variation = replace(state.variation, modes=modes)
         for value, total in zip(_values(state, way), self._sums):
-            mean = total / self._number
+            mean = total / self._number.clamp(min=1.0)
             value += torch.view_as_complex(mean) if value.is_complex() else mean
         if way is not None:
             way.before.copy_(state.probe)
 
     def _way(self) -> Way | None:
         return None if self.momentum is None else self.momentum.probe
+
+
+def exchange(
+    state: SolverState, parts: Sequence[Part], mine: Sequence[Part], freed: Freed, team: Team
+) -> None:
+    """Brings to all processes what each has made of the boxes and the frames of its own parts.
+
+    Args:
+        state: Changed in place.
+        parts: Whose boxes do not overlap.
+        mine: Those of them that this process has run.
+        freed: What is moved beside the object.
+        team: The processes.
+    """
+    canvas = torch.zeros_like(state.canvas)
+    for part in mine:
+        canvas[:, *part.box] = state.canvas[:, *part.box]
+    team.add_up(canvas)
+    for part in parts:
+        state.canvas[:, *part.box] = canvas[:, *part.box]
+    frames = []
+    if freed.positions:
+        frames.append(state.shifts)
+    if freed.factors and state.factors is not None:
+        frames.append(state.factors)
+    if state.variation is not None and (freed.probe or freed.weights):
+        frames.append(state.variation.weights)
+    own, every = (
+        torch.cat([part.indices for part in some] or [torch.zeros(0, dtype=torch.int64)])
+        for some in (mine, parts)
+    )
+    for values in frames:
+        here, there = (x.to(values.device, non_blocking=True) for x in (own, every))
+        found = torch.zeros_like(values)
+        found[here] = values[here]
+        values[there] = team.add_up(found)[there]
+
+
+def _real(value: Tensor) -> Tensor:
+    return torch.view_as_real(value) if value.is_complex() else value
 
 
 def _values(state: SolverState, way: Way | None) -> list[Tensor]:

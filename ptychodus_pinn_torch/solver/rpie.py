@@ -15,7 +15,7 @@ from torch import Tensor
 from ..physics.measurement import Measurement
 from ..physics.memory import for_each_part
 from .batch_update import BatchUpdate, RpieSettings
-from .common import CommonChange
+from .common import CommonChange, exchange
 from .momentum import Momentum, TileMomentum
 from .position_step import expected_spread
 from .state import SolverState
@@ -56,8 +56,10 @@ def rpie_epoch(
         misfit = run.go(state, batches, beside)
     else:
         misfit = torch.zeros(2, device=measurement.device)
+        owners = tiles.owners(measurement.corners, measurement.team.size)
         for parts in tiles.parts(torch.cat(list(batches)), state.corners):
-            misfit += _go_beside(run, state, parts, len(batches[0]), momentum)
+            misfit += _go_beside(run, state, parts, owners, len(batches[0]), momentum)
+        measurement.team.add_up(misfit)
     if freed.factors and state.factors is not None:
         state.factors /= state.factors.mean()
     if freed.positions:
@@ -71,21 +73,32 @@ def rpie_epoch(
 
 
 def _go_beside(
-    run: _Run, state: SolverState, parts: Sequence[Part], size: int, momentum: Momentum | None
+    run: _Run,
+    state: SolverState,
+    parts: Sequence[Part],
+    owners: Tensor,
+    size: int,
+    momentum: Momentum | None,
 ) -> Tensor:
-    """Runs parts whose boxes do not overlap, and returns the sums of errors and of counts.
+    """Runs parts whose boxes do not overlap; returns the sums of errors and of counts of its own.
 
     What belongs to all patterns, the probe and the background, moves in every part by itself, and then
-    by the mean of all.
+    by the mean of all. Of a team, every process runs its own parts.
     """
-    misfit = torch.zeros(2, device=state.canvas.device)
+    misfit, team = torch.zeros(2, device=state.canvas.device), run.measurement.team
     common = CommonChange(state, run.settings.freed, momentum)
-    for part in parts:
+    mine = [part for part in parts if owners[part.tile] == team.rank]
+    for part in mine:
         own, way = common.lend()
         beside = None if momentum is None else momentum.of(part.tile, part.box, state, way)
         misfit += run.go(own, part.indices.split(size), beside)
         common.add(own, way, len(part.indices))
-    common.apply()
+    common.apply(team)
+    if team.size > 1:
+        exchange(state, parts, mine, run.settings.freed, team)
+        if run.after_batch is not None:
+            others = sum(len(part.indices) for part in parts)
+            run.after_batch(others - sum(len(part.indices) for part in mine))
     return misfit
 
 

@@ -91,6 +91,23 @@ class Tiles:
             found[2 * (row % 2) + column % 2].append(part)
         return [parts for parts in found if parts]
 
+    def owners(self, corners: Int[Tensor, 'pattern 2'], number: int) -> Int[Tensor, ' tile']:
+        """Returns which of a number of processes each tile belongs to, the patterns shared evenly.
+
+        Args:
+            corners: (N, 2) first pixels of the windows as they were given, on the host.
+            number: Processes.
+        """
+        found = torch.zeros(len(self), dtype=torch.int64)
+        if number == 1:
+            return found
+        for parts in self.parts(torch.arange(len(corners)), corners):
+            loads = [0] * number
+            for part in sorted(parts, key=lambda part: -len(part.indices)):
+                owner = loads.index(min(loads))
+                found[part.tile], loads[owner] = owner, loads[owner] + len(part.indices)
+        return found
+
     def _box(self, row: int, column: int) -> tuple[slice, slice]:
         """Returns what the windows of a tile can reach."""
         box = []
