@@ -7,6 +7,8 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from ..physics.team import ALONE, Team
+
 __all__ = ['CanvasUNet', 'ConvPair']
 
 HALO_PX = 32
@@ -70,29 +72,25 @@ class CanvasUNet(nn.Module):
         self,
         x: Float[Tensor, 'batch channel height width'],
         tile: int = 256,
-        share: tuple[int, int] = (0, 1),
+        team: Team = ALONE,
     ) -> Float[Tensor, 'batch output height width']:
         """Returns the same as `forward`, tile by tile, in bounded memory.
 
         Args:
             x: Canvases.
             tile: Pixels per side.
-            share: (r, s): every s-th tile from the r-th on; zeros are at the others. A canvas of
-                one tile is in the first share.
+            team: Processes that share the tiles.
         """
         height, width = x.shape[-2:]
-        is_small = max(height, width) <= tile + 2 * HALO_PX
-        if is_small and share[0] == 0:
+        if max(height, width) <= tile + 2 * HALO_PX:
             return self(x)
-        found = x.new_zeros((len(x), self.last.out_channels, height, width))
-        if is_small:
-            return found
+        found = torch.zeros((len(x), self.last.out_channels, height, width), device=x.device)
         places = [(y, x0) for y in range(0, height, tile) for x0 in range(0, width, tile)]
-        for y, x0 in places[share[0] :: share[1]]:
+        for y, x0 in places[team.rank :: team.size]:
             top, left = max(0, y - HALO_PX), max(0, x0 - HALO_PX)
             bottom, right = min(height, y + tile), min(width, x0 + tile)
             part = self(x[..., top : bottom + HALO_PX, left : right + HALO_PX])
             found[..., y:bottom, x0:right] = part[
                 ..., y - top : bottom - top, x0 - left : right - left
             ]
-        return found
+        return team.add_up(found)

@@ -16,6 +16,7 @@ from ..physics.forward_model import expose
 from ..physics.group_batch import GroupBatch
 from ..physics.measurement import Measurement
 from ..physics.propagation import intensity
+from ..physics.team import Team
 from ..physics.update_rule import object_update, wave_difference
 from ..solver.sketching import morton_codes
 from .blocks import CanvasUNet
@@ -81,7 +82,7 @@ class UnrolledNetwork(nn.Module):
 
     def reconstruct(self, measurement: Measurement, *, use_cnn: bool = True) -> Canvas:
         """Returns the canvases of a measurement. Without the CNN: the bare physics."""
-        device = self.log_gain.device
+        device, team = self.log_gain.device, measurement.team
         is_mixed = torch.is_autocast_enabled(device.type)
         with torch.autocast(device_type=device.type, enabled=False):
             level = measurement.level()
@@ -96,12 +97,13 @@ class UnrolledNetwork(nn.Module):
                 before = canvas
                 for turn in range(len(subsets)):
                     which = (turn + 4 * stage) % len(subsets)
-                    canvas = canvas + self._physics_step(stage, canvas, subsets, which, covers)
+                    step = self._physics_step(stage, canvas, subsets, which, covers, team)
+                    canvas = canvas + step
                 if stage == 0:
                     coverage = torch.stack(covers).sum(dim=0)
                 if use_cnn:
                     canvas, memory = self._correct(
-                        stage, canvas, canvas - before, coverage, memory, is_mixed
+                        stage, canvas, canvas - before, coverage, memory, is_mixed, team
                     )
                 if stage + 1 < len(self.stages) and self.training:
                     earlier.append(canvas * scale)
@@ -120,6 +122,7 @@ class UnrolledNetwork(nn.Module):
         subsets: Sequence[Iterable[Chunk]],
         which: int,
         covers: list[Tensor],
+        team: Team,
     ) -> Complex[Tensor, 'group y x']:
         numerator = torch.zeros_like(canvas)
         covered = None if stage else torch.zeros_like(canvas.real)
@@ -130,8 +133,9 @@ class UnrolledNetwork(nn.Module):
             if covered is not None:
                 power = intensity(chunk.probe)
                 covered = add_patches(covered, power, chunk.rows, chunk.corners)
+        numerator = team.add_up(numerator)
         if covered is not None:
-            covers.append(covered)
+            covers.append(team.add_up(covered))
         covered = covers[which]
         peak = covered.amax(dim=(-2, -1), keepdim=True)
         floor = torch.exp(self.log_beta[stage]) * peak + 1e-12
@@ -145,6 +149,7 @@ class UnrolledNetwork(nn.Module):
         coverage: Tensor,
         memory: Tensor,
         is_mixed: bool,
+        team: Team,
     ) -> tuple[Tensor, Tensor]:
         peak = coverage.amax(dim=(-2, -1), keepdim=True)
         channels = [
@@ -163,7 +168,8 @@ class UnrolledNetwork(nn.Module):
         network = self.stages[stage]
         assert isinstance(network, CanvasUNet)
         with torch.autocast(x.device.type, dtype=torch.bfloat16, enabled=is_mixed):
-            y = (network(x) if self.training else network.forward_tiled(x)).to(torch.float32)
+            y = network(x) if self.training else network.forward_tiled(x, team=team)
+        y = y.to(torch.float32)
         trust = coverage / (coverage + 0.003 * peak)
         correction = torch.complex(y[:, 0] * trust, y[:, 1] * trust)
         return canvas + correction, y[:, 2:]

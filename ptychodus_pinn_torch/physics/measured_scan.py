@@ -22,7 +22,7 @@ from .variation import Variation
 __all__ = ['MeasuredScan', 'ScanCounts', 'measure_scan']
 
 MAX_CHUNK = 4096
-CPU_CHUNK_BYTES = 2**24
+CPU_CHUNK_BYTES = 3 * 2**20
 RESIDENT_PART = 0.5
 """A device keeps all patterns of a scan where they take less than this part of its free memory."""
 

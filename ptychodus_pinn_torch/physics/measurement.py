@@ -150,7 +150,7 @@ class Measurement:
     def chunks(self, indices: Int[Tensor, ' pattern'] | None = None) -> Iterator[Chunk]:
         """Yields the patterns, or those of `indices`, a chunk at a time."""
         chosen = torch.arange(self.num_patterns) if indices is None else indices
-        for part in chosen.split(self.patterns_at_once):
+        for part in chosen.split(self.patterns_at_once) if len(chosen) else ():
             yield self.chunk(part)
             if self.after_chunk is not None:
                 self.after_chunk(len(part))
@@ -158,13 +158,14 @@ class Measurement:
     def subsets(self, numbers: Int[Tensor, ' pattern'], num_subsets: int) -> list[Iterable[Chunk]]:
         """Returns for each subset its chunks, to be gone through as often as wanted.
 
-        What is in memory, or small, is prepared once; a large scan is read again each time.
+        What is in memory, or small, is prepared once; a large scan is read again each time. Of a
+        team, every process gets its share.
 
         Args:
             numbers: (N,) subset of each pattern, on the host.
             num_subsets: K.
         """
-        members = [torch.nonzero(numbers == k)[:, 0] for k in range(num_subsets)]
+        members = [self.team.share(torch.nonzero(numbers == k)[:, 0]) for k in range(num_subsets)]
         if isinstance(self.counts, Tensor) and self.num_patterns <= self.chunk_size:
             whole = self.chunk(torch.arange(self.num_patterns))
             return [[whole.select(part)] for part in members]

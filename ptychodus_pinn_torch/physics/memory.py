@@ -21,6 +21,9 @@ logger = logging.getLogger(__name__)
 
 Result = TypeVar('Result')
 
+BATCH_CHUNKS = 4
+"""So many chunks of patterns are taken together where that saves more than it costs."""
+
 
 @dataclass
 class ChunkLimit:
@@ -77,7 +80,7 @@ def for_each_part(
         MemoryError: a single pattern does not fit; or what else `work` raises.
     """
     while len(indices):
-        number = min(len(indices), measurement.patterns_at_once)
+        number = min(len(indices), BATCH_CHUNKS * measurement.chunk_size, measurement.limit.most)
         try:
             work(measurement.chunk(indices[:number]))
         except (MemoryError, RuntimeError) as error:

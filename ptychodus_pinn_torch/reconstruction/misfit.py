@@ -71,14 +71,17 @@ def _add_up(
     state: SolverState, measurement: Measurement, indices: Tensor
 ) -> Float[Tensor, '3 pattern']:
     """Returns the errors, the noise and the counts of some patterns."""
-    found: list[Tensor] = []
+    # the sums have their place before: small ones between large ones would hold all of the memory
+    found, done = torch.empty((3, len(indices)), device=measurement.device), 0
     for chunk in state.seen(replace(measurement, after_chunk=None)).chunks(indices):
         expected, counts = predict(state.canvas, chunk).clamp(min=0.0), chunk.good_counts()
         error, noise = (torch.sqrt(expected) - torch.sqrt(counts)).square(), root_noise(expected)
         if chunk.good_pixels is not None:
             error, noise = error * chunk.good_pixels, noise * chunk.good_pixels
-        found.append(torch.stack([value.sum(dim=(-2, -1)) for value in (error, noise, counts)]))
-    return torch.cat(found, dim=1)
+        for row, value in zip(found, (error, noise, counts)):
+            torch.sum(value, dim=(-2, -1), out=row[done : done + len(value)])
+        done += len(counts)
+    return found
 
 
 @torch.no_grad()

@@ -60,7 +60,7 @@ SKETCHED_EPOCHS = 16
 EXAMINED_EPOCHS = 16
 """Epochs that there must be time for, so that what is wrong is looked for before a refinement."""
 
-CPU_CHUNK_BYTES = 2**24
+CPU_CHUNK_BYTES = 3 * 2**20
 DEVICE_CHUNK_BYTES = 2**30
 
 KEPT_BYTES = 2**28

@@ -48,11 +48,14 @@ def network_start(
 
     def run(part: Measurement) -> Tensor:
         counter = log.counter('network', network.num_passes * part.num_patterns)
+        size = part.team.size  # the others are as far
         with (
             torch.no_grad(),
             torch.autocast(device, dtype=torch.bfloat16, enabled=is_mixed),
         ):
-            return network.reconstruct(replace(part, after_chunk=counter)).object_
+            return network.reconstruct(
+                replace(part, after_chunk=lambda n: counter(size * n))
+            ).object_
 
     with log.phase('network'):
         return with_chunks_that_fit(measurement, run)

@@ -7,6 +7,7 @@ whatever the size of the scan; a step costs what it touches, and not the whole c
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -19,8 +20,15 @@ __all__ = ['EVERYWHERE', 'Part', 'Tiles']
 EVERYWHERE = slice(None), slice(None)
 """The box of a single tile."""
 
-SIDE = 2.5
-"""Of a tile, in windows; the canvas under its patterns is a window larger."""
+LEAST_SIDE, LARGEST_SIDE = 1.3, 2.5
+"""Of a tile, in windows; the canvas under its patterns is a window larger. Smaller ones may overlap
+their neighbours' neighbours, in larger ones the momentum goes too far."""
+
+PATTERNS = 128
+"""That a tile has between these bounds."""
+
+RATHER_LARGE = 0.35
+"""Part of a tile that is left over for which there is no tile of its own: 0.5 for the nearest number."""
 
 
 @dataclass(frozen=True)
@@ -53,12 +61,20 @@ class Tiles:
     canvas_shape: tuple[int, int]
 
     @classmethod
-    def of(cls, window: Sequence[int], canvas_shape: Sequence[int]) -> Tiles:
-        """Returns the tiles of a canvas (Y, X) for windows (H, W); one where it is small."""
+    def of(cls, num_patterns: int, window: Sequence[int], canvas_shape: Sequence[int]) -> Tiles:
+        """Returns the tiles for a number of patterns on a canvas (Y, X); one where it is small.
+
+        Args:
+            num_patterns: Of the scan.
+            window: (H, W).
+            canvas_shape: Its last two are (Y, X).
+        """
+        spans = [length - size + 1 for length, size in zip(canvas_shape[-2:], window)]
+        side = math.sqrt(PATTERNS * spans[0] * spans[1] / num_patterns)
         edges = []
-        for length, size in zip(canvas_shape[-2:], window):
-            span = length - size + 1
-            number = max(1, round(span / (SIDE * size)))
+        for span, size in zip(spans, window):
+            wanted = min(max(side, LEAST_SIDE * size), LARGEST_SIDE * size)
+            number = max(1, int(span / wanted + RATHER_LARGE))
             edges.append(torch.arange(number) * span // number)
         return cls(
             (edges[0], edges[1]), (window[0], window[1]), (canvas_shape[-2], canvas_shape[-1])

@@ -102,6 +102,7 @@ began, began_s = time.process_time(), time.monotonic()
 image = reconstruct(ReconstructRequest(scan, config), ignore_report, None, team)
 spent, spent_s = time.process_time() - began, time.monotonic() - began_s
 numpy.save(sys.argv[2] + str(team.rank), image.object_)
+print(image.seconds, file=sys.stderr)
 print(json.dumps({'cpu_s': spent, 'wall_s': spent_s}))
 team.disband()
 """

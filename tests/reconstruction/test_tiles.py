@@ -38,8 +38,8 @@ def test_every_pattern_is_in_one_part_and_in_the_box_of_its_tile() -> None:
     rng = numpy.random.default_rng(0)
     corners = torch.from_numpy(rng.integers(0, (385, 277), size=(500, 2)))
     corners[:4] = torch.tensor([[0, 0], [384, 276], [0, 276], [384, 0]])
-    tiles = Tiles.of(window, shape)
-    assert len(tiles) == 10 * 5
+    tiles = Tiles.of(500, window, shape)
+    assert len(tiles) == 9 * 4
     groups = tiles.parts(shuffled(500), corners)
     met = torch.cat([part.indices for parts in groups for part in parts])
     assert torch.equal(met.sort().values, torch.arange(500))
@@ -56,10 +56,23 @@ def test_every_pattern_is_in_one_part_and_in_the_box_of_its_tile() -> None:
 
 
 @pytest.mark.parametrize(
-    ('shape', 'number'), [((1, 64, 64), 1), ((1, 300, 64), 1), ((1, 310, 64), 2)]
+    ('number', 'shape', 'expected'),
+    [
+        (50, (1, 64, 64), 1),
+        (1024, (1, 198, 198), 1),
+        (4096, (1, 326, 326), 9),
+        (90, (1, 190, 64), 1),
+    ],
 )
-def test_a_scan_of_few_windows_is_one_tile(shape: tuple[int, int, int], number: int) -> None:
-    assert len(Tiles.of((64, 64), shape)) == number
+def test_tiles_have_enough_patterns_and_are_no_smaller_than_a_window(
+    number: int, shape: tuple[int, int, int], expected: int
+) -> None:
+    tiles = Tiles.of(number, (64, 64), shape)
+    assert len(tiles) == expected
+    for axis, edges in enumerate(tiles.edges):
+        ends = [*edges.tolist(), shape[1 + axis] - 63]
+        sides = [end - start for start, end in zip(ends, ends[1:])]
+        assert len(edges) == 1 or 64 <= min(sides) <= max(sides) < 4 * 64
 
 
 def test_a_wide_scan_gets_as_good_an_image_as_a_part_of_it(wide_scan: Scan) -> None:
@@ -82,7 +95,7 @@ def test_a_probe_that_is_free_is_found_from_all_tiles(wide_scan: Scan) -> None:
     y, x = numpy.mgrid[:32, :32] - 15.5
     bent = wide_scan.probe * numpy.exp(0.03j * (y**2 + x**2))
     measurement = measure_scan(replace(wide_scan, probe=bent.astype(numpy.complex64))).measurement
-    assert len(Tiles.of(measurement.window, measurement.canvas_shape)) > 9
+    assert len(Tiles.of(2025, measurement.window, measurement.canvas_shape)) > 9
     given = torch.from_numpy(wide_scan.probe[0])
 
     def overlap(probe: torch.Tensor) -> float:
