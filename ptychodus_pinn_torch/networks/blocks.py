@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float
@@ -9,7 +11,9 @@ from torch import Tensor, nn
 
 from ..physics.team import ALONE, Team
 
-__all__ = ['CanvasUNet', 'ConvPair']
+__all__ = ['CanvasUNet', 'ConvPair', 'Features']
+
+Features = Callable[[slice, slice], Tensor]
 
 HALO_PX = 32
 """No output pixel of `CanvasUNet` depends on an input pixel farther away than this."""
@@ -70,27 +74,29 @@ class CanvasUNet(nn.Module):
 
     def forward_tiled(
         self,
-        x: Float[Tensor, 'batch channel height width'],
+        features: Features,
+        shape: tuple[int, int, int],
         tile: int = 256,
         team: Team = ALONE,
     ) -> Float[Tensor, 'batch output height width']:
         """Returns the same as `forward`, tile by tile, in bounded memory.
 
         Args:
-            x: Canvases.
+            features: Returns what `forward` takes, on some rows and columns of the canvases.
+            shape: (B, Y, X) of the canvases.
             tile: Pixels per side.
             team: Processes that share the tiles.
         """
-        height, width = x.shape[-2:]
+        number, height, width = shape
         if max(height, width) <= tile + 2 * HALO_PX:
-            return self(x)
-        found = torch.zeros((len(x), self.last.out_channels, height, width), device=x.device)
-        places = [(y, x0) for y in range(0, height, tile) for x0 in range(0, width, tile)]
-        for y, x0 in places[team.rank :: team.size]:
-            top, left = max(0, y - HALO_PX), max(0, x0 - HALO_PX)
-            bottom, right = min(height, y + tile), min(width, x0 + tile)
-            part = self(x[..., top : bottom + HALO_PX, left : right + HALO_PX])
-            found[..., y:bottom, x0:right] = part[
-                ..., y - top : bottom - top, x0 - left : right - left
-            ]
+            return self(features(slice(0, height), slice(0, width)))
+        device = self.last.weight.device
+        found = torch.zeros((number, self.last.out_channels, height, width), device=device)
+        places = [(y, x) for y in range(0, height, tile) for x in range(0, width, tile)]
+        for y, x in places[team.rank :: team.size]:
+            top, left = max(0, y - HALO_PX), max(0, x - HALO_PX)
+            bottom, right = min(height, y + tile), min(width, x + tile)
+            window = slice(top, bottom + HALO_PX), slice(left, right + HALO_PX)
+            inside = slice(y - top, bottom - top), slice(x - left, right - left)
+            found[..., y:bottom, x:right] = self(features(*window))[..., *inside]
         return team.add_up(found)

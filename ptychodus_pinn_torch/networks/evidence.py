@@ -15,6 +15,7 @@ from ..physics.measurement import Measurement
 from ..physics.memory import with_chunks_that_fit
 from ..physics.noise import root_noise
 from ..physics.propagation import intensity
+from ..physics.roots import square_root
 from ..physics.tilts import TiltMap, local_tilts
 from ..physics.update_rule import likelihood_difference, object_update
 
@@ -74,7 +75,7 @@ def _add_up(canvas: Tensor, measurement: Measurement) -> tuple[Tensor, Tensor, T
 def _rings(exposure: Exposure, chunk: Chunk) -> Float[Tensor, 'ring pattern']:
     """Returns the error over that of photon noise in each ring of each pattern."""
     expected = exposure.expected
-    error = (torch.sqrt(expected) - chunk.roots(0.0)).square()
+    error = (square_root(expected) - chunk.roots(0.0)).square()
     noise = root_noise(expected)
     if chunk.good_pixels is not None:
         error, noise = error * chunk.good_pixels, noise * chunk.good_pixels

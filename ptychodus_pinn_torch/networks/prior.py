@@ -14,6 +14,7 @@ from ..config import NetworkConfig, PriorConfig
 from ..physics.canvas import Canvas
 from ..physics.group_batch import GroupBatch
 from ..physics.measurement import Measurement
+from ..physics.team import Team
 from ..solver.sketching import SKETCH_EPOCHS, one_group, search_epochs_of, sketch
 from .blocks import CanvasUNet
 from .evidence import NUM_RINGS, gather_evidence
@@ -98,10 +99,16 @@ class PriorNetwork(nn.Module):
             ]
             x = torch.stack(features, dim=1)
         with torch.autocast(x.device.type, dtype=torch.bfloat16, enabled=is_mixed):
-            y = self.unet(x) if self.training else self.unet.forward_tiled(x, team=measurement.team)
+            y = self.unet(x) if self.training else self._correct_by_tiles(x, measurement.team)
             y = y.to(torch.float32)
         trust = coverage / (coverage + 0.003 * peak)
         return canvas + level * size * torch.complex(y[:, 0] * trust, y[:, 1] * trust)
+
+    def _correct_by_tiles(self, x: Tensor, team: Team) -> Tensor:
+        shape = (x.shape[0], x.shape[2], x.shape[3])
+        return self.unet.forward_tiled(
+            lambda rows, columns: x[..., rows, columns], shape, team=team
+        )
 
 
 def _rms(wanted: Tensor, coverage: Tensor) -> Tensor:

@@ -100,7 +100,7 @@ class UnrolledNetwork(nn.Module):
                     step = self._physics_step(stage, canvas, subsets, which, covers, team)
                     canvas = canvas + step
                 if stage == 0:
-                    coverage = torch.stack(covers).sum(dim=0)
+                    coverage = sum(covers[1:], start=covers[0])
                 if use_cnn:
                     canvas, memory = self._correct(
                         stage, canvas, canvas - before, coverage, memory, is_mixed, team
@@ -152,23 +152,33 @@ class UnrolledNetwork(nn.Module):
         team: Team,
     ) -> tuple[Tensor, Tensor]:
         peak = coverage.amax(dim=(-2, -1), keepdim=True)
-        channels = [
-            canvas.real - 1.0,
-            canvas.imag,
-            3.0 * change.real,
-            3.0 * change.imag,
-            torch.sqrt(coverage / peak),
-            torch.log10(coverage + 1.0) / 3.0 - 1.0,
-        ]
-        x = torch.stack(channels, dim=1)
-        if self.num_memory:
+
+        def features(rows: slice, columns: slice) -> Tensor:
+            here, moved = canvas[..., rows, columns], change[..., rows, columns]
+            covered = coverage[..., rows, columns]
+            channels = [
+                here.real - 1.0,
+                here.imag,
+                3.0 * moved.real,
+                3.0 * moved.imag,
+                torch.sqrt(covered / peak),
+                torch.log10(covered + 1.0) / 3.0 - 1.0,
+            ]
+            x = torch.stack(channels, dim=1)
+            if not self.num_memory:
+                return x
             if stage == 0:
-                memory = x.new_zeros(x.shape[0], self.num_memory, *x.shape[2:])
-            x = torch.cat([x, memory], dim=1)
-        network = self.stages[stage]
+                blank = x.new_zeros(x.shape[0], self.num_memory, *x.shape[2:])
+                return torch.cat([x, blank], dim=1)
+            return torch.cat([x, memory[..., rows, columns]], dim=1)
+
+        network, shape = self.stages[stage], (canvas.shape[0], canvas.shape[1], canvas.shape[2])
         assert isinstance(network, CanvasUNet)
-        with torch.autocast(x.device.type, dtype=torch.bfloat16, enabled=is_mixed):
-            y = network(x) if self.training else network.forward_tiled(x, team=team)
+        with torch.autocast(canvas.device.type, dtype=torch.bfloat16, enabled=is_mixed):
+            if self.training:
+                y = network(features(slice(None), slice(None)))
+            else:
+                y = network.forward_tiled(features, shape, team=team)
         y = y.to(torch.float32)
         trust = coverage / (coverage + 0.003 * peak)
         correction = torch.complex(y[:, 0] * trust, y[:, 1] * trust)

@@ -49,7 +49,8 @@ def take_patches(
     Raises:
         IndexError: a window leaves its canvas.
     """
-    _check_on_host(corners, shape, canvas.shape[-2:])
+    if not torch.is_grad_enabled():
+        return _gather(canvas, rows, corners, shape)
     return _TakePatches.apply(canvas, rows, corners, shape)
 
 
@@ -66,7 +67,9 @@ def put_patches(
     Raises:
         IndexError: a window leaves its canvas.
     """
-    _check_on_host(corners, patches.shape[-2:], shape[-2:])
+    if not torch.is_grad_enabled():
+        canvas = torch.zeros(shape, dtype=patches.dtype, device=patches.device)
+        return _scatter_into(canvas, patches, rows, corners)
     return _PutPatches.apply(patches, rows, corners, shape)
 
 
@@ -84,7 +87,6 @@ def add_patches(
     Raises:
         IndexError: a window leaves its canvas.
     """
-    _check_on_host(corners, patches.shape[-2:], canvas.shape[-2:])
     if torch.is_grad_enabled():
         shape = (canvas.shape[0], canvas.shape[1], canvas.shape[2])
         return canvas + put_patches(patches, rows, corners, shape)
@@ -112,9 +114,17 @@ def check_windows(corners: Int[Tensor, 'patch 2'], window: Any, canvas: Any) -> 
         )
 
 
-def _check_on_host(corners: Tensor, window: Any, canvas: Any) -> None:
-    if corners.device.type == 'cpu':  # a device must not be waited for: see `Measurement`
-        check_windows(corners, window, canvas)
+def _places(
+    rows: Tensor, corners: Tensor, window: Any, canvas: Any
+) -> list[tuple[int, slice, slice]]:
+    """Returns for each patch, on the host, the canvas and where on it the window lies."""
+    (height, width), (last_y, last_x) = window, (c - w for c, w in zip(canvas, window))
+    places = []
+    for row, (y, x) in zip(rows.tolist(), corners.tolist()):
+        if not (0 <= y <= last_y and 0 <= x <= last_x):
+            check_windows(corners, window, canvas)
+        places.append((row, slice(y, y + height), slice(x, x + width)))
+    return places
 
 
 def _gather(canvas: Tensor, rows: Tensor, corners: Tensor, shape: tuple[int, int]) -> Tensor:
@@ -122,9 +132,8 @@ def _gather(canvas: Tensor, rows: Tensor, corners: Tensor, shape: tuple[int, int
         return canvas.reshape(-1)[_flat_indices(canvas.shape, rows, corners, shape)]
     patches = torch.empty((len(rows), *shape), dtype=canvas.dtype)
     source, target = canvas.detach().resolve_conj().resolve_neg().numpy(), patches.numpy()
-    height, width = shape
-    for index, (row, (y, x)) in enumerate(zip(rows.tolist(), corners.tolist())):
-        target[index] = source[row, y : y + height, x : x + width]
+    for patch, place in zip(target, _places(rows, corners, shape, canvas.shape[-2:])):
+        patch[...] = source[place]
     return patches
 
 
@@ -135,8 +144,8 @@ def _scatter_into(canvas: Tensor, patches: Tensor, rows: Tensor, corners: Tensor
         canvas.view(-1).index_add_(0, indices.reshape(-1), patches.reshape(-1))
         return canvas
     source, target = patches.detach().resolve_conj().resolve_neg().numpy(), canvas.numpy()
-    for index, (row, (y, x)) in enumerate(zip(rows.tolist(), corners.tolist())):
-        target[row, y : y + height, x : x + width] += source[index]
+    for patch, place in zip(source, _places(rows, corners, (height, width), canvas.shape[-2:])):
+        target[place] += patch
     return canvas
 
 

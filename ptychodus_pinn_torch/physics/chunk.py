@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 
-import torch
 from jaxtyping import Bool, Complex, Float, Int
 from torch import Tensor
+
+from .roots import square_root
 
 __all__ = ['Chunk', 'ChunkStream']
 
@@ -43,7 +44,7 @@ class Chunk:
 
     def roots(self, floor: float) -> Float[Tensor, 'pattern height width']:
         """Returns the root of the counts, after `floor` counts were added."""
-        return torch.sqrt(self.counts + floor)
+        return square_root(self.counts + floor if floor else self.counts)
 
     def good_counts(self) -> Float[Tensor, 'pattern height width']:
         """Returns the counts with zeros at bad pixels."""

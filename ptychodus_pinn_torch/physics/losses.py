@@ -6,6 +6,8 @@ import torch
 from jaxtyping import Bool, Complex, Float
 from torch import Tensor
 
+from .roots import square_root
+
 __all__ = [
     'absolute_loss',
     'amplitude_loss',
@@ -93,7 +95,7 @@ def amplitude_misfit(
     good_pixels: Bool[Tensor, '*frame height width'] | None = None,
 ) -> tuple[Float[Tensor, ''], Float[Tensor, '']]:
     """Returns `sum (sqrt I - sqrt D)**2` and `sum D` over good pixels, to be added up."""
-    misfit = (torch.sqrt(expected.clamp(min=0.0)) - torch.sqrt(counts)).square()
+    misfit = (square_root(expected.clamp(min=0.0)) - square_root(counts)).square()
     if good_pixels is not None:
         misfit, counts = misfit * good_pixels, counts * good_pixels
     return misfit.sum(), counts.sum()

@@ -59,10 +59,8 @@ def lost_part(
     function; faded out where what the object sends does not stand out from `background` and
     `DIM`: there an image gains more from a little too few counts than from their noise.
     """
-    ground = torch.full((), DIM, device=expected.device)
-    of_object = expected
-    if background is not None:
-        of_object, ground = (expected - background).clamp(min=0.0), ground + background
-    numerator = (1.0 + 0.32 * expected) * of_object.square()
-    denominator = 1.0 + expected * (2.59 + 2.56 * expected)
-    return numerator / (denominator * (of_object + ground).square())
+    part = (1.0 + 0.32 * expected) / (1.0 + expected * (2.59 + 2.56 * expected))
+    if background is None:
+        return part * (expected / (expected + DIM)).square()
+    of_object = (expected - background).clamp(min=0.0)
+    return part * (of_object / (of_object + (DIM + background))).square()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy
 import torch
 from jaxtyping import Complex, Float
 from torch import Tensor
@@ -54,6 +55,11 @@ class _SquaredModulus(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, field: Tensor) -> Tensor:
         ctx.save_for_backward(field)
+        if field.device.type == 'cpu':  # numpy goes through strided numbers twice as fast
+            values = field.detach().resolve_conj().numpy()
+            found = numpy.square(values.real)
+            found += numpy.square(values.imag)
+            return torch.from_numpy(numpy.asarray(found))
         real, imaginary = field.real, field.imag
         return torch.addcmul(real * real, imaginary, imaginary)
 

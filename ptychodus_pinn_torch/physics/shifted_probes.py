@@ -19,13 +19,14 @@ class _Store:
     def __init__(self, probe: Tensor, shifts: Tensor) -> None:
         self._spectrum, self._shifts = probe_spectrum(probe), shifts
         self._kept = torch.empty((len(shifts), *probe.shape), dtype=probe.dtype)
-        self._is_known = torch.zeros(len(shifts), dtype=torch.bool)
+        self._is_known, self._num_left = torch.zeros(len(shifts), dtype=torch.bool), len(shifts)
 
     def __getitem__(self, indices: Tensor) -> Tensor:
-        new = indices[~self._is_known[indices]]
+        new = indices[~self._is_known[indices]] if self._num_left else indices[:0]
         if len(new):
             self._kept[new] = shift_spectrum(self._spectrum, self._shifts[new])
             self._is_known[new] = True
+            self._num_left = int((~self._is_known).sum())
         return self._kept.index_select(0, indices)
 
 

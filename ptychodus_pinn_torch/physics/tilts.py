@@ -25,6 +25,7 @@ from .measurement import Measurement
 from .memory import with_chunks_that_fit
 from .noise import lost_part
 from .propagation import intensity, to_detector
+from .roots import square_root
 
 __all__ = ['TiltMap', 'integrate_tilts', 'local_tilts', 'measure_tilts']
 
@@ -72,7 +73,7 @@ class TiltMap:
 
 def local_tilts(exposure: Exposure, chunk: Chunk) -> Float[Tensor, 'pattern 2']:
     """Returns the phase ramp (y, x) on each patch that would explain its pattern better, rad/px."""
-    root = torch.sqrt(exposure.expected)
+    root = square_root(exposure.expected)
     residual = chunk.roots(0.0) - root
     residual = residual + root * lost_part(exposure.expected, chunk.background)
     wave = chunk.probe * exposure.patches[:, None]

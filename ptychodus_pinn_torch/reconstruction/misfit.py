@@ -14,6 +14,7 @@ from ..physics.measurement import Measurement
 from ..physics.memory import with_chunks_that_fit
 from ..physics.noise import root_noise
 from ..physics.propagation import intensity
+from ..physics.roots import square_root
 from ..solver.state import SolverState
 
 __all__ = ['SUPPORTED', 'UNDER_NOISE', 'Misfit', 'misfit', 'misfit_map']
@@ -75,7 +76,7 @@ def _add_up(
     found, done = torch.empty((3, len(indices)), device=measurement.device), 0
     for chunk in state.seen(replace(measurement, after_chunk=None)).chunks(indices):
         expected, counts = predict(state.canvas, chunk).clamp(min=0.0), chunk.good_counts()
-        error, noise = (torch.sqrt(expected) - torch.sqrt(counts)).square(), root_noise(expected)
+        error, noise = (square_root(expected) - square_root(counts)).square(), root_noise(expected)
         if chunk.good_pixels is not None:
             error, noise = error * chunk.good_pixels, noise * chunk.good_pixels
         for row, value in zip(found, (error, noise, counts)):

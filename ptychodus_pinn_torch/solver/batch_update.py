@@ -99,10 +99,9 @@ class BatchUpdate:
         self._numerator: Tensor | None = None
         self._whole: tuple[Tensor, Chunk] | None = None
         self._varying: VaryingProbeUpdate | None = None
-        device = measurement.device
-        self._probe, self._power = torch.zeros_like(state.probe), torch.zeros((), device=device)
-        self._background = torch.zeros(2, device=device)
-        self.misfit = torch.zeros(2, device=device)
+        # what is added up takes the shape of what comes
+        zero = torch.zeros((), device=measurement.device)
+        self._probe = self._power = self._background = self.misfit = zero
 
     def add(self, chunk: Chunk) -> None:
         """Adds what some of the patterns want, in their order; changes nothing before its end."""
@@ -128,11 +127,11 @@ class BatchUpdate:
         if factors is not None and state.factors is not None:
             state.factors[there] *= factors
         if background is not None:
-            self._background += background
+            self._background = self._background + background
         if probe is not None:
             self._add_probe(probe, chunk)
         if misfit is not None:
-            self.misfit += misfit
+            self.misfit = self.misfit + misfit
         self._add_object(update, chunk)
 
     def apply(self) -> None:

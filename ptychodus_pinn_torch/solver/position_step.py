@@ -11,6 +11,7 @@ from torch import Tensor
 from ..physics.chunk import Chunk
 from ..physics.forward_model import Exposure
 from ..physics.propagation import to_detector
+from ..physics.roots import square_root
 
 __all__ = ['expected_spread', 'position_change']
 
@@ -41,7 +42,7 @@ def position_change(
     be dominated by the phase ramp that a shift puts on the far field, and that no detector sees.
     """
     slopes = _amplitude_slopes(exposure, chunk)
-    residual = chunk.roots(0.0) - torch.sqrt(exposure.expected)
+    residual = chunk.roots(0.0) - square_root(exposure.expected)
     if chunk.good_pixels is not None:
         residual = residual * chunk.good_pixels
         slopes = [slope * chunk.good_pixels for slope in slopes]
@@ -68,7 +69,7 @@ def _amplitude_slopes(exposure: Exposure, chunk: Chunk) -> Sequence[Tensor]:
         torch.fft.fftfreq(height, device=spectrum.device)[:, None],
         torch.fft.fftfreq(width, device=spectrum.device)[None, :],
     )
-    amplitude = torch.sqrt(exposure.expected) + 1e-6
+    amplitude = square_root(exposure.expected) + 1e-6
     slopes, far_field = [], exposure.far_field
     for frequency in frequencies:
         derivative = torch.fft.ifft2(spectrum * (-2j * torch.pi * frequency))

@@ -10,6 +10,7 @@ from ..physics.chunk import Chunk
 from ..physics.forward_model import Exposure
 from ..physics.probe import shift_probe
 from ..physics.propagation import squared_modulus, to_detector
+from ..physics.roots import square_root
 from ..physics.update_rule import divide_by_coverage
 from ..physics.variation import Variation
 from .state import SolverState
@@ -45,7 +46,7 @@ def update_weights(
     if not len(modes):
         return
     fields = to_detector(shift_probe(modes, chunk.shifts) * exposure.patches[:, None])
-    amplitude = torch.sqrt(exposure.expected) + 1e-6
+    amplitude = square_root(exposure.expected) + 1e-6
     far_field = exposure.far_field[:, :1]
     slopes = (far_field.real * fields.real + far_field.imag * fields.imag) / amplitude[:, None]
     if state.factors is not None:
