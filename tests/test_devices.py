@@ -10,6 +10,7 @@ import pytest
 import torch
 from fake_device import DEVICE, Watch, watched_device
 
+import ptychodus_pinn_torch as pinn
 from ptychodus_pinn_torch.config import CnnConfig, Config, UnrolledConfig
 from ptychodus_pinn_torch.networks.unrolled import UnrolledNetwork
 from ptychodus_pinn_torch.physics import measured_scan
@@ -17,9 +18,11 @@ from ptychodus_pinn_torch.physics.devices import set_threads
 from ptychodus_pinn_torch.physics.group_batch import GroupBatch
 from ptychodus_pinn_torch.physics.measured_scan import measure_scan
 from ptychodus_pinn_torch.physics.measurement import Measurement
+from ptychodus_pinn_torch.physics.noise import root_noise
 from ptychodus_pinn_torch.reconstruction.adam import AdamRefiner
 from ptychodus_pinn_torch.reconstruction.misfit import misfit, misfit_map
 from ptychodus_pinn_torch.scan.scan import Scan
+from ptychodus_pinn_torch.solver.momentum import Momentum
 from ptychodus_pinn_torch.solver.rpie import RpieSettings, rpie_epoch
 from ptychodus_pinn_torch.solver.state import Freed, SolverState
 from ptychodus_pinn_torch.training.module import PtychoPINN
@@ -72,7 +75,7 @@ def test_a_reconstruction_does_not_wait_for_the_device(
 
 def test_a_scan_that_fits_is_uploaded_once(scan: Scan, has_room: Callable[[bool], None]) -> None:
     def num_uploaded(watch: Watch) -> int:
-        window = (torch.float32, *scan.pattern_shape)
+        window = (torch.uint16, *scan.pattern_shape)
         return sum(shape[0] for kind, shape in watch.uploads if (kind, *shape[1:]) == window)
 
     def twice(fits: bool) -> int:
@@ -163,6 +166,29 @@ def test_an_rpie_epoch_waits_for_the_device_only_at_its_end(
             state, measurement, batches, settings, lambda done: waited.append(len(watch.waits))
         )
     assert waited == [0] * len(batches)
+    assert watch.waits == 2 * ['aten::_to_copy']  # the windows follow; the error
+    assert watch.wide == []
+
+
+def test_an_epoch_on_tiles_waits_for_the_device_only_at_its_end(
+    has_room: Callable[[bool], None],
+) -> None:
+    wide = pinn.simulate(num_positions=400, pattern_size=32, step_px=8.0)
+    freed = Freed(probe=True, positions=True, factors=True, background=True)
+    with watched_device() as watch, torch.no_grad():
+        measurement = on_device(wide)
+        state = SolverState.start(measurement.flat(), measurement)
+        waited: list[int] = []
+        batches, momentum = torch.arange(400).split(8), Momentum(state)
+        root_noise(state.shifts)  # whose table is handed over once
+        watch.waits.clear()
+
+        def note(done: int) -> None:
+            waited.append(len(watch.waits))
+
+        rpie_epoch(state, measurement, batches, RpieSettings(freed=freed), note, momentum)
+    assert len(waited) > len(batches)  # every tile has a smaller last batch
+    assert set(waited) == {0}
     assert watch.waits == 2 * ['aten::_to_copy']  # the windows follow; the error
     assert watch.wide == []
 

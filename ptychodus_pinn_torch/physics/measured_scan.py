@@ -51,16 +51,16 @@ class ScanCounts:
         number = scan.num_patterns if frames is None else len(frames)
         self.shape = (number, *scan.pattern_shape)
         good = numpy.fft.ifftshift(scan.good_pixels)
-        self._good = None if good.all() else torch.from_numpy(good)
+        self._good = None if good.all() else torch.from_numpy(good).to(device, non_blocking=True)
         self._total = total
         self._resident: Tensor | None = None
         if _has_room(device, 4 * int(numpy.prod(self.shape))):
-            self._resident = torch.cat([self._read(part).to(device) for part in self._parts()])
+            self._resident = self._read_all()
 
     def __getitem__(self, indices: Tensor) -> Float[Tensor, 'pattern height width']:
         if self._resident is not None:
             return self._resident.index_select(0, indices.to(self.device, non_blocking=True))
-        return self._read(indices.numpy()).to(self.device, non_blocking=True)
+        return self._read(indices.numpy())
 
     def total(self) -> float:
         """Returns the sum of all counts over good pixels; they are added up once."""
@@ -77,7 +77,13 @@ class ScanCounts:
         if self._resident is not None or 4 * int(numpy.prod(self.shape)) > num_bytes:
             return self
         found = copy(self)
-        found._resident = torch.cat([self._read(part).to(self.device) for part in self._parts()])
+        found._resident = self._read_all()
+        return found
+
+    def _read_all(self) -> Float[Tensor, 'pattern height width']:
+        found = torch.empty(self.shape, device=self.device)
+        for part in self._parts():
+            found[part[0] : part[-1] + 1] = self._read(part)
         return found
 
     def _parts(self) -> list[NDArray[numpy.int64]]:
@@ -90,17 +96,31 @@ class ScanCounts:
         return numpy.asarray(self.scan.patterns[frames])
 
     def _read(self, indices: NDArray[numpy.int64]) -> Float[Tensor, 'pattern height width']:
-        raw = self._raw(indices)
+        raw: Any = self._raw(indices)
+        values: Any
+        if self.device.type != 'cpu':
+            raw = _upload(raw, self.device)
+            values = torch.empty(raw.shape, device=self.device)
+        else:
+            values = numpy.empty(raw.shape, dtype=numpy.float32)
         # two rolls of half the size are an ifftshift of even patterns; slices are faster
         height, width = self.shape[1:]
         half_y, half_x = height // 2, width // 2
-        values = numpy.empty(raw.shape, dtype=numpy.float32)
         values[:, : height - half_y, : width - half_x] = raw[:, half_y:, half_x:]
         values[:, : height - half_y, width - half_x :] = raw[:, half_y:, :half_x]
         values[:, height - half_y :, : width - half_x] = raw[:, :half_y, half_x:]
         values[:, height - half_y :, width - half_x :] = raw[:, :half_y, :half_x]
-        counts = torch.from_numpy(values)
+        counts = torch.from_numpy(values) if isinstance(values, numpy.ndarray) else values
         return counts if self._good is None else counts * self._good
+
+
+def _upload(raw: NDArray[Any], device: torch.device) -> Tensor:
+    """Returns counts on a device that is not waited for, as they are where they are small integers."""
+    is_small = raw.dtype.kind in 'ui' and raw.dtype.itemsize <= 2 and raw.dtype.isnative
+    host = torch.from_numpy(numpy.ascontiguousarray(raw, dtype=raw.dtype if is_small else 'f4'))
+    if device.type == 'cuda':
+        host = host.pin_memory()
+    return host.to(device, non_blocking=True)
 
 
 def _has_room(device: torch.device, num_bytes: int) -> bool:

@@ -17,14 +17,14 @@ _MOST_COUNTS = 400
 
 
 @cache
-def _table() -> Tensor:
+def _table(device: torch.device) -> Tensor:
     """Returns `E (sqrt D - sqrt I)**2` for Poisson counts D, at evenly spaced log10 I."""
     steps = (_HIGHEST - _LOWEST) * _PER_DECADE
     expected = torch.logspace(_LOWEST, _HIGHEST, steps + 1, dtype=torch.float64)
     counts = torch.arange(_MOST_COUNTS, dtype=torch.float64)
     log_odds = torch.xlogy(counts, expected[:, None]) - expected[:, None] - torch.lgamma(counts + 1)
     mean_root = (torch.exp(log_odds) * torch.sqrt(counts)).sum(dim=1)
-    return (2.0 * expected - 2.0 * torch.sqrt(expected) * mean_root).to(torch.float32)
+    return (2.0 * expected - 2.0 * torch.sqrt(expected) * mean_root).to(device, torch.float32)
 
 
 def root_noise(expected: Float[Tensor, '*shape']) -> Float[Tensor, '*shape']:
@@ -32,7 +32,7 @@ def root_noise(expected: Float[Tensor, '*shape']) -> Float[Tensor, '*shape']:
 
     1/4 for many counts (Anscombe, Biometrika 35, 246, 1948), twice I for few.
     """
-    table = _table().to(expected.device)
+    table = _table(expected.device)
     place = (torch.log10(expected.clamp(min=1e-12)) - _LOWEST) * _PER_DECADE
     lower = place.floor().clamp(0, len(table) - 2)
     part, lower = place - lower, lower.to(torch.int64)
@@ -59,8 +59,8 @@ def lost_part(
     function; faded out where what the object sends does not stand out from `background` and
     `DIM`: there an image gains more from a little too few counts than from their noise.
     """
-    part = (1.0 + 0.32 * expected) / (1.0 + expected * (2.59 + 2.56 * expected))
-    if background is None:
-        return part * (expected / (expected + DIM)).square()
-    of_object = (expected - background).clamp(min=0.0)
-    return part * (of_object / (of_object + (DIM + background))).square()
+    part = (2.56 * expected).add_(2.59).mul_(expected).add_(1.0)
+    part = (0.32 * expected).add_(1.0).div_(part)
+    of_object = expected if background is None else (expected - background).clamp_(min=0.0)
+    ground = of_object + (DIM if background is None else DIM + background)
+    return part.mul_((of_object / ground).square_())
