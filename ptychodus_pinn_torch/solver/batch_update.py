@@ -97,6 +97,7 @@ class BatchUpdate:
         self._shape = (1, extent[0] + measurement.window[0], extent[1] + measurement.window[1])
         self._local = corners - self._first
         self._numerator: Tensor | None = None
+        self._done = 0
         self._whole: tuple[Tensor, Chunk] | None = None
         self._varying: VaryingProbeUpdate | None = None
         # what is added up takes the shape of what comes
@@ -106,6 +107,8 @@ class BatchUpdate:
     def add(self, chunk: Chunk) -> None:
         """Adds what some of the patterns want, in their order; changes nothing before its end."""
         state, settings, freed = self._state, self._settings, self._settings.freed
+        if len(chunk.indices) < len(self._indices) and self._numerator is None:
+            self._numerator = state.canvas.new_zeros(self._shape)
         exposure = expose(state.canvas, chunk)
         misfit = None
         if self._is_measured:
@@ -129,7 +132,7 @@ class BatchUpdate:
         if background is not None:
             self._background = self._background + background
         if probe is not None:
-            self._add_probe(probe, chunk)
+            self._add_probe(*probe)
         if misfit is not None:
             self.misfit = self.misfit + misfit
         self._add_object(update, chunk)
@@ -176,8 +179,7 @@ class BatchUpdate:
         power = squared_modulus(patches).sum(dim=0)
         return (update if self._state.variation is not None else update.sum(dim=0)), power
 
-    def _add_probe(self, wanted: tuple[Tensor, Tensor], chunk: Chunk) -> None:
-        update, power = wanted
+    def _add_probe(self, update: Tensor, power: Tensor) -> None:
         if self._state.variation is None:
             self._probe, self._power = self._probe + update, self._power + power
             return
@@ -187,12 +189,9 @@ class BatchUpdate:
 
     def _add_object(self, update: Tensor, chunk: Chunk) -> None:
         """Adds what the patches want; a batch that fits into memory as a whole is kept as it is."""
-        if len(chunk.indices) == len(self._indices):
+        if self._numerator is None:
             self._whole = update, chunk
             return
-        if self._numerator is None:
-            self._numerator = torch.zeros(self._shape, dtype=update.dtype, device=update.device)
-            self._done = 0
         local = self._local[self._done : self._done + len(update)]
         self._done += len(update)
         there = local.to(update.device, non_blocking=True)

@@ -21,8 +21,11 @@ EVERYWHERE = slice(None), slice(None)
 """The box of a single tile."""
 
 LEAST_SIDE, LARGEST_SIDE = 1.3, 2.5
-"""Of a tile, in windows; the canvas under its patterns is a window larger. Smaller ones may overlap
-their neighbours' neighbours, in larger ones the momentum goes too far."""
+"""Of a tile, in windows; the canvas under its patterns is a window larger. The first must be more than
+one, so that tiles do not reach their neighbours' neighbours; in larger ones the momentum goes too far."""
+
+ONE_TILE = 2.8
+"""Windows that a scan may reach over as a single tile."""
 
 PATTERNS = 128
 """That a tile has between these bounds."""
@@ -74,7 +77,7 @@ class Tiles:
         edges = []
         for span, size in zip(spans, window):
             wanted = min(max(side, LEAST_SIDE * size), LARGEST_SIDE * size)
-            number = max(1, int(span / wanted + RATHER_LARGE))
+            number = int(span / wanted + RATHER_LARGE) if span > ONE_TILE * size else 1
             edges.append(torch.arange(number) * span // number)
         return cls(
             (edges[0], edges[1]), (window[0], window[1]), (canvas_shape[-2], canvas_shape[-1])
