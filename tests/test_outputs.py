@@ -44,7 +44,7 @@ def engine(monkeypatch):
     class Engine:
         runs = 0
 
-        def reconstruct(self, request, report):
+        def reconstruct(self, request, report, *alone):
             self.runs += 1
             scan: Scan = request.scan
             coverage = numpy.ones(scan.object_.shape, dtype=numpy.float32)
