@@ -92,11 +92,19 @@ class CanvasUNet(nn.Module):
             return self(features(slice(0, height), slice(0, width)))
         device = self.last.weight.device
         found = torch.zeros((number, self.last.out_channels, height, width), device=device)
-        places = [(y, x) for y in range(0, height, tile) for x in range(0, width, tile)]
+        # a few large tiles take the least time; a team shares those of one size evenly
+        sides = [tile if team.size == 1 else _even_part(length, tile) for length in shape[1:]]
+        places = [(y, x) for y in range(0, height, sides[0]) for x in range(0, width, sides[1])]
         for y, x in places[team.rank :: team.size]:
             top, left = max(0, y - HALO_PX), max(0, x - HALO_PX)
-            bottom, right = min(height, y + tile), min(width, x + tile)
+            bottom, right = min(height, y + sides[0]), min(width, x + sides[1])
             window = slice(top, bottom + HALO_PX), slice(left, right + HALO_PX)
             inside = slice(y - top, bottom - top), slice(x - left, right - left)
             found[..., y:bottom, x:right] = self(features(*window))[..., *inside]
         return team.add_up(found)
+
+
+def _even_part(length: int, most: int) -> int:
+    """Returns the side of parts of about one size, as pooling wants it, of at most so many pixels."""
+    number = -(-length // most)
+    return -(-length // (4 * number)) * 4
