@@ -4,12 +4,19 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
+from dataclasses import replace
+
+import torch
+from torch import Tensor
 
 from ..physics.measured_scan import MeasuredScan
+from ..physics.measurement import Measurement
+from ..physics.team import ALONE
 from ..solver.annealing import Phase, anneal, finish, search
 from ..solver.momentum import Momentum
 from ..solver.rpie import RpieSettings, rpie_epoch
 from ..solver.state import SolverState
+from ..solver.tiles import Tiles
 from .run_log import RunLog
 from .splitting import sample_patterns
 
@@ -58,16 +65,26 @@ def measure_pace(measured: MeasuredScan, log: RunLog) -> Pace:
     """Returns the pace of the solver on this machine; nothing is measured without a time budget."""
     if math.isinf(log.budget_s):
         return Pace(log, 0.0)
-    measurement = measured.measurement
+    team = measured.measurement.team
+    measurement = replace(measured.measurement, team=ALONE)
     state = SolverState.start(measurement.flat(), measurement)
     phase = search(1, is_low=False, is_gentle=False)
-    batches = sample_patterns(measurement)[:MEASURED_PATTERNS].split(phase.batch)
+    batches = _some_of_a_tile(measurement)[:MEASURED_PATTERNS].split(phase.batch)
     settings, seconds = RpieSettings(alpha=1.0), []
     for part in (batches[:2], batches):  # the first ones are slower than all that follow
         started = log.clock()
         rpie_epoch(state, measurement, part, settings, momentum=Momentum(state))
         seconds.append((log.clock() - started) / sum(len(batch) for batch in part))
-    return Pace(log, seconds[-1] * measurement.num_patterns)
+    return Pace(log, seconds[-1] * measurement.num_patterns / team.size)
+
+
+def _some_of_a_tile(measurement: Measurement) -> Tensor:
+    """Returns patterns that make whole batches, as those of an epoch do."""
+    tiles = Tiles.of(measurement.num_patterns, measurement.window, measurement.canvas_shape)
+    if len(tiles) == 1:
+        return sample_patterns(measurement)
+    parts = tiles.parts(torch.arange(measurement.num_patterns), measurement.corners)
+    return max((part.indices for group in parts for part in group), key=len)
 
 
 def phases_after(search_epochs: int, *, is_low: bool, is_likely: bool) -> list[Phase]:

@@ -12,14 +12,21 @@ import torch
 import ptychodus_pinn_torch as pinn
 from ptychodus_pinn_torch.config import Config, ConfigError, override_config
 from ptychodus_pinn_torch.metrics.comparison import compare_objects, coverage_mask
+from ptychodus_pinn_torch.physics.chunk import Chunk
 from ptychodus_pinn_torch.physics.measured_scan import measure_scan
 from ptychodus_pinn_torch.reconstruction.refining import Refinement
 from ptychodus_pinn_torch.reconstruction.run_log import RunLog
 from ptychodus_pinn_torch.reconstruction.splitting import split_patterns
-from ptychodus_pinn_torch.reconstruction.time_budget import Pace, epochs_after, fit_phases
+from ptychodus_pinn_torch.reconstruction.time_budget import (
+    Pace,
+    epochs_after,
+    fit_phases,
+    measure_pace,
+)
 from ptychodus_pinn_torch.scan.scan import Scan
 from ptychodus_pinn_torch.simulation.simulated_scan import SimulationSpec, simulate_scan
 from ptychodus_pinn_torch.solver.annealing import anneal
+from ptychodus_pinn_torch.solver.batch_update import BatchUpdate
 from ptychodus_pinn_torch.solver.state import SolverState
 
 BATCHES_PER_EPOCH = 25
@@ -110,3 +117,22 @@ def test_a_budget_without_refinement_is_refused() -> None:
         override_config(
             Config(), {'reconstruction.time_budget_s': 3.0, 'reconstruction.refine_epochs': 0}
         )
+
+
+def test_the_pace_of_a_wide_scan_is_measured_in_whole_batches(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    wide = pinn.simulate(num_positions=900, pattern_size=32, step_px=8.0)
+    met: list[int] = []
+    log = RunLog(lambda report: None, budget_s=100.0, clock=lambda: float(sum(met)))
+    add = BatchUpdate.add
+
+    def count(update: BatchUpdate, chunk: Chunk) -> None:
+        met.append(1)  # a second for each batch, whatever its size
+        add(update, chunk)
+
+    monkeypatch.setattr(BatchUpdate, 'add', count)
+    measured = measure_scan(wide)
+    with torch.inference_mode():
+        pace = measure_pace(measured, log)
+    assert 900 / 8 <= pace.epoch_s < 1.1 * 900 / 8
