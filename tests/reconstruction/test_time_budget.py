@@ -122,7 +122,7 @@ def test_a_budget_without_refinement_is_refused() -> None:
 def test_the_pace_of_a_wide_scan_is_measured_in_whole_batches(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    wide = pinn.simulate(num_positions=900, pattern_size=32, step_px=8.0)
+    wide = pinn.simulate(num_positions=2500, pattern_size=32, step_px=8.0)
     met: list[int] = []
     log = RunLog(lambda report: None, budget_s=100.0, clock=lambda: float(sum(met)))
     add = BatchUpdate.add
@@ -135,4 +135,4 @@ def test_the_pace_of_a_wide_scan_is_measured_in_whole_batches(
     measured = measure_scan(wide)
     with torch.inference_mode():
         pace = measure_pace(measured, log)
-    assert 900 / 8 <= pace.epoch_s < 1.1 * 900 / 8
+    assert 2500 / 8 <= pace.epoch_s < 1.1 * 2500 / 8
