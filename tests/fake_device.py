@@ -24,6 +24,7 @@ WAITING = {
     'aten::is_nonzero',
 }
 """The host cannot go on before it has the result of these, or knows its size."""
+ATOMIC = {'aten::index_add', 'aten::index_add_', 'aten::scatter_add', 'aten::scatter_add_'}
 COPIES = {'aten::_to_copy', 'aten::copy_'}
 
 
@@ -34,6 +35,7 @@ class Watch(TorchDispatchMode):
         waits: Operators whose result the host waited for, or whose input it waited to hand over.
         wide: Operators that made float64 or complex128, which Apple's GPUs do not have.
         uploads: Type and shape of what was copied from the host to the device.
+        atomic: Operators that GPUs add up in another order each time.
     """
 
     def __init__(self) -> None:
@@ -41,12 +43,15 @@ class Watch(TorchDispatchMode):
         self.waits: list[str] = []
         self.wide: list[str] = []
         self.uploads: list[tuple[torch.dtype, tuple[int, ...]]] = []
+        self.atomic: list[str] = []
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         name, kwargs = func._schema.name, kwargs or {}
         given = [value for value in tree_leaves((args, kwargs)) if isinstance(value, torch.Tensor)]
         on_host = [value for value in given if value.device.type == 'cpu']
         on_device = [value for value in given if value.device == DEVICE]
+        if name in ATOMIC and on_device:
+            self.atomic.append(name)
         if name in COPIES:
             self._note_copy(name, args, kwargs)
         elif name in WAITING and on_device:

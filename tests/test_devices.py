@@ -70,7 +70,7 @@ def test_a_reconstruction_does_not_wait_for_the_device(
         watch.waits.clear()
         canvas = network.reconstruct(measurement)
     assert canvas.object_.device.type == canvas.coverage.device.type == DEVICE.type
-    assert (watch.waits, watch.wide) == ([], [])
+    assert (watch.waits, watch.wide, watch.atomic) == ([], [], [])
 
 
 def test_a_scan_that_fits_is_uploaded_once(scan: Scan, has_room: Callable[[bool], None]) -> None:
@@ -103,7 +103,7 @@ def test_a_map_of_the_misfit_reads_no_counts_and_does_not_wait_for_the_device(
         watch.uploads.clear()
         found = misfit_map(state, measurement, ratios)
     assert found.device.type == DEVICE.type and found.shape == measurement.canvas_shape[1:]
-    assert (watch.waits, watch.wide) == ([], [])
+    assert (watch.waits, watch.wide, watch.atomic) == ([], [], [])
     assert not any(shape[1:] == scan.pattern_shape for _, shape in watch.uploads)
 
 
@@ -136,7 +136,7 @@ def test_a_training_step_does_not_wait_for_the_device(
         if network is NETWORK:  # patches are put together on the host, unless they are trained
             module.eval().validation_step(moved, 0)
     assert all(parameter.grad is not None for parameter in module.parameters())
-    assert (watch.waits, watch.wide) == ([], [])
+    assert (watch.waits, watch.wide, watch.atomic) == ([], [], [])
 
 
 def module_on_device(
@@ -167,7 +167,7 @@ def test_an_rpie_epoch_waits_for_the_device_only_at_its_end(
         )
     assert waited == [0] * len(batches)
     assert watch.waits == 2 * ['aten::_to_copy']  # the windows follow; the error
-    assert watch.wide == []
+    assert watch.wide == watch.atomic == []
 
 
 def test_an_epoch_on_tiles_waits_for_the_device_only_at_its_end(
@@ -190,7 +190,7 @@ def test_an_epoch_on_tiles_waits_for_the_device_only_at_its_end(
     assert len(waited) > len(batches)  # every tile has a smaller last batch
     assert set(waited) == {0}
     assert watch.waits == 2 * ['aten::_to_copy']  # the windows follow; the error
-    assert watch.wide == []
+    assert watch.wide == watch.atomic == []
 
 
 def test_an_adam_epoch_waits_for_the_device_only_at_its_end(
@@ -207,7 +207,7 @@ def test_an_adam_epoch_waits_for_the_device_only_at_its_end(
         refiner.present()
     assert waited == [0] * len(batches)
     assert watch.waits == ['aten::_local_scalar_dense']
-    assert watch.wide == []
+    assert watch.wide == watch.atomic == []
 
 
 def test_the_watch_sees_waiting_and_wide_numbers() -> None:
@@ -217,10 +217,12 @@ def test_the_watch_sees_waiting_and_wide_numbers() -> None:
         float(values.sum())
         values.cpu()
         values.double()
+        values.index_add_(0, torch.zeros(3, dtype=torch.int64, device=DEVICE), values)
         with pytest.raises(AssertionError, match='between two devices'):
             values + torch.ones(3)
     assert watch.waits == ['aten::_local_scalar_dense', 'aten::_to_copy']
     assert watch.wide == ['aten::_to_copy']
+    assert watch.atomic == ['aten::index_add_']
     assert watch.uploads == [(torch.float32, (3,))]
 
 

@@ -141,7 +141,9 @@ def _scatter_into(canvas: Tensor, patches: Tensor, rows: Tensor, corners: Tensor
     height, width = patches.shape[-2:]
     if patches.device.type != 'cpu':
         indices = _flat_indices(canvas.shape, rows, corners, (height, width))
-        canvas.view(-1).index_add_(0, indices.reshape(-1), patches.reshape(-1))
+        # sorted by place, and not by atomic additions, which come in another order each time
+        places = (indices.reshape(-1),)
+        canvas.view(-1).index_put_(places, patches.reshape(-1), accumulate=True)
         return canvas
     source, target = patches.detach().resolve_conj().resolve_neg().numpy(), canvas.numpy()
     for patch, place in zip(source, _places(rows, corners, (height, width), canvas.shape[-2:])):

@@ -181,7 +181,8 @@ class Measurement:
             return total + self.counts.total() - self._spiking_counts()
         counts: Any = self.counts
         good = counts if self.good_pixels is None else counts * self.good_pixels
-        return total.index_add_(0, self._hand_over(self.rows), good.sum(dim=(-2, -1)))
+        sums = good.sum(dim=(-2, -1))
+        return total.index_put_((self._hand_over(self.rows),), sums, accumulate=True)
 
     def _spiking_counts(self) -> float:
         """Returns what a lazily read measurement has counted where it cannot be trusted."""
@@ -240,7 +241,7 @@ class Measurement:
             number = torch.bincount(self.rows, minlength=self.canvas_shape[0])
             return self._hand_over(number)
         sums = torch.zeros(self.canvas_shape[0], device=self.device)
-        return sums.index_add_(0, self._hand_over(self.rows), values)
+        return sums.index_put_((self._hand_over(self.rows),), values, accumulate=True)
 
     def level(self) -> Float[Tensor, ' group']:
         """Returns the mean amplitude of each object: the root of measured over sent counts."""
