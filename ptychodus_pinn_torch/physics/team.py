@@ -43,6 +43,8 @@ class Team:
         """
         rank, size = places_in_launch()
         if size > 1 and not distributed.is_initialized():
+            if device.index is not None:
+                torch.cuda.set_device(device)
             distributed.init_process_group('nccl' if device.type == 'cuda' else 'gloo')
         return cls(rank, size)
 

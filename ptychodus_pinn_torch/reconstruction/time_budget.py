@@ -75,12 +75,13 @@ def measure_pace(measured: MeasuredScan, log: RunLog) -> Pace:
         started = log.clock()
         rpie_epoch(state, measurement, part, settings, momentum=Momentum(state))
         seconds.append((log.clock() - started) / sum(len(batch) for batch in part))
-    return Pace(log, seconds[-1] * measurement.num_patterns / team.size)
+    is_shared = len(Tiles.of(measurement)) > 1
+    return Pace(log, seconds[-1] * measurement.num_patterns / (team.size if is_shared else 1))
 
 
 def _some_of_a_tile(measurement: Measurement) -> Tensor:
     """Returns patterns that make whole batches, as those of an epoch do."""
-    tiles = Tiles.of(measurement.num_patterns, measurement.window, measurement.canvas_shape)
+    tiles = Tiles.of(measurement)
     if len(tiles) == 1:
         return sample_patterns(measurement)
     parts = tiles.parts(torch.arange(measurement.num_patterns), measurement.corners)

@@ -50,7 +50,7 @@ def rpie_epoch(
     if freed.background and state.background is None:
         state.background = torch.zeros((), device=measurement.device)
     run = _Run(measurement, settings, after_batch, expected_spread(state.moves(measurement)))
-    tiles = Tiles.of(measurement.num_patterns, measurement.window, measurement.canvas_shape)
+    tiles = Tiles.of(measurement)
     if len(tiles) == 1:
         beside = None if momentum is None else momentum.of(0, EVERYWHERE, state)
         misfit = run.go(state, batches, beside)

@@ -8,12 +8,13 @@ whatever the size of the scan; a step costs what it touches, and not the whole c
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
 from jaxtyping import Int
 from torch import Tensor
+
+from ..physics.measurement import Measurement
 
 __all__ = ['EVERYWHERE', 'Part', 'Tiles']
 
@@ -64,24 +65,26 @@ class Tiles:
     canvas_shape: tuple[int, int]
 
     @classmethod
-    def of(cls, num_patterns: int, window: Sequence[int], canvas_shape: Sequence[int]) -> Tiles:
-        """Returns the tiles for a number of patterns on a canvas (Y, X); one where it is small.
+    def of(cls, measurement: Measurement) -> Tiles:
+        """Returns those of the canvas of a measurement."""
+        return cls.make(measurement.num_patterns, measurement.window, measurement.canvas_shape[1:])
 
-        Args:
-            num_patterns: Of the scan.
-            window: (H, W).
-            canvas_shape: Its last two are (Y, X).
+    @classmethod
+    def make(
+        cls, num_patterns: int, window: tuple[int, int], canvas_shape: tuple[int, int]
+    ) -> Tiles:
+        """Returns the tiles for a number of patterns with windows (H, W) on a canvas (Y, X).
+
+        It is one where the scan is small.
         """
-        spans = [length - size + 1 for length, size in zip(canvas_shape[-2:], window)]
+        spans = [length - size + 1 for length, size in zip(canvas_shape, window)]
         side = math.sqrt(PATTERNS * spans[0] * spans[1] / num_patterns)
         edges = []
         for span, size in zip(spans, window):
             wanted = min(max(side, LEAST_SIDE * size), LARGEST_SIDE * size)
             number = int(span / wanted + RATHER_LARGE) if span > ONE_TILE * size else 1
             edges.append(torch.arange(number) * span // number)
-        return cls(
-            (edges[0], edges[1]), (window[0], window[1]), (canvas_shape[-2], canvas_shape[-1])
-        )
+        return cls((edges[0], edges[1]), window, canvas_shape)
 
     def __len__(self) -> int:
         return len(self.edges[0]) * len(self.edges[1])

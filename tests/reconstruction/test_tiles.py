@@ -38,7 +38,7 @@ def test_every_pattern_is_in_one_part_and_in_the_box_of_its_tile() -> None:
     rng = numpy.random.default_rng(0)
     corners = torch.from_numpy(rng.integers(0, (385, 277), size=(500, 2)))
     corners[:4] = torch.tensor([[0, 0], [384, 276], [0, 276], [384, 0]])
-    tiles = Tiles.of(500, window, shape)
+    tiles = Tiles.make(500, window, shape[1:])
     assert len(tiles) == 9 * 4
     groups = tiles.parts(shuffled(500), corners)
     met = torch.cat([part.indices for parts in groups for part in parts])
@@ -67,7 +67,7 @@ def test_every_pattern_is_in_one_part_and_in_the_box_of_its_tile() -> None:
 def test_tiles_have_enough_patterns_and_are_no_smaller_than_a_window(
     number: int, shape: tuple[int, int, int], expected: int
 ) -> None:
-    tiles = Tiles.of(number, (64, 64), shape)
+    tiles = Tiles.make(number, (64, 64), shape[1:])
     assert len(tiles) == expected
     for axis, edges in enumerate(tiles.edges):
         ends = [*edges.tolist(), shape[1 + axis] - 63]
@@ -95,7 +95,7 @@ def test_a_probe_that_is_free_is_found_from_all_tiles(wide_scan: Scan) -> None:
     y, x = numpy.mgrid[:32, :32] - 15.5
     bent = wide_scan.probe * numpy.exp(0.03j * (y**2 + x**2))
     measurement = measure_scan(replace(wide_scan, probe=bent.astype(numpy.complex64))).measurement
-    assert len(Tiles.of(2025, measurement.window, measurement.canvas_shape)) > 9
+    assert len(Tiles.of(measurement)) > 9
     given = torch.from_numpy(wide_scan.probe[0])
 
     def overlap(probe: torch.Tensor) -> float:
