@@ -13,10 +13,10 @@ __all__ = ['square_root']
 def square_root(values: Float[Tensor, '*shape']) -> Float[Tensor, '*shape']:
     """Returns the roots of values that are not negative.
 
-    On the CPU, and where no gradient is wanted, by numpy: zeros, of which counts are full, take torch
-    several times as long as other numbers.
+    On one CPU core, and where no gradient is wanted, by numpy: zeros, of which counts are full, take
+    torch several times as long as other numbers. Several cores are torch's.
     """
     needs_torch = values.device.type != 'cpu' or values.requires_grad
-    if needs_torch or values.dtype != torch.float32:
+    if needs_torch or values.dtype != torch.float32 or torch.get_num_threads() > 1:
         return torch.sqrt(values)
     return torch.from_numpy(numpy.asarray(numpy.sqrt(values.numpy())))

@@ -275,7 +275,8 @@ def _with_what_is_kept(measured: MeasuredScan) -> MeasuredScan:
 def _chunk_bytes(config: Config, device: torch.device) -> int:
     budget = config.reconstruction.memory_MB * 2**20
     # exit waves, far fields and differences of a chunk live at the same time
-    limit = CPU_CHUNK_BYTES if device.type == 'cpu' else DEVICE_CHUNK_BYTES
+    is_on_host = device.type == 'cpu'  # where every thread has a cache
+    limit = CPU_CHUNK_BYTES * torch.get_num_threads() if is_on_host else DEVICE_CHUNK_BYTES
     return max(2**20, min(budget // 8, limit))
 
 
