@@ -14,6 +14,7 @@ from ..physics.team import ALONE, Team
 __all__ = ['CanvasUNet', 'ConvPair', 'Features']
 
 Features = Callable[[slice, slice], Tensor]
+Use = Callable[[slice, slice, Tensor], None]
 
 HALO_PX = 32
 """No output pixel of `CanvasUNet` depends on an input pixel farther away than this."""
@@ -76,32 +77,60 @@ class CanvasUNet(nn.Module):
         self,
         features: Features,
         shape: tuple[int, int, int],
+        use: Use,
         tile: int = 256,
         team: Team = ALONE,
-    ) -> Float[Tensor, 'batch output height width']:
-        """Returns the same as `forward`, tile by tile, in bounded memory.
+    ) -> None:
+        """Hands over the same as `forward` returns, tile by tile, in bounded memory.
 
         Args:
             features: Returns what `forward` takes, on some rows and columns of the canvases.
             shape: (B, Y, X) of the canvases.
+            use: Takes rows, columns and the output there (B, C, y, x). It may change what
+                `features` looks at in that place: no other tile needs it any more.
             tile: Pixels per side.
             team: Processes that share the tiles.
         """
         number, height, width = shape
+        everything = slice(0, height), slice(0, width)
         if max(height, width) <= tile + 2 * HALO_PX:
-            return self(features(slice(0, height), slice(0, width)))
-        device = self.last.weight.device
-        found = torch.zeros((number, self.last.out_channels, height, width), device=device)
-        # a few large tiles take the least time; a team shares those of one size evenly
-        sides = [tile if team.size == 1 else _even_part(length, tile) for length in shape[1:]]
+            use(*everything, self(features(*everything)))
+            return
+        if team.size == 1:  # a few large tiles take the least time
+            places = [(y, x) for y in range(0, height, tile) for x in range(0, width, tile)]
+            waiting: list[tuple[slice, slice, Tensor]] = []
+            for y, x in places:
+                # a row of tiles looks at the one before, and at none before that
+                while waiting and waiting[0][0].start < y - tile:
+                    use(*waiting.pop(0))
+                waiting.append(self._on_tile(features, shape, (y, x), (tile, tile)))
+            for found in waiting:
+                use(*found)
+            return
+        sides = _even_part(height, tile), _even_part(width, tile)  # that are shared evenly
         places = [(y, x) for y in range(0, height, sides[0]) for x in range(0, width, sides[1])]
-        for y, x in places[team.rank :: team.size]:
-            top, left = max(0, y - HALO_PX), max(0, x - HALO_PX)
-            bottom, right = min(height, y + sides[0]), min(width, x + sides[1])
-            window = slice(top, bottom + HALO_PX), slice(left, right + HALO_PX)
-            inside = slice(y - top, bottom - top), slice(x - left, right - left)
-            found[..., y:bottom, x:right] = self(features(*window))[..., *inside]
-        return team.add_up(found)
+        device = self.last.weight.device
+        whole = torch.zeros((number, self.last.out_channels, height, width), device=device)
+        for place in places[team.rank :: team.size]:
+            rows, columns, output = self._on_tile(features, shape, place, sides)
+            whole[..., rows, columns] = output
+        use(*everything, team.add_up(whole))
+
+    def _on_tile(
+        self,
+        features: Features,
+        shape: tuple[int, int, int],
+        place: tuple[int, int],
+        sides: tuple[int, int],
+    ) -> tuple[slice, slice, Tensor]:
+        """Returns rows and columns of the tile that begins at a place, and the output there."""
+        (y, x), (_, height, width) = place, shape
+        top, left = max(0, y - HALO_PX), max(0, x - HALO_PX)
+        bottom, right = min(height, y + sides[0]), min(width, x + sides[1])
+        window = slice(top, bottom + HALO_PX), slice(left, right + HALO_PX)
+        inside = slice(y - top, bottom - top), slice(x - left, right - left)
+        found = self(features(*window))[..., *inside].clone()
+        return slice(y, bottom), slice(x, right), found
 
 
 def _even_part(length: int, most: int) -> int:

@@ -99,16 +99,20 @@ class PriorNetwork(nn.Module):
             ]
             x = torch.stack(features, dim=1)
         with torch.autocast(x.device.type, dtype=torch.bfloat16, enabled=is_mixed):
-            y = self.unet(x) if self.training else self._correct_by_tiles(x, measurement.team)
+            y = self.unet(x) if self.training else self._by_tiles(x, measurement.team)
             y = y.to(torch.float32)
         trust = coverage / (coverage + 0.003 * peak)
         return canvas + level * size * torch.complex(y[:, 0] * trust, y[:, 1] * trust)
 
-    def _correct_by_tiles(self, x: Tensor, team: Team) -> Tensor:
+    def _by_tiles(self, x: Tensor, team: Team) -> Tensor:
         shape = (x.shape[0], x.shape[2], x.shape[3])
-        return self.unet.forward_tiled(
-            lambda rows, columns: x[..., rows, columns], shape, team=team
-        )
+        found = x.new_empty((shape[0], 2, *shape[1:]))
+
+        def use(rows: slice, columns: slice, output: Tensor) -> None:
+            found[..., rows, columns] = output
+
+        self.unet.forward_tiled(lambda rows, columns: x[..., rows, columns], shape, use, team=team)
+        return found
 
 
 def _rms(wanted: Tensor, coverage: Tensor) -> Tensor:

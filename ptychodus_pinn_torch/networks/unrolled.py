@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cached_property
 from typing import ClassVar
 
 import torch
-from jaxtyping import Complex, Int
+from jaxtyping import Complex, Float, Int
 from torch import Tensor, nn
 
 from ..config import NetworkConfig, UnrolledConfig
 from ..physics.canvas import Canvas, add_patches
-from ..physics.chunk import Chunk
 from ..physics.forward_model import expose
 from ..physics.group_batch import GroupBatch
 from ..physics.measurement import Measurement
@@ -25,6 +27,9 @@ __all__ = ['UnrolledNetwork', 'subset_numbers']
 
 COUNT_FLOOR = 0.1
 """Added to counts before roots are taken: keeps the step finite in the dark."""
+
+KEPT_BYTES = 2**25
+"""Memory that the coverages by the subsets may take; where canvases are larger, each stage adds them up."""
 
 
 def subset_numbers(
@@ -82,104 +87,152 @@ class UnrolledNetwork(nn.Module):
 
     def reconstruct(self, measurement: Measurement, *, use_cnn: bool = True) -> Canvas:
         """Returns the canvases of a measurement. Without the CNN: the bare physics."""
-        device, team = self.log_gain.device, measurement.team
+        device = self.log_gain.device
         is_mixed = torch.is_autocast_enabled(device.type)
         with torch.autocast(device_type=device.type, enabled=False):
             level = measurement.level()
-            subsets = self._subsets(measurement.in_units_of(level))
+            subsets = _Subsets(measurement.in_units_of(level), self.num_subsets)
             scale = level[:, None, None]
-            shape = measurement.canvas_shape
-            canvas = torch.ones(shape, dtype=torch.complex64, device=device)
-            coverage, memory = canvas.real, canvas.real.new_zeros(0)
-            covers: list[Tensor] = []
+            canvas = torch.ones(measurement.canvas_shape, dtype=torch.complex64, device=device)
+            number, height, width = measurement.canvas_shape
+            memory = canvas.real.new_zeros((number, self.num_memory, height, width))
             earlier = []
             for stage in range(len(self.stages)):
-                before = canvas
+                # without gradients the canvas changes in place
+                before = canvas.clone() if use_cnn else canvas
                 for turn in range(len(subsets)):
-                    which = (turn + 4 * stage) % len(subsets)
-                    step = self._physics_step(stage, canvas, subsets, which, covers, team)
-                    canvas = canvas + step
-                if stage == 0:
-                    coverage = sum(covers[1:], start=covers[0])
+                    canvas = self._physics_step(stage, canvas, subsets, turn)
                 if use_cnn:
-                    canvas, memory = self._correct(
-                        stage, canvas, canvas - before, coverage, memory, is_mixed, team
-                    )
+                    change = torch.sub(canvas, before, out=None if _has_gradient() else before)
+                    known = _Known(canvas, change, subsets.coverage, memory)
+                    canvas, memory = self._correct(stage, known, is_mixed, measurement.team)
                 if stage + 1 < len(self.stages) and self.training:
                     earlier.append(canvas * scale)
-        return Canvas(canvas * scale, coverage / scale.square(), tuple(earlier))
-
-    def _subsets(self, measurement: Measurement) -> list[Iterable[Chunk]]:
-        per_group = measurement.num_patterns // measurement.canvas_shape[0]
-        number = max(1, min(self.num_subsets, per_group))
-        numbers = subset_numbers(measurement.rows, measurement.corners, number)
-        return measurement.subsets(numbers, number)
+            coverage = subsets.coverage / scale.square()
+            canvas = canvas * scale if _has_gradient() else canvas.mul_(scale)
+        return Canvas(canvas, coverage, tuple(earlier))
 
     def _physics_step(
-        self,
-        stage: int,
-        canvas: Tensor,
-        subsets: Sequence[Iterable[Chunk]],
-        which: int,
-        covers: list[Tensor],
-        team: Team,
+        self, stage: int, canvas: Tensor, subsets: _Subsets, turn: int
     ) -> Complex[Tensor, 'group y x']:
-        numerator = torch.zeros_like(canvas)
-        covered = None if stage else torch.zeros_like(canvas.real)
-        for chunk in subsets[which]:
+        """Returns the canvas after the update by one of the subsets."""
+        which = (turn + 4 * stage) % len(subsets)
+        numerator, covered = torch.zeros_like(canvas), subsets.kept.get(which)
+        is_known = covered is not None
+        covered = torch.zeros_like(canvas.real) if covered is None else covered
+        for chunk in subsets.chunks[which]:
             difference = wave_difference(expose(canvas, chunk), chunk, floor=COUNT_FLOOR)
             update = object_update(chunk.probe, difference)
             numerator = add_patches(numerator, update, chunk.rows, chunk.corners)
-            if covered is not None:
+            if not is_known:
                 power = intensity(chunk.probe)
                 covered = add_patches(covered, power, chunk.rows, chunk.corners)
-        numerator = team.add_up(numerator)
-        if covered is not None:
-            covers.append(team.add_up(covered))
-        covered = covers[which]
+        numerator = subsets.team.add_up(numerator)
+        if not is_known:
+            covered = subsets.team.add_up(covered)
+            subsets.note(which, covered, is_first=stage == 0)
         peak = covered.amax(dim=(-2, -1), keepdim=True)
         floor = torch.exp(self.log_beta[stage]) * peak + 1e-12
-        return (torch.exp(self.log_gain[stage]) / (covered + floor)) * numerator
+        gain = torch.exp(self.log_gain[stage]) / (covered + floor)
+        if _has_gradient():
+            return canvas + gain * numerator
+        return canvas.add_(numerator.mul_(gain))
 
     def _correct(
-        self,
-        stage: int,
-        canvas: Tensor,
-        change: Tensor,
-        coverage: Tensor,
-        memory: Tensor,
-        is_mixed: bool,
-        team: Team,
-    ) -> tuple[Tensor, Tensor]:
-        peak = coverage.amax(dim=(-2, -1), keepdim=True)
-
-        def features(rows: slice, columns: slice) -> Tensor:
-            here, moved = canvas[..., rows, columns], change[..., rows, columns]
-            covered = coverage[..., rows, columns]
-            channels = [
-                here.real - 1.0,
-                here.imag,
-                3.0 * moved.real,
-                3.0 * moved.imag,
-                torch.sqrt(covered / peak),
-                torch.log10(covered + 1.0) / 3.0 - 1.0,
-            ]
-            x = torch.stack(channels, dim=1)
-            if not self.num_memory:
-                return x
-            if stage == 0:
-                blank = x.new_zeros(x.shape[0], self.num_memory, *x.shape[2:])
-                return torch.cat([x, blank], dim=1)
-            return torch.cat([x, memory[..., rows, columns]], dim=1)
-
-        network, shape = self.stages[stage], (canvas.shape[0], canvas.shape[1], canvas.shape[2])
+        self, stage: int, known: _Known, is_mixed: bool, team: Team
+    ) -> tuple[Complex[Tensor, 'group y x'], Float[Tensor, 'group channel y x']]:
+        """Returns canvas and memory after the CNN of a stage."""
+        network, canvas = self.stages[stage], known.canvas
         assert isinstance(network, CanvasUNet)
         with torch.autocast(canvas.device.type, dtype=torch.bfloat16, enabled=is_mixed):
-            if self.training:
-                y = network(features(slice(None), slice(None)))
-            else:
-                y = network.forward_tiled(features, shape, team=team)
-        y = y.to(torch.float32)
-        trust = coverage / (coverage + 0.003 * peak)
-        correction = torch.complex(y[:, 0] * trust, y[:, 1] * trust)
-        return canvas + correction, y[:, 2:]
+            if _has_gradient():
+                y = network(known.features(slice(None), slice(None))).to(torch.float32)
+                return canvas + known.trusted(y, slice(None), slice(None)), y[:, 2:]
+            shape = canvas.shape[0], canvas.shape[1], canvas.shape[2]
+            network.forward_tiled(known.features, shape, known.change_by, team=team)
+        return canvas, known.memory
+
+
+class _Subsets:
+    """The patterns in subsets, and the photons that they send through the pixels of the canvases.
+
+    Args:
+        measurement: In units of the mean amplitude of the object.
+        most: Subsets, where there are enough patterns.
+
+    Attributes:
+        chunks: Of each subset, to be gone through as often as wanted.
+        kept: (B, Y, X) photons of the subsets that are kept.
+        coverage: (B, Y, X) photons of all of them.
+    """
+
+    def __init__(self, measurement: Measurement, most: int) -> None:
+        per_group = measurement.num_patterns // measurement.canvas_shape[0]
+        number = max(1, min(most, per_group))
+        numbers = subset_numbers(measurement.rows, measurement.corners, number)
+        self.chunks, self.team = measurement.subsets(numbers, number), measurement.team
+        self._are_kept = 4 * number * math.prod(measurement.canvas_shape) <= KEPT_BYTES
+        self.kept: dict[int, Tensor] = {}
+        self.coverage = torch.zeros((), device=measurement.device)
+
+    def __len__(self) -> int:
+        return len(self.chunks)
+
+    def note(self, which: int, covered: Tensor, *, is_first: bool) -> None:
+        """Takes notice of the photons of a subset; adds those that come for the first time."""
+        if is_first:
+            self.coverage = self.coverage + covered
+        if self._are_kept:
+            self.kept[which] = covered
+
+
+@dataclass(frozen=True)
+class _Known:
+    """What the CNN of a stage is told, and what it changes.
+
+    Attributes:
+        canvas: (B, Y, X) after the physics of the stage.
+        change: (B, Y, X) that these have made.
+        coverage: (B, Y, X) photons of all patterns.
+        memory: (B, M, Y, X) what the stage before hands over.
+    """
+
+    canvas: Complex[Tensor, 'group y x']
+    change: Complex[Tensor, 'group y x']
+    coverage: Float[Tensor, 'group y x']
+    memory: Float[Tensor, 'group channel y x']
+
+    @cached_property
+    def peak(self) -> Float[Tensor, 'group 1 1']:
+        """The highest coverage of each canvas."""
+        return self.coverage.amax(dim=(-2, -1), keepdim=True)
+
+    def features(self, rows: slice, columns: slice) -> Float[Tensor, 'group channel y x']:
+        """Returns the input of the CNN on some rows and columns."""
+        here, moved = self.canvas[..., rows, columns], self.change[..., rows, columns]
+        covered = self.coverage[..., rows, columns]
+        channels = [
+            here.real - 1.0,
+            here.imag,
+            3.0 * moved.real,
+            3.0 * moved.imag,
+            torch.sqrt(covered / self.peak),
+            torch.log10(covered + 1.0) / 3.0 - 1.0,
+        ]
+        return torch.cat([torch.stack(channels, dim=1), self.memory[..., rows, columns]], dim=1)
+
+    def trusted(self, y: Tensor, rows: slice, columns: slice) -> Complex[Tensor, 'group y x']:
+        """Returns the correction in an output of the CNN, as far as there are patterns."""
+        covered = self.coverage[..., rows, columns]
+        trust = covered / (covered + 0.003 * self.peak)
+        return torch.complex(y[:, 0] * trust, y[:, 1] * trust)
+
+    def change_by(self, rows: slice, columns: slice, output: Tensor) -> None:
+        """Corrects canvas and memory in place, by an output of the CNN on some rows and columns."""
+        y = output.to(torch.float32)
+        self.canvas[..., rows, columns] += self.trusted(y, rows, columns)
+        self.memory[..., rows, columns] = y[:, 2:]
+
+
+def _has_gradient() -> bool:
+    return torch.is_grad_enabled()

@@ -253,9 +253,9 @@ class Measurement:
         return torch.sqrt(totals.clamp(min=1.0) / self.sent().clamp(min=1e-20))
 
     def flat(self) -> Complex[Tensor, 'group y x']:
-        """Returns the flat canvases that let the measured counts through."""
-        ones = torch.ones(self.canvas_shape, dtype=torch.complex64, device=self.device)
-        return ones * self.level()[:, None, None]
+        """Returns the flat canvases that let the measured counts through, to be read only."""
+        level = self.level().to(torch.complex64)
+        return level[:, None, None].expand(self.canvas_shape)
 
     def in_units_of(self, level: Float[Tensor, ' group']) -> Measurement:
         """Returns the measurement with probes in units in which an object of `level` is one."""

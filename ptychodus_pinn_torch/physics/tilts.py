@@ -123,16 +123,21 @@ def _measure_tilts(canvas: Tensor, measurement: Measurement, indices: Tensor) ->
 def integrate_tilts(tilts: TiltMap) -> Float[Tensor, 'group y x']:
     """Returns the phases (B, Y, X) whose gradients are the tilts, as nearly as they can be, rad."""
     shape = tuple(tilts.weights.shape[-2:])
-    cells = torch.cat([tilts.sums, tilts.weights[None]]).detach()
-    padding = (0, -shape[1] % CELL_PX, 0, -shape[0] % CELL_PX)
-    cells = torch.nn.functional.pad(cells, padding)
-    cells = torch.nn.functional.avg_pool2d(cells, CELL_PX).cpu()
+    parts = [_cell_means(part.detach()) for part in (*tilts.sums, tilts.weights)]
+    cells = torch.stack(parts).cpu()
     phases = [_least_squares(cell.numpy()) for cell in cells.movedim(1, 0)]
     coarse = torch.from_numpy(numpy.stack(phases)).to(tilts.weights.device, torch.float32)
     fine = torch.nn.functional.interpolate(
         coarse[:, None], scale_factor=float(CELL_PX), mode='bilinear', align_corners=False
     )
     return fine[:, 0, : shape[0], : shape[1]]
+
+
+def _cell_means(values: Float[Tensor, 'group y x']) -> Float[Tensor, 'group row column']:
+    """Returns the means over cells; what reaches over the border counts as zeros."""
+    return torch.nn.functional.avg_pool2d(
+        values, CELL_PX, ceil_mode=True, divisor_override=CELL_PX**2
+    )
 
 
 def _least_squares(cell: NDArray[numpy.float32]) -> NDArray[numpy.float64]:

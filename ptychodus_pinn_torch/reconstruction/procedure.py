@@ -176,6 +176,8 @@ def _make_image(
     given = Found(
         chosen.name, SolverState.start(starts[chosen.name], measured.measurement), Freed()
     )
+    has_network = 'network' in starts
+    starts.clear()  # those of large scans take much memory
     examination, refined = Examination(measured, config, log), None
     is_forced = bool(examination.forced.names())
     is_near = chosen.to_noise < FAR_FROM_EXPLAINED or pace.epochs_left < EXAMINED_EPOCHS
@@ -189,7 +191,7 @@ def _make_image(
     found = examination.run(
         chosen.name,
         (refined or given).state.canvas,
-        run_network if 'network' in starts else None,
+        run_network if has_network else None,
         is_refined=refined is not None,
     )
     if refined is not None and not found.freed.names():

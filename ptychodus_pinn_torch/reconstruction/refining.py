@@ -101,7 +101,7 @@ class Refinement:
             if self.config.reconstruction.refine_method == 'adam':
                 self._run_adam(refined)
             else:
-                self._run_rpie(refined)
+                self._run_rpie(refined, start)
         return refined
 
     def _settings(self, phase: Phase, num_batches: int) -> RpieSettings:
@@ -178,11 +178,11 @@ class Refinement:
         error = self._misfit(refined).relative
         return error if math.isfinite(error) else math.inf
 
-    def _run_rpie(self, refined: Refined) -> None:
+    def _run_rpie(self, refined: Refined, start: SolverState) -> None:
         if not self.plan.split.judges:
             self._run_given(refined)
             return
-        start, at_start = refined.state.clone(), self._judge(refined)
+        at_start = self._judge(refined)
         is_of_use = self._search(refined, at_start)
         if self.freed.positions:
             relocate(refined.state, self.measurement, self.plan.split.training)
@@ -200,7 +200,7 @@ class Refinement:
                 f'{self.name}: the refinement explains patterns that were held out worse than its '
                 f'start ({refined.held_out:.3g} against {at_start:.3g}): going on from the start.'
             )
-            refined.state, refined.held_out = start, at_start
+            refined.state, refined.held_out = start.clone(), at_start
         # what was held out has judged, and is part of the image from now on
         refined.state = fit_frames(
             refined.state, self.measurement, self.plan.split.held_out, self.freed

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from .state import SolverState
+from .tiles import EVERYWHERE
 
 __all__ = ['Momentum', 'TileMomentum', 'Way']
 
@@ -29,7 +30,9 @@ class Momentum:
 
     def __init__(self, state: SolverState, factor: float = 0.9) -> None:
         self._factor, self.probe = factor, Way(state.probe, 0.5 * factor)
-        self._canvases: dict[int, tuple[tuple[slice, slice], Way, _Counter]] = {}
+        self._whole: Way | None = None
+        self._velocities: dict[int, Tensor] = {}
+        self._counters: dict[int, _Counter] = {}
 
     def of(
         self, tile: int, box: tuple[slice, slice], state: SolverState, probe: Way | None = None
@@ -44,19 +47,19 @@ class Momentum:
             state: At present.
             probe: The way of the probe, where the tile has its own.
         """
-        canvas = state.canvas[:, *box]
-        if tile not in self._canvases:
-            self._canvases[tile] = box, Way(canvas, self._factor), _Counter()
-        _, way, counter = self._canvases[tile]
-        if len(self._canvases) > 1:
-            way.before.copy_(canvas)
+        canvas, counter = state.canvas[:, *box], self._counters.setdefault(tile, _Counter())
+        if box == EVERYWHERE:
+            way = self._whole = self._whole or Way(canvas, self._factor)
+        else:
+            way = Way(canvas, self._factor, self._velocities.get(tile))
+            self._velocities[tile] = way.velocity
         return TileMomentum(box, way, probe or self.probe, counter)
 
     def follow(self, state: SolverState) -> None:
         """Goes on from a state that something else has moved, which is no way of its own."""
         self.probe.before.copy_(state.probe)
-        for box, way, _ in self._canvases.values():
-            way.before.copy_(state.canvas[:, *box])
+        if self._whole is not None:
+            self._whole.before.copy_(state.canvas)
 
 
 class Way:
@@ -65,16 +68,16 @@ class Way:
     Args:
         start: Where it is.
         factor: What is left of the velocity after a step.
+        velocity: That it has already, changed in place.
     """
 
-    def __init__(self, start: Tensor, factor: float) -> None:
-        self.before, self.velocity, self.factor = start.clone(), torch.zeros_like(start), factor
+    def __init__(self, start: Tensor, factor: float, velocity: Tensor | None = None) -> None:
+        self.before, self.factor = start.clone(), factor
+        self.velocity = torch.zeros_like(start) if velocity is None else velocity
 
     def clone(self) -> Way:
         """Returns an independent copy."""
-        found = Way(self.before, self.factor)
-        found.velocity.copy_(self.velocity)
-        return found
+        return Way(self.before, self.factor, self.velocity.clone())
 
     def carry_on(self, present: Tensor) -> None:
         """Moves what is at present there on along its way."""

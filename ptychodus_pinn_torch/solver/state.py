@@ -128,7 +128,7 @@ class SolverState:
         enough = max(ENOUGH_PATTERNS, ENOUGH_PHOTONS / max(photons, 1.0))
         tilts = measure_tilts(self.canvas, seen, indices[:: max(1, int(times / enough))])
         phase = integrate_tilts(tilts.around_mean() if freed.probe else tilts)
-        self.canvas = self.canvas * torch.polar(torch.ones_like(phase), phase)
+        self.canvas *= torch.polar(torch.ones((), device=phase.device).expand_as(phase), phase)
 
     def anchor(self, given: Complex[Tensor, 'mode height width']) -> None:
         """Gives the probe place, power and tilt of the `given` one, and the object what follows.
