@@ -19,6 +19,9 @@ Use = Callable[[slice, slice, Tensor], None]
 HALO_PX = 32
 """No output pixel of `CanvasUNet` depends on an input pixel farther away than this."""
 
+SMALLEST_TILE_PX = 96
+"""Height of a tile that is computed as the whole is, bit by bit."""
+
 
 class ConvPair(nn.Module):
     """Two 3x3 convolutions, each followed by a rectifier; where asked, by a norm before it."""
@@ -92,23 +95,21 @@ class CanvasUNet(nn.Module):
             team: Processes that share the tiles.
         """
         number, height, width = shape
-        everything = slice(0, height), slice(0, width)
-        if max(height, width) <= tile + 2 * HALO_PX:
+        everything, sides = (slice(0, height), slice(0, width)), _sides(shape, tile, team.size)
+        places = [(y, x) for y in range(0, height, sides[0]) for x in range(0, width, sides[1])]
+        if len(places) == 1:
             use(*everything, self(features(*everything)))
             return
-        if team.size == 1:  # a few large tiles take the least time
-            places = [(y, x) for y in range(0, height, tile) for x in range(0, width, tile)]
+        if team.size == 1:
             waiting: list[tuple[slice, slice, Tensor]] = []
             for y, x in places:
                 # a row of tiles looks at the one before, and at none before that
-                while waiting and waiting[0][0].start < y - tile:
+                while waiting and waiting[0][0].start < y - sides[0]:
                     use(*waiting.pop(0))
-                waiting.append(self._on_tile(features, shape, (y, x), (tile, tile)))
+                waiting.append(self._on_tile(features, shape, (y, x), sides))
             for found in waiting:
                 use(*found)
             return
-        sides = _even_part(height, tile), _even_part(width, tile)  # that are shared evenly
-        places = [(y, x) for y in range(0, height, sides[0]) for x in range(0, width, sides[1])]
         device = self.last.weight.device
         whole = torch.zeros((number, self.last.out_channels, height, width), device=device)
         for place in places[team.rank :: team.size]:
@@ -133,7 +134,14 @@ class CanvasUNet(nn.Module):
         return slice(y, bottom), slice(x, right), found
 
 
-def _even_part(length: int, most: int) -> int:
-    """Returns the side of parts of about one size, as pooling wants it, of at most so many pixels."""
-    number = -(-length // most)
-    return -(-length // (4 * number)) * 4
+def _sides(shape: tuple[int, int, int], tile: int, size: int) -> tuple[int, int]:
+    """Returns the sides of tiles of about one size, as pooling wants them; a few take the least time.
+
+    For a team, which shares them, they are so many that each process has as many, unless they get
+    so small that they would be computed otherwise, in their last bits, than larger ones.
+    """
+    _, height, width = shape
+    rows, columns = (max(1, -(-(length - 2 * HALO_PX) // tile)) for length in (height, width))
+    shared = -(-rows // size) * size
+    rows = shared if height >= shared * SMALLEST_TILE_PX else rows
+    return -(-height // (4 * rows)) * 4, -(-width // (4 * columns)) * 4

@@ -13,7 +13,7 @@ from jaxtyping import Complex, Float, Int
 from torch import Tensor, nn
 
 from ..config import NetworkConfig, UnrolledConfig
-from ..physics.canvas import Canvas, add_patches
+from ..physics.canvas import Canvas, add_patches, blank_sum
 from ..physics.forward_model import expose
 from ..physics.group_batch import GroupBatch
 from ..physics.measurement import Measurement
@@ -27,6 +27,9 @@ __all__ = ['UnrolledNetwork', 'subset_numbers']
 
 COUNT_FLOOR = 0.1
 """Added to counts before roots are taken: keeps the step finite in the dark."""
+
+BAND_PX = 256
+"""Rows of a canvas that are changed at a time."""
 
 KEPT_BYTES = 2**25
 """Memory that the coverages by the subsets may take; where canvases are larger, each stage adds them up."""
@@ -117,9 +120,10 @@ class UnrolledNetwork(nn.Module):
     ) -> Complex[Tensor, 'group y x']:
         """Returns the canvas after the update by one of the subsets."""
         which = (turn + 4 * stage) % len(subsets)
-        numerator, covered = torch.zeros_like(canvas), subsets.kept.get(which)
+        shape, device = tuple(canvas.shape), canvas.device
+        numerator, covered = blank_sum(shape, canvas.dtype, device), subsets.kept.get(which)
         is_known = covered is not None
-        covered = torch.zeros_like(canvas.real) if covered is None else covered
+        covered = blank_sum(shape, torch.float32, device) if covered is None else covered
         for chunk in subsets.chunks[which]:
             difference = wave_difference(expose(canvas, chunk), chunk, floor=COUNT_FLOOR)
             update = object_update(chunk.probe, difference)
@@ -129,14 +133,18 @@ class UnrolledNetwork(nn.Module):
                 covered = add_patches(covered, power, chunk.rows, chunk.corners)
         numerator = subsets.team.add_up(numerator)
         if not is_known:
-            covered = subsets.team.add_up(covered)
+            covered = subsets.team.add_up(covered).to(torch.float32)
             subsets.note(which, covered, is_first=stage == 0)
         peak = covered.amax(dim=(-2, -1), keepdim=True)
         floor = torch.exp(self.log_beta[stage]) * peak + 1e-12
-        gain = torch.exp(self.log_gain[stage]) / (covered + floor)
+        gain = torch.exp(self.log_gain[stage])
         if _has_gradient():
-            return canvas + gain * numerator
-        return canvas.add_(numerator.mul_(gain))
+            return canvas + gain / (covered + floor) * numerator
+        for first in range(0, canvas.shape[1], BAND_PX):  # of what it takes beside, there is little
+            rows = slice(first, first + BAND_PX)
+            step = numerator[:, rows].to(canvas.dtype)
+            canvas[:, rows] += gain / (covered[:, rows] + floor) * step
+        return canvas
 
     def _correct(
         self, stage: int, known: _Known, is_mixed: bool, team: Team

@@ -9,7 +9,14 @@ import torch
 from jaxtyping import Complex, Float, Inexact, Int
 from torch import Tensor
 
-__all__ = ['Canvas', 'add_patches', 'check_windows', 'put_patches', 'take_patches']
+__all__ = [
+    'Canvas',
+    'add_patches',
+    'blank_sum',
+    'check_windows',
+    'put_patches',
+    'take_patches',
+]
 
 
 @dataclass(frozen=True)
@@ -82,7 +89,8 @@ def add_patches(
     """Returns the canvases with the patches added.
 
     Without gradients this happens in place and pattern by pattern, so that the sum does not
-    depend on how the patterns were cut into chunks, not even in its last bit.
+    depend on how the patterns were cut into chunks, not even in its last bit; the canvases may
+    then have a higher precision (see `blank_sum`).
 
     Raises:
         IndexError: a window leaves its canvas.
@@ -91,6 +99,19 @@ def add_patches(
         shape = (canvas.shape[0], canvas.shape[1], canvas.shape[2])
         return canvas + put_patches(patches, rows, corners, shape)
     return _scatter_into(canvas, patches, rows, corners)
+
+
+def blank_sum(
+    shape: tuple[int, ...], dtype: torch.dtype, device: torch.device
+) -> Inexact[Tensor, '*shape']:
+    """Returns zeros that many patches are to be added to, in any order.
+
+    On the CPU and without gradients they are of double precision: rounded to `dtype` at the end, the
+    sum is the same whoever has added up which part of it.
+    """
+    if not torch.is_grad_enabled() and device.type == 'cpu':  # others are slow at it, or cannot
+        dtype = torch.complex128 if dtype.is_complex else torch.float64
+    return torch.zeros(shape, dtype=dtype, device=device)
 
 
 def check_windows(corners: Int[Tensor, 'patch 2'], window: Any, canvas: Any) -> None:

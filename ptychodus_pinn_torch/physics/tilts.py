@@ -14,11 +14,11 @@ import numpy
 import torch
 from jaxtyping import Complex, Float
 from numpy.typing import NDArray
-from scipy.sparse import coo_matrix, csr_matrix, diags
+from scipy.sparse import diags
 from scipy.sparse.linalg import cg
 from torch import Tensor
 
-from .canvas import add_patches
+from .canvas import add_patches, blank_sum
 from .chunk import Chunk
 from .forward_model import Exposure, expose
 from .measurement import Measurement
@@ -104,13 +104,14 @@ def measure_tilts(
     chosen = torch.arange(measurement.num_patterns) if indices is None else indices
     mine = measurement.team.share(chosen)
     found = with_chunks_that_fit(measurement, lambda part: _measure_tilts(canvas, part, mine))
-    return TiltMap(*map(measurement.team.add_up, (found.sums, found.weights)))
+    sums = map(measurement.team.add_up, (found.sums, found.weights))
+    return TiltMap(*(each.to(torch.float32) for each in sums))
 
 
 def _measure_tilts(canvas: Tensor, measurement: Measurement, indices: Tensor) -> TiltMap:
-    sums = canvas.real.new_zeros((2, *canvas.shape))
-    weights = torch.zeros_like(canvas.real)
     with torch.no_grad():
+        sums = blank_sum((2, *canvas.shape), torch.float32, canvas.device)
+        weights = blank_sum(tuple(canvas.shape), torch.float32, canvas.device)
         for chunk in measurement.chunks(indices):
             tilts, power = local_tilts(expose(canvas, chunk), chunk), intensity(chunk.probe)
             weights = add_patches(weights, power, chunk.rows, chunk.corners)
@@ -145,27 +146,28 @@ def _least_squares(cell: NDArray[numpy.float32]) -> NDArray[numpy.float64]:
     weights = cell[2].astype(numpy.float64)
     weights /= max(float(weights.max()), 1e-20)
     slopes = CELL_PX * cell[:2] / numpy.maximum(cell[2], 1e-6 * cell[2].max() + 1e-20)
-    numbers = numpy.arange(weights.size).reshape(weights.shape)
-    pairs, wanted, trust = [], [], []
+    target, diagonal = numpy.zeros_like(weights), numpy.full_like(weights, GROUND)
+    beside = []
     for first, second, slope in (
         (numpy.s_[:-1], numpy.s_[1:], slopes[0]),
         (numpy.s_[:, :-1], numpy.s_[:, 1:], slopes[1]),
     ):
-        pairs.append(numpy.stack([numbers[first].ravel(), numbers[second].ravel()]))
-        wanted.append((0.5 * (slope[first] + slope[second])).ravel())
-        trust.append(numpy.minimum(weights[first], weights[second]).ravel())
-    difference = _differences(numpy.concatenate(pairs, axis=1), weights.size)
-    trusted = diags(numpy.concatenate(trust))
-    matrix = (
-        difference.T @ trusted @ difference + GROUND * diags(numpy.ones(weights.size))
-    ).tocsr()
-    target = difference.T @ (trusted @ numpy.concatenate(wanted))
-    found, _ = cg(matrix, target, rtol=RTOL, maxiter=MAX_ITERATIONS, M=diags(1 / matrix.diagonal()))
+        trust, coupling = numpy.minimum(weights[first], weights[second]), numpy.zeros_like(weights)
+        wanted = trust * 0.5 * (slope[first] + slope[second])
+        target[first] -= wanted
+        target[second] += wanted
+        diagonal[first] += trust
+        diagonal[second] += trust
+        coupling[first] = -trust
+        beside.append(coupling.ravel())
+    width, size = weights.shape[1], weights.size
+    below, right = beside[0][: size - width], beside[1][: size - 1]
+    bands = [diagonal.ravel(), right, right, below, below]
+    # a single column has its next row beside it
+    matrix = diags(bands, [0, 1, -1, width, -width]).tocsr() if width > 1 else None
+    if matrix is None:
+        matrix = diags([bands[0], below, below], [0, 1, -1]).tocsr()
+    found, _ = cg(
+        matrix, target.ravel(), rtol=RTOL, maxiter=MAX_ITERATIONS, M=diags(1.0 / bands[0])
+    )
     return found.reshape(weights.shape)
-
-
-def _differences(pairs: NDArray[numpy.int64], size: int) -> csr_matrix:
-    """Returns the matrix that takes the first of each pair (2, n) from the second."""
-    rows = numpy.arange(pairs.shape[1])
-    values = numpy.repeat([-1.0, 1.0], len(rows))
-    return coo_matrix((values, (numpy.tile(rows, 2), pairs.ravel())), (len(rows), size)).tocsr()

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field, replace
 import torch
 from torch import Tensor
 
+from ..physics.canvas import blank_sum
 from ..physics.team import Team
 from .momentum import Momentum, Way
 from .state import Freed, SolverState
@@ -34,8 +35,9 @@ class CommonChange:
 
     def __post_init__(self) -> None:
         values = _values(self.start, self._way())
-        self._sums = [torch.zeros_like(_real(value)) for value in values]
-        self._number = torch.zeros((), device=self.start.canvas.device)
+        device = self.start.canvas.device
+        self._sums = [blank_sum(_real(value).shape, torch.float32, device) for value in values]
+        self._number = torch.zeros((), device=device)
 
     @property
     def _is_moved(self) -> bool:
@@ -76,7 +78,7 @@ class CommonChange:
             modes = state.variation.modes.clone()
             state.variation = replace(state.variation, modes=modes)
         for value, total in zip(_values(state, way), self._sums):
-            mean = total / self._number.clamp(min=1.0)
+            mean = (total / self._number.clamp(min=1.0)).float()
             value += torch.view_as_complex(mean) if value.is_complex() else mean
         if way is not None:
             way.before.copy_(state.probe)

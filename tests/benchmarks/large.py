@@ -98,6 +98,7 @@ scan = pinn.read_scan(sys.argv[1])
 config = Config.model_validate({'execution': {'num_threads': 1}})
 reconstruct(ReconstructRequest(scan.select(numpy.arange(200)), config), ignore_report)
 team = Team.gather(torch.device('cpu'))
+team.agree(0.0)  # all are there
 began, began_s = time.process_time(), time.monotonic()
 image = reconstruct(ReconstructRequest(scan, config), ignore_report, None, team)
 spent, spent_s = time.process_time() - began, time.monotonic() - began_s
