@@ -18,7 +18,8 @@ __all__ = ['PvaSource']
 logger = logging.getLogger(__name__)
 
 QUEUE = 4096
-"""Updates that may wait here; pvAccess itself drops what comes when its queue is full."""
+"""Updates that may wait here; pvAccess itself drops what comes when its queue is full. That shows in the
+numbers of the frames."""
 
 Y_NAME, X_NAME = 'y_px', 'x_px'
 
@@ -40,12 +41,18 @@ class PvaSource:
     def __init__(self, frames: str, positions: str = '') -> None:
         self.frames, self.positions = frames, positions
         self.num_bad = 0
+        self._first, self._last, self._num_heard = 0, -1, 0
         try:
             import p4p  # noqa: F401
         except ImportError as error:
             raise SourceError(
                 f"{frames}: needs p4p: pip install 'ptychodus-pinn-torch[epics]'"
             ) from error
+
+    @property
+    def num_missing(self) -> int:
+        """Frames whose numbers are between those that have come, and have not."""
+        return self._last - self._first + 1 - self._num_heard
 
     def run(self, sink: Sink, stopping: threading.Event) -> None:
         """Feeds updates; a PV that is not there yet is waited for."""
@@ -76,6 +83,12 @@ class PvaSource:
             finally:
                 for subscription in subscriptions:
                     subscription.close()
+                if self.num_missing > 0:
+                    logger.warning(
+                        '%s: %d frames with numbers from %d to %d have not come: the detector has '
+                        'not sent them, or they were dropped on the way, since they came too fast.',
+                        *(self.frames, self.num_missing, self._first, self._last),
+                    )
 
     def _take(self, kind: str, value: Any, sink: Sink) -> None:
         try:
@@ -88,6 +101,7 @@ class PvaSource:
             if not frame.size:
                 return  # what a PV shows before its first frame
             number = numpy.asarray([int(value.raw.uniqueId)])
+            self._note(int(number[0]))
             sink.append(number, frame.reshape(-1, *frame.shape[-2:])[:1])
             known = dict(getattr(value, 'attrib', {}) or {})
             if Y_NAME in known and X_NAME in known:
@@ -95,3 +109,15 @@ class PvaSource:
         except (ValueError, TypeError, AttributeError) as error:
             self.num_bad += 1
             logger.warning('%s: an update is left out: %s', getattr(self, kind), error)
+
+    def _note(self, number: int) -> None:
+        """Takes notice of the number of a frame, and says when the first ones are missing."""
+        if not self._num_heard:
+            self._first, self._last = number, number - 1
+        elif number > self._last + 1 and self.num_missing == 0:
+            logger.warning(
+                '%s: after frame %d comes %d: those between are missing; what is missing is counted.',
+                *(self.frames, self._last, number),
+            )
+        self._first, self._last = min(self._first, number), max(self._last, number)
+        self._num_heard += 1

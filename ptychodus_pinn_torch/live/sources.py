@@ -5,6 +5,8 @@ from __future__ import annotations
 import logging
 import re
 import threading
+import time
+import zipfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Protocol
@@ -22,6 +24,9 @@ logger = logging.getLogger(__name__)
 HDF5_MAGIC = b'\x89HDF\r\n\x1a\n'
 
 POLL_S = 0.1
+LISTING = 9.0
+"""Times as long as it takes to look through a folder, nobody does."""
+
 BLOCK = 256
 """Frames that are handed over at a time."""
 
@@ -155,8 +160,8 @@ class FolderSource:
     """A folder into which files are written: `frames_*.npy` and `positions_*.npy`, or `*.npz` with both.
 
     The number in the name of an NPY is that of its first frame; an NPZ has `ids`, and `frames` or
-    `positions_px` or both. A file is read when its size no longer changes. One named `finished`
-    ends it.
+    `positions_px` or both. A file is read when its size no longer changes, and once more where it
+    could not be read and has grown since. One named `finished` ends it.
 
     Args:
         folder: To be watched; it may not be there yet.
@@ -165,6 +170,7 @@ class FolderSource:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self._sizes: dict[Path, int] = {}
+        self._unreadable: dict[Path, int] = {}
         self._done: set[Path] = set()
 
     def run(self, sink: Sink, stopping: threading.Event) -> None:
@@ -174,11 +180,15 @@ class FolderSource:
                 f'{self.folder}: is no folder: name the one that files are written into.'
             )
         while not stopping.is_set():
+            began_s = time.monotonic()
             is_finished = (self.folder / 'finished').exists()
-            left = [path for path in self._files() if not self._take(path, sink)]
+            files = self._files()
+            listed_s = time.monotonic() - began_s
+            left = [path for path in files if not self._take(path, sink)]
             if is_finished and not left:
                 return
-            stopping.wait(POLL_S)
+            # a folder of very many files is not looked through all the time
+            stopping.wait(max(POLL_S, LISTING * listed_s))
 
     def _files(self) -> list[Path]:
         if not self.folder.is_dir():
@@ -192,17 +202,24 @@ class FolderSource:
         )
 
     def _take(self, path: Path, sink: Sink) -> bool:
-        """Returns whether a file was read; not as long as it grows."""
-        size = path.stat().st_size if path.exists() else 0
+        """Returns whether a file was read, or cannot be; not as long as it grows."""
+        try:
+            size = path.stat().st_size
+        except FileNotFoundError:
+            return True
+        if self._unreadable.get(path) == size:
+            return True
         if self._sizes.get(path) != size or not size:
             self._sizes[path] = size
             return False
-        self._done.add(path)
         try:
             for ids, values, is_frames in self._read(path):
                 (sink.append if is_frames else sink.append_positions)(ids, values)
-        except (ValueError, KeyError, EOFError) as error:
-            logger.warning('%s is left out: %s', path, error)
+        except (ValueError, KeyError, EOFError, OSError, zipfile.BadZipFile) as error:
+            logger.warning('%s is left out, unless it still grows: %s', path, error)
+            self._unreadable[path] = size
+            return True
+        self._done.add(path)
         return True
 
     @staticmethod

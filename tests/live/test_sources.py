@@ -165,6 +165,33 @@ def test_a_folder_is_emptied_of_what_is_written_into_it(
         assert any(f'{name} is left out' in text for text in caplog.messages), name
 
 
+def test_a_file_whose_writer_pauses_is_not_lost(
+    tmp_path: Path, tiny_scan: Scan, running: Callable[..., threading.Thread], caplog: Any
+) -> None:
+    caplog.set_level('WARNING')
+    basin, number = Basin(), tiny_scan.num_patterns
+    numpy.save(tmp_path / 'a.tmp', tiny_scan.patterns)
+    ids = numpy.arange(number)
+    numpy.savez(tmp_path / 'b.tmp', ids=ids, positions_px=tiny_scan.positions_px)
+    files = {tmp_path / 'in' / f'frames_0.{kind}': tmp_path / name for kind, name in (
+        ('npy', 'a.tmp.npy'), ('npz', 'b.tmp.npz'))}  # fmt: skip
+    (tmp_path / 'in').mkdir()
+    thread = running(FolderSource(tmp_path / 'in'), basin)
+    for target, source in files.items():
+        whole = source.read_bytes()
+        target.write_bytes(whole[: len(whole) // 2])
+    deadline = time.monotonic() + 120
+    while len(caplog.messages) < len(files):
+        assert time.monotonic() < deadline and thread.is_alive()
+        time.sleep(0.02)
+    assert all('is left out, unless it still grows' in text for text in caplog.messages)
+    for target, source in files.items():
+        target.write_bytes(source.read_bytes())
+    (tmp_path / 'in' / 'finished').touch()
+    thread.join(120.0)
+    basin.check(tiny_scan)
+
+
 def test_a_replay_into_a_folder_arrives_in_any_order(
     tmp_path: Path, tiny_scan: Scan, running: Callable[..., threading.Thread]
 ) -> None:
@@ -214,7 +241,7 @@ def test_a_bad_message_is_left_out_and_the_next_one_taken(
 
 
 def test_a_detector_over_pvaccess_is_heard(
-    tiny_scan: Scan, running: Callable[..., threading.Thread], monkeypatch: pytest.MonkeyPatch
+    tiny_scan: Scan, monkeypatch: pytest.MonkeyPatch, caplog: Any
 ) -> None:
     pytest.importorskip('p4p')
     from p4p.nt import NTNDArray, NTScalar
@@ -225,11 +252,14 @@ def test_a_detector_over_pvaccess_is_heard(
 
     for name, value in (('EPICS_PVA_ADDR_LIST', '127.0.0.1'), ('EPICS_PVA_AUTO_ADDR_LIST', 'NO')):
         monkeypatch.setenv(name, value)
-    basin, wrap = Basin(), NTNDArray()
+    caplog.set_level('WARNING')
+    basin, wrap, stopping = Basin(), NTNDArray(), threading.Event()
     frames = SharedPV(initial=wrap.wrap(numpy.zeros((0, 0), numpy.uint16)))
     places = SharedPV(nt=NTScalar('ad'), initial=[])
     with Server(providers=[{'test:frames': frames, 'test:places': places}]):
-        running(PvaSource('test:frames', 'test:places'), basin)
+        source = PvaSource('test:frames', 'test:places')
+        thread = threading.Thread(target=source.run, args=(basin, stopping), daemon=True)
+        thread.start()
         deadline = time.monotonic() + 120
         while not frames.isOpen() or len(basin.frames) + len(basin.places) == 0:
             assert time.monotonic() < deadline
@@ -248,7 +278,19 @@ def test_a_detector_over_pvaccess_is_heard(
         while basin.joiner.num_joined < tiny_scan.num_patterns:
             assert time.monotonic() < deadline + 120, basin.joiner.num_joined
             time.sleep(0.05)
+        assert source.num_missing == 0 and not caplog.messages
+        value = wrap.wrap(numpy.asarray(tiny_scan.patterns[0]))
+        value.uniqueId = tiny_scan.num_patterns + 4
+        frames.post(value)
+        while len(basin.frames) <= tiny_scan.num_patterns:
+            assert time.monotonic() < deadline + 120
+            time.sleep(0.05)
+        stopping.set()
+        thread.join(60.0)
     basin.check(tiny_scan)
+    assert source.num_missing == 4 and not thread.is_alive()
+    assert 'those between are missing' in caplog.messages[0]
+    assert 'test:frames: 4 frames with numbers from 0 to' in caplog.messages[-1]
 
 
 @pytest.mark.parametrize(
