@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy
 
-from ..backend import Reconstruction
-from ..progress import ProgressLine
+from ..backend import EpochReport, Reconstruction
+from ..progress import ProgressLine, describe_report
 from ..scan.scan import Scan
 from . import UsageError
 from ._config_options import backend_from, config_from
@@ -120,14 +120,19 @@ def run(arguments: argparse.Namespace) -> int:
         page = _open_page(arguments, live)
         try:
             is_whole = _receive(arguments, live, sources, _Output(live, known, files, page))
-            result = _finish(arguments, live)
+            result = _finish(arguments, live, page)
+            made = MadeImage(live.scan(), result, dict(result.seconds))
+            made.write(files['image.npz'])
+            made.write(files['product.h5'])
+            made.draw(files['image.png'])
+            if page is not None:
+                page.end(
+                    result.trust.sentence if result.trust else 'the end',
+                    files['image.png'].read_bytes(),
+                )
         finally:
             if page is not None:
                 page.close()
-        made = MadeImage(live.scan(), result, dict(result.seconds))
-        made.write(files['image.npz'])
-        made.write(files['product.h5'])
-        made.draw(files['image.png'])
         if arguments.json:
             status = vars(live.status())
             sys.stdout.write(json.dumps({'status': status, **figures_of(made)}) + '\n')
@@ -201,8 +206,8 @@ def _receive(
     def feed(source: Source) -> None:
         try:
             source.run(live, stopping)
-        except (ValueError, OSError, RuntimeError) as error:
-            troubles.append(' '.join(str(error).split()))
+        except Exception as error:  # noqa: BLE001 - whatever ends a source, it is said
+            troubles.append(' '.join(str(error).split()) or type(error).__name__)
 
     threads = [threading.Thread(target=feed, args=(source,), daemon=True) for source in sources]
     for thread in threads:
@@ -234,9 +239,17 @@ def _receive(
     return not troubles
 
 
-def _finish(arguments: argparse.Namespace, live: LiveReconstruction) -> Reconstruction:
+def _finish(
+    arguments: argparse.Namespace, live: LiveReconstruction, page: LivePage | None
+) -> Reconstruction:
     with ProgressLine(is_quiet=arguments.quiet) as progress:
-        return live.finish(progress)
+
+        def report(item: EpochReport) -> None:
+            progress(item)
+            if page is not None and item.total:
+                page.sentence = f'all frames are in; the final image: {describe_report(item)}'
+
+        return live.finish(report)
 
 
 def _open_page(arguments: argparse.Namespace, live: LiveReconstruction) -> LivePage | None:
@@ -246,7 +259,8 @@ def _open_page(arguments: argparse.Namespace, live: LiveReconstruction) -> LiveP
 
     def status() -> dict[str, Any]:
         found = live.status()
-        return {**vars(found), 'sentence': found.sentence(), 'picture': page.number}
+        sentence = page.sentence or found.sentence()
+        return {**vars(found), 'sentence': sentence, 'picture': page.number}
 
     page = LivePage(arguments.serve, status)
     logger.warning('the image is shown at %s', page.address)

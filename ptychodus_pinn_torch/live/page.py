@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import json
+import math
 import threading
+import time
 from collections.abc import Callable
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
 __all__ = ['LivePage']
+
+LAST_S = 2.0
+"""Seconds that somebody who looks at the page has for the last picture."""
 
 HTML = """<!doctype html>
 <html lang="en"><head><meta charset="utf-8"><title>PINN-Torch live</title>
@@ -33,7 +38,7 @@ async function update() {
       document.getElementById('image').src = 'image.png?' + shown;
     }
   } catch (error) {
-    document.getElementById('trouble').textContent = 'the reconstruction has ended or cannot be reached';
+    document.getElementById('trouble').textContent = 'the reconstruction has ended, or cannot be reached';
   }
   setTimeout(update, 500);
 }
@@ -49,23 +54,29 @@ class LivePage:
         port: Of 127.0.0.1; 0 takes a free one.
         status: Returns what `status.json` says, with `sentence`, `trouble` and `picture`, its number.
 
+    Attributes:
+        sentence: What is shown instead of that of the status, or nothing.
+
     Raises:
         OSError: the port is taken.
     """
 
     def __init__(self, port: int, status: Callable[[], dict[str, Any]]) -> None:
-        self.picture, self.number = b'', 0
+        self.picture, self.number, self.sentence = b'', 0, ''
+        self._asked_s, self._seen = -math.inf, 0
         page = self
 
         class Handler(BaseHTTPRequestHandler):
             def do_GET(self) -> None:
-                name = self.path.partition('?')[0]
+                name, page._asked_s = self.path.partition('?')[0], time.monotonic()
                 if name == '/':
                     self._answer('text/html; charset=utf-8', HTML.encode())
                 elif name == '/status.json':
                     self._answer('application/json', json.dumps(status()).encode())
                 elif name == '/image.png' and page.picture:
+                    number = page.number
                     self._answer('image/png', page.picture)
+                    page._seen = number
                 else:
                     self.send_error(404)
 
@@ -93,6 +104,16 @@ class LivePage:
     def show(self, picture: bytes) -> None:
         """Takes the next picture, a PNG."""
         self.picture, self.number = picture, self.number + 1
+
+    def end(self, sentence: str, picture: bytes) -> None:
+        """Shows a last sentence and a last picture (PNG), and waits until who looks at it has them."""
+        self.sentence = sentence
+        self.show(picture)
+        deadline = time.monotonic() + LAST_S
+        while self._seen < self.number and time.monotonic() < deadline:
+            if self._asked_s < time.monotonic() - LAST_S:
+                return  # nobody looks
+            time.sleep(0.05)
 
     def close(self) -> None:
         """Ends the page."""

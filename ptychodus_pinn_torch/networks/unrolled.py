@@ -31,7 +31,7 @@ COUNT_FLOOR = 0.1
 BAND_PX = 256
 """Rows of a canvas that are changed at a time."""
 
-KEPT_BYTES = 2**25
+KEPT_BYTES = 2**26
 """Memory that the coverages by the subsets may take; where canvases are larger, each stage adds them up."""
 
 

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import threading
+import time
 import urllib.error
 import urllib.request
 from pathlib import Path
@@ -37,14 +39,42 @@ def replay(scan_file: Path, folder: Path, rate: int = 300) -> threading.Thread:
     return thread
 
 
+class Viewer:
+    """Looks at a page as a browser does, until it cannot be reached."""
+
+    def __init__(self) -> None:
+        self.sentences, self.picture = [''], b''
+        self.thread = threading.Thread(target=self._look, daemon=True)
+
+    def watch(self, address: str) -> None:
+        if not self.thread.ident:
+            self._address = address
+            self.thread.start()
+
+    def _look(self) -> None:
+        shown = 0
+        with contextlib.suppress(OSError):
+            while True:
+                with urllib.request.urlopen(self._address + 'status.json') as answer:
+                    status = json.loads(answer.read())
+                self.sentences.append(status['sentence'])
+                if status['picture'] > shown:
+                    shown = status['picture']
+                    with urllib.request.urlopen(self._address + 'image.png') as answer:
+                        self.picture = answer.read()
+                time.sleep(0.1)
+
+
 def test_a_scan_that_arrives_becomes_files_and_a_page(
     scan_file: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: Any
 ) -> None:
     seen: list[Any] = []
+    viewer = Viewer()
     update = live_command._Output.update
 
     def look(self: Any, arguments: Any, *, is_last: bool = False) -> None:
         update(self, arguments, is_last=is_last)
+        viewer.watch(self._page.address)
         if self._page.number and len(seen) < 2:
             for name in ('', 'status.json', 'image.png'):
                 with urllib.request.urlopen(self._page.address + name) as answer:
@@ -73,6 +103,10 @@ def test_a_scan_that_arrives_becomes_files_and_a_page(
     assert kinds['image.png'][1].startswith(b'\x89PNG')
     status = json.loads(kinds['status.json'][1])
     assert status['frames'] > 0 and 'joined frames in the image' in status['sentence']
+    viewer.thread.join(60.0)
+    assert any('the final image: refine' in text for text in viewer.sentences)
+    assert 'the image is right' in viewer.sentences[-1]
+    assert viewer.picture == (out / 'image.png').read_bytes()
 
 
 def test_an_interrupted_run_goes_on_where_it_was(
