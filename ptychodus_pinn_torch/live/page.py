@@ -17,6 +17,7 @@ LAST_S = 2.0
 
 HTML = """<!doctype html>
 <html lang="en"><head><meta charset="utf-8"><title>PINN-Torch live</title>
+<link rel="icon" href="data:,">
 <style>
 body { font: 15px system-ui, sans-serif; margin: 1.5em; background: #fafafa; color: #222 }
 #line { margin: 0.6em 0; font-variant-numeric: tabular-nums }
