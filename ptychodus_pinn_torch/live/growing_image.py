@@ -17,7 +17,7 @@ from ..physics.measured_scan import CPU_CHUNK_BYTES, MAX_CHUNK, ScanCounts, meas
 from ..physics.measurement import Measurement
 from ..reconstruction.misfit import misfit, misfit_map
 from ..scan.scan import Scan, split_positions
-from ..solver.annealing import LOW_DOSE, LOWEST_DOSE, is_time_to_straighten
+from ..solver.annealing import LOW_DOSE, LOWEST_DOSE
 from ..solver.momentum import Momentum
 from ..solver.rpie import RpieSettings, rpie_epoch
 from ..solver.state import NOTHING, SolverState
@@ -32,6 +32,9 @@ NEW_BATCH, NEW_STEP = 16, 0.7
 
 SEARCH_LOOKS = 10
 """Mean looks at a frame while momentum searches; after that, steps get smaller."""
+
+STRAIGHTENED_PASSES = 2.0
+"""After so many passes over the frames, large scales are put right."""
 
 PHASES = ((SEARCH_LOOKS, 16, 1.0), (14, 16, 0.5), (18, 16, 0.2), (math.inf, 64, 0.1))
 """Until so many mean looks at a frame: frames per update, and the step."""
@@ -73,7 +76,7 @@ class GrowingImage:
         self._canvas = torch.empty((1, 0, 0), dtype=torch.complex64, device=device)
         self._coverage = torch.empty((1, 0, 0), device=device)
         self._momentum: Momentum | None = None
-        self._searched, self._photons, self._level = 0, 0.0, 1.0
+        self._passes, self._photons, self._level = 0.0, 0.0, 1.0
         self._seen: Measurement | None = None
         self._rng = numpy.random.default_rng(0)
 
@@ -121,32 +124,27 @@ class GrowingImage:
         """Takes a step over so many frames that were looked at least often.
 
         With momentum until each was looked at some times, with smaller and smaller steps after that.
+        Now and then large scales are put right: what has grown from one end to the other has them all
+        wrong.
         """
         measurement = self._seen
         assert measurement is not None
         order = numpy.argsort(self._looks + self._rng.random(self.num_seen), kind='stable')
         looks = float(self._looks.mean())
         batch, step = next((b, s) for last, b, s in PHASES if looks < last)
-        if looks < SEARCH_LOOKS:
-            self._search(measurement, order[:number], batch, step)
-            return
-        self._momentum = None
-        self._step(self._state(measurement), measurement, order[:number], batch, step)
-
-    def _search(
-        self, measurement: Measurement, chosen: NDArray[numpy.int64], batch: int, step: float
-    ) -> None:
-        """Takes a step with momentum, and puts large scales right after some rounds."""
         state = self._state(measurement)
-        if self._momentum is None:
-            self._momentum, self._searched = Momentum(state), 0
-        before = self._searched // self.num_seen
-        self._searched += len(chosen)
-        self._step(state, measurement, chosen, batch, step, self._momentum)
-        done = self._searched // self.num_seen
-        if done > before and is_time_to_straighten(done):
-            state.straighten(measurement, torch.arange(self.num_seen), NOTHING)
-            self._canvas = state.canvas
+        if looks >= SEARCH_LOOKS:
+            self._momentum = None
+        elif self._momentum is None:
+            self._momentum = Momentum(state)
+        self._step(state, measurement, order[:number], batch, step, self._momentum)
+        self._passes += number / self.num_seen
+        if self._passes < STRAIGHTENED_PASSES:
+            return
+        self._passes = 0.0
+        state.straighten(measurement, torch.arange(self.num_seen), NOTHING)
+        self._canvas = state.canvas
+        if self._momentum is not None:
             self._momentum.follow(state)
 
     def image(
