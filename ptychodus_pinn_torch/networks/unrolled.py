@@ -9,7 +9,7 @@ from functools import cached_property
 from typing import ClassVar
 
 import torch
-from jaxtyping import Complex, Float, Int
+from jaxtyping import Complex, Float, Inexact, Int
 from torch import Tensor, nn
 
 from ..config import NetworkConfig, UnrolledConfig
@@ -21,6 +21,7 @@ from ..physics.propagation import intensity
 from ..physics.team import Team
 from ..physics.update_rule import object_update, wave_difference
 from ..solver.sketching import morton_codes
+from ..solver.tiles import is_wide
 from .blocks import CanvasUNet
 
 __all__ = ['UnrolledNetwork', 'subset_numbers']
@@ -120,10 +121,9 @@ class UnrolledNetwork(nn.Module):
     ) -> Complex[Tensor, 'group y x']:
         """Returns the canvas after the update by one of the subsets."""
         which = (turn + 4 * stage) % len(subsets)
-        shape, device = tuple(canvas.shape), canvas.device
-        numerator, covered = blank_sum(shape, canvas.dtype, device), subsets.kept.get(which)
+        numerator, covered = subsets.blank(canvas.dtype), subsets.kept.get(which)
         is_known = covered is not None
-        covered = blank_sum(shape, torch.float32, device) if covered is None else covered
+        covered = subsets.blank(torch.float32) if covered is None else covered
         for chunk in subsets.chunks[which]:
             difference = wave_difference(expose(canvas, chunk), chunk, floor=COUNT_FLOOR)
             update = object_update(chunk.probe, difference)
@@ -180,11 +180,19 @@ class _Subsets:
         numbers = subset_numbers(measurement.rows, measurement.corners, number)
         self.chunks, self.team = measurement.subsets(numbers, number), measurement.team
         self._are_kept = 4 * number * math.prod(measurement.canvas_shape) <= KEPT_BYTES
+        self._shape, self._is_wide = measurement.canvas_shape, is_wide(measurement)
         self.kept: dict[int, Tensor] = {}
         self.coverage = torch.zeros((), device=measurement.device)
 
     def __len__(self) -> int:
         return len(self.chunks)
+
+    def blank(self, dtype: torch.dtype) -> Inexact[Tensor, 'group y x']:
+        """Returns zeros for sums over patterns: exact ones for a canvas that processes may share."""
+        device = self.coverage.device
+        if self._is_wide:
+            return blank_sum(self._shape, dtype, device)
+        return torch.zeros(self._shape, dtype=dtype, device=device)
 
     def note(self, which: int, covered: Tensor, *, is_first: bool) -> None:
         """Takes notice of the photons of a subset; adds those that come for the first time."""

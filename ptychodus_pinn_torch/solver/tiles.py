@@ -16,7 +16,7 @@ from torch import Tensor
 
 from ..physics.measurement import Measurement
 
-__all__ = ['EVERYWHERE', 'Part', 'Tiles']
+__all__ = ['EVERYWHERE', 'Part', 'Tiles', 'is_wide']
 
 EVERYWHERE = slice(None), slice(None)
 """The box of a single tile."""
@@ -33,6 +33,11 @@ PATTERNS = 128
 
 RATHER_LARGE = 0.35
 """Part of a tile that is left over for which there is no tile of its own: 0.5 for the nearest number."""
+
+
+def is_wide(measurement: Measurement) -> bool:
+    """Returns whether a measurement is of one canvas of several tiles."""
+    return measurement.canvas_shape[0] == 1 and len(Tiles.of(measurement)) > 1
 
 
 @dataclass(frozen=True)
