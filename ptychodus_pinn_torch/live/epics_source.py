@@ -41,7 +41,8 @@ class PvaSource:
     def __init__(self, frames: str, positions: str = '') -> None:
         self.frames, self.positions = frames, positions
         self.num_bad = 0
-        self._first, self._last, self._num_heard = 0, -1, 0
+        self._first, self._last = 0, -1
+        self._heard: set[int] = set()  # a server that comes back sends its last frame again
         try:
             import p4p  # noqa: F401
         except ImportError as error:
@@ -52,7 +53,7 @@ class PvaSource:
     @property
     def num_missing(self) -> int:
         """Frames whose numbers are between those that have come, and have not."""
-        return self._last - self._first + 1 - self._num_heard
+        return self._last - self._first + 1 - len(self._heard)
 
     def run(self, sink: Sink, stopping: threading.Event) -> None:
         """Feeds updates; a PV that is not there yet is waited for."""
@@ -112,7 +113,7 @@ class PvaSource:
 
     def _note(self, number: int) -> None:
         """Takes notice of the number of a frame, and says when the first ones are missing."""
-        if not self._num_heard:
+        if not self._heard:
             self._first, self._last = number, number - 1
         elif number > self._last + 1 and self.num_missing == 0:
             logger.warning(
@@ -120,4 +121,4 @@ class PvaSource:
                 *(self.frames, self._last, number),
             )
         self._first, self._last = min(self._first, number), max(self._last, number)
-        self._num_heard += 1
+        self._heard.add(number)

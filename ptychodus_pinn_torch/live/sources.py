@@ -25,7 +25,7 @@ HDF5_MAGIC = b'\x89HDF\r\n\x1a\n'
 
 POLL_S = 0.1
 LISTING = 9.0
-"""Times as long as it takes to look through a folder, nobody does."""
+"""A folder is left alone for so many times as long as it takes to look through it."""
 
 BLOCK = 256
 """Frames that are handed over at a time."""

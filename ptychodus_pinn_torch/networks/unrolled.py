@@ -107,13 +107,15 @@ class UnrolledNetwork(nn.Module):
                 for turn in range(len(subsets)):
                     canvas = self._physics_step(stage, canvas, subsets, turn)
                 if use_cnn:
-                    change = torch.sub(canvas, before, out=None if _has_gradient() else before)
+                    change = torch.sub(
+                        canvas, before, out=None if torch.is_grad_enabled() else before
+                    )
                     known = _Known(canvas, change, subsets.coverage, memory)
                     canvas, memory = self._correct(stage, known, is_mixed, measurement.team)
                 if stage + 1 < len(self.stages) and self.training:
                     earlier.append(canvas * scale)
             coverage = subsets.coverage / scale.square()
-            canvas = canvas * scale if _has_gradient() else canvas.mul_(scale)
+            canvas = canvas * scale if torch.is_grad_enabled() else canvas.mul_(scale)
         return Canvas(canvas, coverage, tuple(earlier))
 
     def _physics_step(
@@ -138,7 +140,7 @@ class UnrolledNetwork(nn.Module):
         peak = covered.amax(dim=(-2, -1), keepdim=True)
         floor = torch.exp(self.log_beta[stage]) * peak + 1e-12
         gain = torch.exp(self.log_gain[stage])
-        if _has_gradient():
+        if torch.is_grad_enabled():
             return canvas + gain / (covered + floor) * numerator
         for first in range(0, canvas.shape[1], BAND_PX):  # of what it takes beside, there is little
             rows = slice(first, first + BAND_PX)
@@ -153,7 +155,7 @@ class UnrolledNetwork(nn.Module):
         network, canvas = self.stages[stage], known.canvas
         assert isinstance(network, CanvasUNet)
         with torch.autocast(canvas.device.type, dtype=torch.bfloat16, enabled=is_mixed):
-            if _has_gradient():
+            if torch.is_grad_enabled():
                 y = network(known.features(slice(None), slice(None))).to(torch.float32)
                 return canvas + known.trusted(y, slice(None), slice(None)), y[:, 2:]
             shape = canvas.shape[0], canvas.shape[1], canvas.shape[2]
@@ -248,7 +250,3 @@ class _Known:
         y = output.to(torch.float32)
         self.canvas[..., rows, columns] += self.trusted(y, rows, columns)
         self.memory[..., rows, columns] = y[:, 2:]
-
-
-def _has_gradient() -> bool:
-    return torch.is_grad_enabled()

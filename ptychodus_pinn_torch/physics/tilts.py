@@ -160,13 +160,12 @@ def _least_squares(cell: NDArray[numpy.float32]) -> NDArray[numpy.float64]:
         diagonal[second] += trust
         coupling[first] = -trust
         beside.append(coupling.ravel())
-    width, size = weights.shape[1], weights.size
-    below, right = beside[0][: size - width], beside[1][: size - 1]
-    bands = [diagonal.ravel(), right, right, below, below]
-    # a single column has its next row beside it
-    matrix = diags(bands, [0, 1, -1, width, -width]).tocsr() if width > 1 else None
-    if matrix is None:
-        matrix = diags([bands[0], below, below], [0, 1, -1]).tocsr()
+    bands, offsets, (height, width) = [diagonal.ravel()], [0], weights.shape
+    for coupling, offset, number in ((beside[0], width, height), (beside[1], 1, width)):
+        if number > 1:
+            bands += 2 * [coupling[: weights.size - offset]]
+            offsets += [offset, -offset]
+    matrix = diags(bands, offsets).tocsr()
     found, _ = cg(
         matrix, target.ravel(), rtol=RTOL, maxiter=MAX_ITERATIONS, M=diags(1.0 / bands[0])
     )

@@ -5,7 +5,12 @@ from __future__ import annotations
 import pytest
 import torch
 
-from ptychodus_pinn_torch.physics.canvas import put_patches, take_patches
+from ptychodus_pinn_torch.physics.canvas import (
+    add_patches,
+    blank_sum,
+    put_patches,
+    take_patches,
+)
 
 SHAPE = (2, 9, 11)
 ROWS = torch.tensor([0, 1, 1, 0])
@@ -67,3 +72,24 @@ def test_every_device_path_gives_the_same() -> None:
     canvas = random_complex(*SHAPE)
     by_index = canvas.reshape(-1)[_flat_indices(SHAPE, ROWS, CORNERS, (4, 4))]
     assert torch.equal(by_index, take_patches(canvas, ROWS, CORNERS, (4, 4)))
+
+
+def test_sums_do_not_depend_on_who_adds_up_what() -> None:
+    generator = torch.Generator().manual_seed(0)
+    patches = torch.randn(600, 8, 8, dtype=torch.complex64, generator=generator)
+    corners = torch.randint(0, 8, (600, 2), generator=generator)
+    rows, shape = torch.zeros(600, dtype=torch.int64), (1, 16, 16)
+
+    def sum_of(chosen: torch.Tensor, blank: torch.Tensor) -> torch.Tensor:
+        return add_patches(blank, patches[chosen], rows[chosen], corners[chosen])
+
+    with torch.no_grad():
+        for make, is_exact in (
+            (lambda: blank_sum(shape, torch.complex64, torch.device('cpu')), True),
+            (lambda: torch.zeros(shape, dtype=torch.complex64), False),
+        ):
+            whole = sum_of(torch.arange(600), make())
+            shared = sum(sum_of(torch.arange(600)[part::3], make()) for part in (2, 0, 1))
+            whole, shared = (x.to(torch.complex64) for x in (whole, shared))
+            assert torch.equal(whole, shared) == is_exact
+    assert blank_sum(shape, torch.float32, torch.device('cpu')).dtype == torch.float32  # gradients
