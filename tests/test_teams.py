@@ -71,6 +71,13 @@ def test_two_processes_move_probe_positions_brightness_and_background_as_one_doe
         assert distance(one[name], two[name]) < 1e-3, name
 
 
+def test_a_scan_of_one_tile_is_not_shared(tmp_path: Path) -> None:
+    scan = pinn.simulate(num_positions=100, pattern_size=32, object_kind='leaves', seed=0)
+    figures, one, two = reconstruct(scan, tmp_path)
+    assert numpy.array_equal(one['object'], two['object'])
+    assert any('each of 2 processes makes all of it' in text for text in figures['messages'])
+
+
 def test_two_processes_keep_to_the_time_of_the_first(wide_scan: Scan, tmp_path: Path) -> None:
     figures, _, two = reconstruct(wide_scan, tmp_path, '--seconds', '0.6')
     assert numpy.isfinite(two['object']).all()

@@ -27,6 +27,7 @@ from ..scan.probe_mask import mask_probe
 from ..scan.scan import Scan, fingerprint
 from ..scan.triage import examine_frames
 from ..solver.state import Freed, SolverState, tilted_phase
+from ..solver.tiles import is_wide
 from .centring import centre_beam
 from .examining import Examination, Found
 from .placing import place_on_grid
@@ -127,7 +128,14 @@ def reconstruct(
             num_probe_modes=config.physics.num_probe_modes,
             chunk_bytes=_chunk_bytes(config, device),
         )
-    measurement = replace(measured.measurement, limit=ChunkLimit(log.say), team=team)
+    is_shared = team.size > 1 and is_wide(measured.measurement)
+    if team.size > 1 and not is_shared:  # waiting for each other would take longer
+        log.say(
+            f'{scan.name}: is too small to be shared: each of {team.size} processes makes all of it.'
+        )
+    measurement = replace(
+        measured.measurement, limit=ChunkLimit(log.say), team=team if is_shared else ALONE
+    )
     measured = with_separate_modes(replace(measured, measurement=measurement), config, log)
     measured = with_variation_that_helps(measured, config, log)
     if config.reconstruction.start != 'object':  # which has a ramp of its own
