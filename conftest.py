@@ -27,7 +27,8 @@ install_import_hook(
     [f'ptychodus_pinn_torch.{room}' for room in CHECKED_ROOMS], 'beartype.beartype'
 )  # shapes and dtypes of arrays are checked at each call, while tests run
 
-from ptychodus_pinn_torch.scan.files import read_scan, write_scan_npz
+from ptychodus_pinn_torch.scan.io.output import write_scan_npz
+from ptychodus_pinn_torch.scan.io.reading import read_scan
 from ptychodus_pinn_torch.scan.scan import Scan
 from ptychodus_pinn_torch.simulation.simulated_scan import SimulationSpec, simulate_scan
 

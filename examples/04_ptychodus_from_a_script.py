@@ -17,7 +17,7 @@ from ptychodus.api.io import load_product, save_diffraction_data, save_product
 from ptychodus.model import ModelCore
 
 import ptychodus_pinn_torch as pinn
-from ptychodus_pinn_torch.scan.products import make_host_product
+from ptychodus_pinn_torch.scan.io.products import make_host_product
 
 ALGORITHM = 'pinn-torch_unsupervised'
 SETTINGS = """

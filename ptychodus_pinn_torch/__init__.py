@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from .config import Config
     from .live.live_reconstruction import LiveReconstruction
     from .metrics.comparison import compare_objects
-    from .scan.files import read_scan
+    from .scan.io.reading import read_scan
     from .scan.scan import Scan
 
 try:
@@ -37,7 +37,7 @@ _HOMES = {
     'PositionTransform': '.scan.positions',
     'Scan': '.scan.scan',
     'compare_objects': '.metrics.comparison',
-    'read_scan': '.scan.files',
+    'read_scan': '.scan.io.reading',
     'reconstruct': '.api',
     'simulate': '.api',
     'train': '.api',

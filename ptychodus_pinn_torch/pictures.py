@@ -13,8 +13,8 @@ from numpy.typing import NDArray
 
 from .backend import Reconstruction
 from .metrics.comparison import ObjectMetrics
-from .scan.files import Image
-from .scan.output import write_atomically
+from .scan.io.images import Image
+from .scan.io.output import write_atomically
 from .scan.scan import Scan
 
 __all__ = [
@@ -64,7 +64,7 @@ def draw_scan(path: Path, scan: Scan) -> Path:
     for place, counts, title in zip(axes, (mean, single), ('mean pattern', f'pattern {middle}')):
         counts = numpy.where(scan.good_pixels, counts, numpy.nan)
         _show(place, numpy.log10(counts + 0.1), f'{title}, log10 of counts', 'viridis')
-    y_px, x_px = scan.positions_px.T
+    y_px, x_px = scan.positions_px[scan.frames()].T
     axes[2].plot(x_px, y_px, '-', color='0.8', linewidth=0.5)
     axes[2].scatter(x_px, y_px, c=numpy.arange(len(x_px)), s=3)
     axes[2].set(

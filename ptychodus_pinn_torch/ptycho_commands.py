@@ -33,7 +33,7 @@ from .interop.legacy_fields import (
     Field,
 )
 from .models.archive import BUNDLE_NAME
-from .scan.output import write_atomically
+from .scan.io.output import write_atomically
 
 __all__ = ['ptycho_inference', 'ptycho_train']
 

@@ -37,8 +37,9 @@ from ptychodus_pinn_torch.config import Config, override_config
 from ptychodus_pinn_torch.metrics.comparison import coverage_mask
 from ptychodus_pinn_torch.models.archive import ArchiveError, read_archive, write_archive
 from ptychodus_pinn_torch.reconstruction.procedure import reconstruct as run_reconstruction
-from ptychodus_pinn_torch.scan.files import read_scan, write_scan_npz
-from ptychodus_pinn_torch.scan.products import make_host_product
+from ptychodus_pinn_torch.scan.io.output import write_scan_npz
+from ptychodus_pinn_torch.scan.io.products import make_host_product
+from ptychodus_pinn_torch.scan.io.reading import read_scan
 from ptychodus_pinn_torch.scan.scan import Scan
 from ptychodus_pinn_torch.simulation.simulated_scan import SimulationSpec, simulate_scan
 from ptychodus_pinn_torch.training.run import train as run_training

@@ -19,8 +19,8 @@ from ptychodus_pinn_torch.config import Config, ConfigError, override_config
 from ptychodus_pinn_torch.host.settings import iter_host_options
 from ptychodus_pinn_torch.models.archive import read_archive
 from ptychodus_pinn_torch.networks.registry import build_network
-from ptychodus_pinn_torch.scan import files
-from ptychodus_pinn_torch.scan.npz_layouts import RawScan
+from ptychodus_pinn_torch.scan.io import reading
+from ptychodus_pinn_torch.scan.io.raw import RawScan
 
 ROOT = Path(__file__).resolve().parent.parent
 QUICK = {
@@ -187,22 +187,22 @@ def test_a_file_layout_is_two_functions(monkeypatch, tiny_scan, tmp_path) -> Non
     assert len([line for line in code.splitlines() if line]) <= 10
     namespace = {
         'numpy': numpy,
-        'Layout': files.Layout,
+        'Layout': reading.Layout,
         'RawScan': RawScan,
-        'LAYOUTS': files.LAYOUTS,
+        'LAYOUTS': reading.LAYOUTS,
     }
     exec(code, namespace)
-    monkeypatch.setattr(files, 'LAYOUTS', namespace['LAYOUTS'])
+    monkeypatch.setattr(reading, 'LAYOUTS', namespace['LAYOUTS'])
     for name in ('patterns', 'positions_px', 'probe'):
         numpy.save(tmp_path / f'{name}.npy', getattr(tiny_scan, name))
-    scan = files.read_scan(tmp_path)
+    scan = reading.read_scan(tmp_path)
     assert numpy.array_equal(scan.patterns, tiny_scan.patterns)
     steps = numpy.diff(scan.positions_px, axis=0) - numpy.diff(tiny_scan.positions_px, axis=0)
     assert numpy.allclose(steps, 0.0)
     assert not scan.has_object
     monkeypatch.undo()
     with pytest.raises(ValueError, match='diffraction'):
-        files.read_scan(tmp_path)
+        reading.read_scan(tmp_path)
 
 
 def test_a_command_is_a_module_and_a_line(monkeypatch, tiny_scan, tiny_scan_path, capsys) -> None:

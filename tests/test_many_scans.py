@@ -19,8 +19,8 @@ import pytest
 from ptychodus_pinn_torch.cli import main
 from ptychodus_pinn_torch.commands import _images
 from ptychodus_pinn_torch.reconstruction import procedure
-from ptychodus_pinn_torch.scan.files import read_image
-from ptychodus_pinn_torch.scan.output import write_scan_npz
+from ptychodus_pinn_torch.scan.io.images import read_image
+from ptychodus_pinn_torch.scan.io.output import write_scan_npz
 from ptychodus_pinn_torch.scan.scan import Scan
 
 DOCS = Path(__file__).resolve().parents[1] / 'docs'

@@ -13,7 +13,8 @@ from ptychodus_pinn_torch.backend import Reconstruction
 from ptychodus_pinn_torch.cli import main
 from ptychodus_pinn_torch.commands import demo
 from ptychodus_pinn_torch.reconstruction import procedure
-from ptychodus_pinn_torch.scan.files import read_scan, write_product
+from ptychodus_pinn_torch.scan.io.output import write_product
+from ptychodus_pinn_torch.scan.io.reading import read_scan
 from ptychodus_pinn_torch.scan.scan import Scan
 
 PRECIOUS = b'precious'

@@ -11,7 +11,8 @@ import pytest
 from ptychodus_pinn_torch import PositionTransform
 from ptychodus_pinn_torch.cli import main
 from ptychodus_pinn_torch.models.archive import shipped_model
-from ptychodus_pinn_torch.scan.files import read_scan, write_product, write_reconstruction_npz
+from ptychodus_pinn_torch.scan.io.output import write_product, write_reconstruction_npz
+from ptychodus_pinn_torch.scan.io.reading import read_scan
 from ptychodus_pinn_torch.scan.scan import Scan
 
 
@@ -233,7 +234,7 @@ def test_every_command_that_reads_scans_changes_their_positions(
     tmp_path: Path, tiny_scan_path: Path, capsys
 ):
     turned = tmp_path / 'turned.npz'
-    said = 'positions: axes exchanged, y flipped, scaled by 0.98.'
+    said = 'Positions: axes exchanged, y flipped, scaled by 0.98.'
     for words in (
         ('check', tiny_scan_path),
         ('inspect', tiny_scan_path),

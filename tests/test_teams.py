@@ -14,7 +14,7 @@ import pytest
 
 import ptychodus_pinn_torch as pinn
 from ptychodus_pinn_torch.cli import main
-from ptychodus_pinn_torch.scan.output import write_scan_npz
+from ptychodus_pinn_torch.scan.io.output import write_scan_npz
 from ptychodus_pinn_torch.scan.scan import Scan
 
 

@@ -12,13 +12,13 @@ from ..physics.measured_scan import measure_scan
 from ..physics.noise import root_noise
 from ..reconstruction.splitting import take_middle
 from ..scan.calibration import calibrate_scan
+from ..scan.findings import Finding, found_ok, found_warning
 from ..scan.positions import PositionTransform
 from ..scan.resampling import crop_scan
 from ..scan.scan import Scan
+from ..scan.triage import Triage
 from ..solver.rpie import RpieSettings, rpie_epoch
 from ..solver.state import SolverState
-from .findings import Finding, found_ok, found_warning
-from .frame_checks import Frames
 
 __all__ = [
     'ORIENTATIONS',
@@ -142,18 +142,19 @@ def _reconstruct(part: Scan) -> float:
     return error
 
 
-def examine_orientation(frames: Frames, change: PositionTransform) -> Iterator[Finding]:
+def examine_orientation(scan: Scan, triage: Triage, change: PositionTransform) -> Iterator[Finding]:
     """Yields what is said of the orientation of the positions.
 
     Args:
-        frames: Of the scan, and which of them can be believed.
+        scan: Whose orientation is asked for.
+        triage: Which of its frames can be believed.
         change: What was done to the positions of the file when it was read.
     """
-    kept = frames.kept()
+    kept = triage.kept(scan.num_patterns)
     if len(kept) < 4:
         return
-    middle = take_middle(frames.scan.positions_px[kept], _NUM_FRAMES).numpy()
-    result = compare_orientations(frames.take(kept[middle]))
+    middle = take_middle(scan.positions_px[kept], _NUM_FRAMES).numpy()
+    result = compare_orientations(triage.take(scan, kept[middle]))
     if len(result.errors) > 1:  # else all positions are one
         yield describe_orientation(result, change)
 

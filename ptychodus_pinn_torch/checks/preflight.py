@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import replace
 
 import numpy
 from numpy.typing import NDArray
@@ -12,11 +11,12 @@ from scipy.spatial import KDTree
 from ..config import Config
 from ..physics.probe import support_box
 from ..scan.calibration import calibrate_scan
+from ..scan.findings import Finding, Level, found_error, found_ok, found_warning
 from ..scan.positions import PositionTransform
 from ..scan.probe_modes import describe_similar_modes
 from ..scan.scan import Scan, split_positions
-from .findings import Finding, Level, found_error, found_ok, found_warning
-from .frame_checks import examine_counts, examine_pixels, sort_frames
+from ..scan.triage import examine_frames
+from .frame_checks import examine_counts, examine_pixels
 from .orientation import examine_orientation
 
 __all__ = ['Finding', 'Level', 'examine_scan', 'probe_diameter_px', 'probe_support_px']
@@ -35,28 +35,27 @@ def examine_scan(scan: Scan, change: PositionTransform | None = None) -> list[Fi
         change: What was done to its positions then, so that the flags that are named stand for
             all that has to be done to those of the file.
     """
-    frames = sort_frames(scan)
+    triage = examine_frames(scan)
     has_probe = numpy.isfinite(scan.probe).all() and 0.0 < _probe_power(scan).sum() < numpy.inf
-    findings = [*examine_counts(frames)]
+    findings = [*scan.findings, *examine_counts(scan, triage)]
     has_counts = all(finding.level != 'error' for finding in findings)
     if not has_probe:
         findings.append(
             found_error('probe', 'The probe is zero or not finite: give another probe.')
         )
     elif has_counts:
-        calibrated, factor = calibrate_scan(scan, frames.triage)
-        findings.append(_examine_calibration(scan, frames.triage.brightest, factor))
-        frames = replace(frames, scan=calibrated)
+        calibrated, factor = calibrate_scan(scan, triage)
+        findings.append(_examine_calibration(scan, triage.brightest, factor))
     findings += _examine_positions(scan)
     is_usable = all(finding.level != 'error' for finding in findings)
     if has_probe:
         findings += _examine_probe(scan)
     if is_usable:
-        findings += _examine_overlap(scan, scan.positions_px[frames.kept()])
+        findings += _examine_overlap(scan, scan.positions_px[triage.kept(scan.num_patterns)])
     if has_counts:
-        findings += examine_pixels(frames)
+        findings += examine_pixels(scan)
     if is_usable:
-        findings += examine_orientation(frames, change or PositionTransform())
+        findings += examine_orientation(calibrated, triage, change or PositionTransform())
     return [*findings, _estimate_cost(scan)]
 
 
@@ -101,10 +100,11 @@ def _examine_calibration(scan: Scan, brightest: float, factor: float) -> Finding
 
 
 def _examine_positions(scan: Scan) -> Iterator[Finding]:
-    if not numpy.isfinite(scan.positions_px).all():
+    positions_px = scan.positions_px[scan.frames()]
+    if not numpy.isfinite(positions_px).all():
         yield found_error('positions', 'Some positions are not finite: leave them out.')
         return
-    corners, _ = split_positions(scan.positions_px, scan.pattern_shape)
+    corners, _ = split_positions(positions_px, scan.pattern_shape)
     limit = numpy.asarray(scan.object_.shape) - numpy.asarray(scan.pattern_shape)
     outside = int(((corners < 0) | (corners > limit)).any(axis=1).sum())
     if outside:
@@ -115,14 +115,14 @@ def _examine_positions(scan: Scan) -> Iterator[Finding]:
             'check the pixel size.',
         )
         return
-    span = numpy.ptp(scan.positions_px, axis=0)
+    span = numpy.ptp(positions_px, axis=0)
     yield found_ok(
         'positions',
         f'{scan.num_patterns} positions span {span[0]:.0f} x {span[1]:.0f} pixels, inside the '
         f'object of {scan.object_.shape[0]} x {scan.object_.shape[1]}.',
     )
-    unique = len(numpy.unique(numpy.round(scan.positions_px, 3), axis=0))
-    repeated = scan.num_patterns - unique
+    unique = len(numpy.unique(numpy.round(positions_px, 3), axis=0))
+    repeated = len(positions_px) - unique
     if repeated > 0.1 * scan.num_patterns:
         yield found_warning(
             'duplicates',

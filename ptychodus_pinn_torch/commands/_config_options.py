@@ -22,6 +22,7 @@ from ..config import (
     refuse_without_effect,
 )
 from . import UsageError
+from ._scan_options import RARE
 
 __all__ = ['CONFIGURED', 'add_config_options', 'backend_from', 'config_from']
 
@@ -105,6 +106,9 @@ def add_config_options(
         metavar='NAME',
         help='to start from: quick, default, or best',
     )
+    for action in parser._actions:
+        if action.dest in RARE:
+            hidden[action], action.help = str(action.help), argparse.SUPPRESS
     groups: dict[str, argparse._ArgumentGroup] = {}
     for item in iter_options(_find_foreign_network(words)):
         if not item.applies_to(SCOPES.get(command, command)):

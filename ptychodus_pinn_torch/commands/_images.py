@@ -75,7 +75,7 @@ def make_image(
 
 def write_image(output: Path, scan: Scan, result: Reconstruction) -> None:
     """Writes an image as NPZ or as a product of Ptychodus, by its ending."""
-    from ..scan.files import write_product, write_reconstruction_npz
+    from ..scan.io.output import write_product, write_reconstruction_npz
 
     contents = {
         'object_': result.object_,

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from ..config import Config
-from ..scan.output import write_atomically
+from ..scan.io.output import write_atomically
 from . import UsageError
 from ._images import IMAGE_SUFFIXES, figures_of, make_image
 

@@ -3,41 +3,61 @@
 from __future__ import annotations
 
 import argparse
+from dataclasses import fields
 from pathlib import Path
+from typing import get_args
 
+from ..scan.io.raw import DiffractionKind, ReadOptions
 from ..scan.positions import PositionTransform
 from ..scan.scan import Scan
 from . import UsageError
 
 __all__ = [
+    'RARE',
     'add_scan_options',
     'position_transform_from',
+    'read_options_from',
     'read_scan_from',
     'refuse_scan_options',
 ]
 
+_FLAGS = {'positions_file': 'positions'}
+RARE = (
+    'patterns_format',
+    'bad_pixels',
+    'positions_format', 'positions_file', 'scale_positions', 'energy_ev', 'distance_m', 'detector_pixel_um', 'center', 'probe_preset', 'gain',
+    'saturation', 'invert_mask', 'allow_links',
+)  # fmt: skip
+"""Flags that --help leaves to --help-all, where there is one."""
+
+_TURNS = ('exchange_axes', 'flip_y', 'flip_x', 'scale_positions')
+
+
+def _flag(name: str) -> str:
+    return '--' + _FLAGS.get(name, name).replace('_', '-')
+
 
 def add_scan_options(parser: argparse.ArgumentParser) -> None:
-    """Adds the flags to a command."""
+    """Adds the flags to a command: the fields of `ReadOptions`, and what is done to positions."""
     group = parser.add_argument_group('reading the scan')
-    group.add_argument(
-        '--product', metavar='FILE', help='product of the patterns (default: that beside them)'
-    )
-    group.add_argument(
-        '--crop', type=int, metavar='PIXELS', help='detector pixels to keep in the middle, per side'
-    )
-    group.add_argument(
-        '--bin',
-        type=int,
-        metavar='FACTOR',
-        help='detector pixels to add up, per side, after --crop',
-    )
-    group.add_argument(
-        '--diffraction-kind',
-        choices=('auto', 'counts', 'amplitude'),
-        default='auto',
-        help='what an NPZ holds, if it does not tell',
-    )
+    for item in fields(ReadOptions):
+        if not item.metadata:
+            continue
+        told, words = item.metadata, {'dest': item.name, 'help': item.metadata['help']}
+        if isinstance(item.default, bool):
+            group.add_argument(_flag(item.name), action='store_true', **words)
+            continue
+        if item.name == 'diffraction_kind':
+            words['choices'] = get_args(DiffractionKind)
+        elif told['number'] != 1:
+            words['nargs'] = '+' if told['number'] > 0 else -told['number']
+        group.add_argument(
+            _flag(item.name),
+            type=told['type'],
+            default=item.default,
+            metavar=told['metavar'],
+            **words,
+        )
     group.add_argument(
         '--exchange-axes', action='store_true', help='exchange y and x of the positions, first'
     )
@@ -46,7 +66,6 @@ def add_scan_options(parser: argparse.ArgumentParser) -> None:
     group.add_argument(
         '--scale-positions',
         type=float,
-        default=1.0,
         metavar='F',
         help='multiply their distances by F; about the centre',
     )
@@ -58,12 +77,27 @@ def position_transform_from(arguments: argparse.Namespace) -> PositionTransform:
     Raises:
         UsageError: the factor is not positive.
     """
-    factor = arguments.scale_positions
+    factor = 1.0 if arguments.scale_positions is None else arguments.scale_positions
     if not 0.0 < factor < float('inf'):
         raise UsageError(f'--scale-positions is {factor:g}: give a positive factor.')
-    return PositionTransform(
-        arguments.exchange_axes, arguments.flip_y, arguments.flip_x, arguments.scale_positions
-    )
+    return PositionTransform(arguments.exchange_axes, arguments.flip_y, arguments.flip_x, factor)
+
+
+def read_options_from(arguments: argparse.Namespace) -> ReadOptions:
+    """Returns what the flags say of a scan.
+
+    Raises:
+        UsageError: a value that cannot be meant.
+    """
+    values = {
+        item.name: getattr(arguments, item.name) for item in fields(ReadOptions) if item.metadata
+    }
+    for name in ('detector_pixel_um', 'center'):
+        values[name] = None if values[name] is None else tuple(values[name])
+    try:
+        return ReadOptions(**values, positions=position_transform_from(arguments))
+    except ValueError as error:
+        raise UsageError(str(error)) from error
 
 
 def refuse_scan_options(arguments: argparse.Namespace, why: str) -> None:
@@ -72,17 +106,10 @@ def refuse_scan_options(arguments: argparse.Namespace, why: str) -> None:
     Raises:
         UsageError: one of them was given; names them all, and says why.
     """
-    given = [
-        ('--product', arguments.product is not None),
-        ('--crop', arguments.crop is not None),
-        ('--bin', arguments.bin is not None),
-        ('--diffraction-kind', arguments.diffraction_kind != 'auto'),
-        ('--exchange-axes', arguments.exchange_axes),
-        ('--flip-y', arguments.flip_y),
-        ('--flip-x', arguments.flip_x),
-        ('--scale-positions', arguments.scale_positions != 1.0),
-    ]
-    flags = [flag for flag, is_given in given if is_given]
+    given = read_options_from(arguments).given()
+    given.pop('positions', None)
+    flags = [_flag(name) for name in given]
+    flags += [_flag(name) for name in _TURNS if getattr(arguments, name) not in (None, False)]
     if flags:
         verb = 'has' if len(flags) == 1 else 'have'
         raise UsageError(f'{" and ".join(flags)} {verb} no effect {why}: leave that out.')
@@ -95,13 +122,6 @@ def read_scan_from(arguments: argparse.Namespace, path: str | Path) -> Scan:
         UsageError: a flag that cannot be meant.
         ValueError: the file is no scan that can be used; see `read_scan`.
     """
-    from ..scan.files import read_scan
+    from ..scan.io.reading import read_scan
 
-    return read_scan(
-        path,
-        product=arguments.product,
-        crop=arguments.crop,
-        bin=arguments.bin,
-        diffraction_kind=arguments.diffraction_kind,
-        positions=position_transform_from(arguments),
-    )
+    return read_scan(path, read_options_from(arguments))

@@ -11,7 +11,7 @@ from typing import Any
 import numpy
 from numpy.typing import NDArray
 
-from ..scan.files import Image, read_image
+from ..scan.io.images import Image, read_image
 from . import UsageError, describe_shape
 from ._outputs import add_overwrite_option, check_output
 from ._scan_options import add_scan_options, read_scan_from

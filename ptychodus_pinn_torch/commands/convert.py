@@ -71,8 +71,9 @@ def run(arguments: argparse.Namespace) -> int:
 def _convert_scan(arguments: argparse.Namespace) -> str:
     """Returns what was written, in words."""
     from ..interop.scan_export import write_amplitude_npz
-    from ..scan.files import read_image, write_scan_npz
-    from ..scan.hdf5_arrays import write_scan_hdf5
+    from ..scan.io.hdf5 import write_scan_hdf5
+    from ..scan.io.images import read_image
+    from ..scan.io.output import write_scan_npz
     from ..scan.labelling import cut_patches, label_scan
 
     output, extra, what = arguments.output, {}, ''

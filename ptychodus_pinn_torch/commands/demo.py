@@ -14,8 +14,7 @@ from ..metrics.comparison import compare_objects, coverage_map, coverage_mask
 from ..models.archive import read_archive
 from ..pictures import Panel, draw_comparison
 from ..progress import ProgressLine, format_duration
-from ..scan.files import write_scan_npz
-from ..scan.output import write_atomically
+from ..scan.io.output import write_atomically, write_scan_npz
 from ..scan.scan import Scan
 from ._images import write_image
 from ._outputs import add_overwrite_option, check_output

@@ -11,7 +11,7 @@ from typing import Any
 import numpy
 
 from ..models.archive import BUNDLE_NAME
-from ..scan.files import Image, read_image
+from ..scan.io.images import Image, read_image
 from ..scan.scan import Scan
 from . import UsageError, describe_shape
 from ._outputs import add_overwrite_option, check_output

@@ -169,7 +169,8 @@ def _sources(arguments: argparse.Namespace) -> list[Source]:
 
 def _known(path: Path) -> Scan:
     """Returns a scan without patterns that has the probe, mask, pixel size and metadata of a file."""
-    from ..scan.files import read_image, read_scan
+    from ..scan.io.images import read_image
+    from ..scan.io.reading import read_scan
 
     try:
         return read_scan(path)
@@ -299,7 +300,7 @@ class _Output:
         if image is None or image.num_frames == self._num_written:
             return
         from ..pictures import draw_live
-        from ..scan.files import write_product
+        from ..scan.io.output import write_product
 
         self._num_written = image.num_frames
         title = self._live.status().sentence()

@@ -112,7 +112,7 @@ def _over_sockets(arguments: argparse.Namespace, scan: Scan) -> None:
 
 
 def _into_folder(arguments: argparse.Namespace, scan: Scan) -> None:
-    from ..scan.output import write_npz
+    from ..scan.io.output import write_npz
 
     folder: Path = arguments.folder
     folder.mkdir(parents=True, exist_ok=True)

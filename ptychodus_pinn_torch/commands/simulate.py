@@ -73,7 +73,8 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Returns 0 after the scan was written."""
-    from ..scan.files import read_image, write_scan_npz
+    from ..scan.io.images import read_image
+    from ..scan.io.output import write_scan_npz
     from ..simulation.simulated_scan import simulate_scan
 
     _refuse_idle_flags(arguments)

@@ -76,7 +76,7 @@ def run(arguments: argparse.Namespace) -> int:
 
 
 def _with_labels(scans: list[Scan], paths: list[Path]) -> list[Scan]:
-    from ..scan.files import read_object
+    from ..scan.io.images import read_object
 
     if len(paths) != len(scans):
         raise UsageError(f'{len(scans)} scans but {len(paths)} labels: give one label per scan.')

@@ -124,7 +124,7 @@ class ModelFile:
         Raises:
             FileNotFoundError: the model is gone.
         """
-        from ..scan.output import write_atomically
+        from ..scan.io.output import write_atomically
 
         source = self.require() or shipped_model()
         if not source.is_file():

@@ -216,7 +216,7 @@ def write_scan_files(parameters: ReconstructInput, folder: Path) -> ScanFiles:
         ValueError: nothing to reconstruct, or arrays that do not belong together.
         RuntimeError: the disk is full.
     """
-    from ..scan.products import arrays_of_product
+    from ..scan.io.products import arrays_of_product
 
     _check_input(parameters)
     found = arrays_of_product(parameters.product)
@@ -256,8 +256,8 @@ def read_scan_files(files: ScanFiles) -> Scan:
     Raises:
         ValueError: a scan that cannot be used; says why and what to do.
     """
-    from ..scan.npz_layouts import RawScan
-    from ..scan.scan_checks import build_scan
+    from ..scan.io.build import build_scan
+    from ..scan.io.raw import RawScan
 
     with numpy.load(files.folder / _ARRAYS, allow_pickle=False) as arrays:
         raw = RawScan(

@@ -13,8 +13,8 @@ from ptychodus.api.probe import ProbeSequence
 from ptychodus.api.probe_positions import ProbePositionSequence
 from ptychodus.api.product import LossValue, Product
 
-from ..scan.comments import add_comment
-from ..scan.products import grid_of_product
+from ..scan.io.comments import add_comment
+from ..scan.io.products import grid_of_product
 
 __all__ = ['TrainingCurve', 'make_product']
 

@@ -20,8 +20,8 @@ def export_training_data(file_path: Path, parameters: ReconstructInput) -> Path:
     Unlike Ptychodus' own writer it does not paint over bad pixels: they keep what was measured
     and `bad_pixels` says where they are, so that a loss can leave them out.
     """
-    from ..scan.output import training_arrays, write_npz
-    from ..scan.products import arrays_of_product
+    from ..scan.io.output import training_arrays, write_npz
+    from ..scan.io.products import arrays_of_product
     from .payload import find_bad_pixels
 
     found = arrays_of_product(parameters.product)

@@ -127,7 +127,7 @@ def find_procedure(payload: TrainPayload | ReconstructPayload, module: str, name
 
 
 def _train(payload: TrainPayload, channel: Channel, report: Reporter) -> None:
-    from ..scan.files import read_scan
+    from ..scan.io.reading import read_scan
 
     train = find_procedure(payload, '.training.run', 'train')
     request = TrainRequest(

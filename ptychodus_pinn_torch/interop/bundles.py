@@ -14,7 +14,7 @@ from ..config import Config
 from ..models.archive import BUNDLE_NAME, NETWORK_PREFIX, Archive, ArchiveError, write_archive
 from ..models.opening import open_model
 from ..models.safe_zip import SafeZip
-from ..scan.output import write_atomically
+from ..scan.io.output import write_atomically
 from .legacy_config import dataclass_to_legacy_dict, legacy_from_config, update_legacy_dict
 from .params_cfg import cfg, decode_params, encode_params
 from .trained_model import MODEL_NAMES, TrainedModel, history_of

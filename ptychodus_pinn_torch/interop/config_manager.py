@@ -9,7 +9,7 @@ from types import NoneType
 from typing import Any, Protocol
 
 from ..config import Config, ConfigError, load_tree, override_config
-from ..scan.output import write_atomically
+from ..scan.io.output import write_atomically
 from .legacy_config import config_from_legacy
 from .object_fields import (
     SECTIONS,

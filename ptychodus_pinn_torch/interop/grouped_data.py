@@ -6,16 +6,16 @@ import logging
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy
 from numpy.typing import ArrayLike, NDArray
 from scipy.spatial import KDTree
 
-from ..scan.diffraction_kind import PatternKind, recognise_kind
-from ..scan.npz_layouts import NpzReader, RawScan
+from ..scan.io.build import build_scan
+from ..scan.io.npz import NpzArrays
+from ..scan.io.raw import DiffractionKind, RawScan, ReadOptions
 from ..scan.scan import Scan
-from ..scan.scan_checks import build_scan
 
 __all__ = ['MemmapDatasetBridge', 'PtychoDataContainerTorch', 'RawDataTorch']
 
@@ -51,7 +51,7 @@ class RawDataTorch:
         objectGuess: NDArray[Any] | None = None,  # noqa: N803
         config: Any = None,
         *,
-        kind: Literal['auto', 'counts', 'amplitude'] = 'auto',
+        kind: DiffractionKind = 'auto',
     ) -> None:
         self.xcoords = numpy.asarray(xcoords, dtype=numpy.float64)
         self.ycoords = numpy.asarray(ycoords, dtype=numpy.float64)
@@ -59,6 +59,8 @@ class RawDataTorch:
             raise ValueError('Coordinate arrays must have matching shapes.')
         self.diff3d, self.probeGuess, self.objectGuess = diff3d, probeGuess, objectGuess
         number = len(self.xcoords)
+        if diff3d.ndim == 3 and len(diff3d) != number == diff3d.shape[-1]:
+            self.diff3d = diff3d = numpy.moveaxis(diff3d, -1, 0)
         if diff3d.ndim != 3 or len(diff3d) != number:
             raise ValueError(
                 f'diff3d has shape {diff3d.shape} but there are {number} positions: one pattern '
@@ -74,17 +76,10 @@ class RawDataTorch:
         Raises:
             ValueError: what `diff3d` is cannot be told, or the arrays cannot be used.
         """
-        patterns = numpy.asarray(self.diff3d)
-        kind = self._kind(patterns, name)
-        patterns = patterns if kind.is_plain else kind.to_counts(patterns)
         positions = numpy.stack([self.ycoords, self.xcoords], axis=1)
-        raw = RawScan(patterns, positions, self.probeGuess, self.objectGuess, bad_pixels=None)
-        return replace(build_scan(Path(name), raw), source=None)
-
-    def _kind(self, patterns: NDArray[Any], name: str) -> PatternKind:
-        if self.kind != 'auto':
-            return PatternKind(self.kind == 'amplitude')
-        return recognise_kind(patterns, name, "say kind='counts' or kind='amplitude'")
+        raw = RawScan(numpy.asarray(self.diff3d), positions, self.probeGuess, self.objectGuess)
+        options = ReadOptions(diffraction_kind=self.kind)
+        return replace(build_scan(Path(name), raw, options), source=None)
 
     def generate_grouped_data(
         self,
@@ -274,7 +269,7 @@ class MemmapDatasetBridge:
     """
 
     def __init__(self, npz_path: Path | str, config: Any = None, memmap_dir: Any = None) -> None:
-        reader = NpzReader(Path(npz_path))
+        reader = NpzArrays(Path(npz_path))
         names = {'diff3d': reader.first(('diff3d', 'diffraction')) or 'diff3d'}
         missing = [key for key in REQUIRED if names.get(key, key) not in reader]
         if missing:

@@ -21,11 +21,11 @@ from ..config import Config, override_config
 from ..models.opening import open_model
 from ..models.restricted_pickle import load_tensors
 from ..models.safe_zip import SafeZip
-from ..scan.files import read_scan
-from ..scan.npz_layouts import RawScan
-from ..scan.output import write_atomically
+from ..scan.io.build import build_scan
+from ..scan.io.output import write_atomically
+from ..scan.io.raw import RawScan
+from ..scan.io.reading import read_scan
 from ..scan.scan import Scan
-from ..scan.scan_checks import build_scan
 from .config_manager import ConfigManager
 from .object_fields import (
     SECTIONS,
@@ -94,9 +94,7 @@ class PtychoDataLoader:
         config_manager: ConfigManager | None = None,
     ) -> PtychoDataLoader:
         """Returns the loader of one scan: counts (n, N, N), probe (P, N, N), (n, 2) [y, x] px."""
-        raw = RawScan(
-            numpy.asarray(diff_patterns), numpy.asarray(positions), numpy.asarray(probe), None, None
-        )
+        raw = RawScan(numpy.asarray(diff_patterns), numpy.asarray(positions), numpy.asarray(probe))
         return cls(config_manager=config_manager, scans=(build_scan(Path('arrays'), raw),))
 
     def __len__(self) -> int:

@@ -11,7 +11,7 @@ import numpy
 
 from ..config import ConfigError
 from ..models.restricted_pickle import read_pickle
-from ..scan.output import write_atomically
+from ..scan.io.output import write_atomically
 
 __all__ = ['cfg', 'decode_params', 'encode_params', 'read_params_cfg', 'write_params_cfg']
 

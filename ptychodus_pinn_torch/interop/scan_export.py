@@ -11,8 +11,8 @@ import numpy
 from numpy.typing import NDArray
 
 from ..scan.calibration import calibrate_probe
-from ..scan.output import NOTHING, training_arrays, write_npz
-from ..scan.pattern_store import stage_blocks
+from ..scan.io.output import NOTHING, training_arrays, write_npz
+from ..scan.io.pattern_store import stage_blocks
 from ..scan.scan import Scan
 
 __all__ = ['write_amplitude_npz']

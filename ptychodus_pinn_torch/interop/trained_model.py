@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from ..backend import ReconstructRequest, ignore_report, resolve_backend
 from ..config import Config
 from ..models.archive import Archive
-from ..scan.files import read_scan
+from ..scan.io.reading import read_scan
 from ..scan.scan import Scan
 from .grouped_data import REQUIRED, MemmapDatasetBridge, PtychoDataContainerTorch, RawDataTorch
 

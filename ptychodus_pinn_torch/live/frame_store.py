@@ -9,7 +9,7 @@ from typing import Any, BinaryIO, cast
 import numpy
 from numpy.typing import NDArray
 
-from ..scan.output import write_atomically
+from ..scan.io.output import write_atomically
 
 __all__ = ['FrameStore', 'JournalError']
 

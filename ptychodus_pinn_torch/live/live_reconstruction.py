@@ -16,11 +16,12 @@ from numpy.typing import ArrayLike, NDArray
 
 from ..backend import Reconstruction, ReconstructRequest, Report, ignore_report, resolve_backend
 from ..config import Config, override_config, refuse_without_effect
-from ..scan.npz_layouts import NpzReader, RawScan
-from ..scan.output import write_npz
-from ..scan.pattern_store import stage_blocks
+from ..scan.io.build import build_scan
+from ..scan.io.npz import NpzArrays
+from ..scan.io.output import write_npz
+from ..scan.io.pattern_store import stage_blocks
+from ..scan.io.raw import RawScan
 from ..scan.scan import Scan
-from ..scan.scan_checks import build_scan
 from .arrivals import check_frames, check_positions, check_type
 from .frame_store import FrameStore, JournalError
 from .joiner import Joined, Joiner
@@ -122,7 +123,7 @@ class LiveReconstruction:
         folder = Path(folder)
         if not (folder / SETUP).is_file():
             raise JournalError(f'{folder}: holds no journal: start without resuming.')
-        reader = NpzReader(folder / SETUP)
+        reader = NpzArrays(folder / SETUP)
         live = cls.__new__(cls)
         probe, mask = reader.array('probe'), reader.array('bad_pixels')
         live._begin(

@@ -12,6 +12,7 @@ from scipy import ndimage
 
 from ..scan.probe_variation import ProbeVariation
 from ..scan.scan import Scan, split_positions
+from ..scan.triage import examine_frames
 from ..simulation.reference_model import iter_expected_counts
 from .registration import Registration, register
 from .rings import find_crossing, ring_correlation
@@ -226,7 +227,7 @@ def coverage_of(
 
 def coverage_map(scan: Scan) -> NDArray[numpy.float64]:
     """Returns the probe power that each object pixel saw, (Y, X), at most 1."""
-    return coverage_of(scan.object_.shape, scan.probe, scan.positions_px)
+    return coverage_of(scan.object_.shape, scan.probe, scan.positions_px[scan.frames()])
 
 
 def coverage_mask(scan: Scan, threshold: float = 0.3) -> NDArray[numpy.bool_]:
@@ -251,7 +252,9 @@ def data_error(
     varies over the patterns of the scan.
     """
     positions_px = scan.positions_px if positions_px is None else positions_px
-    rows = numpy.arange(scan.num_patterns) if indices is None else numpy.asarray(indices)
+    rows = (
+        examine_frames(scan).kept(scan.num_patterns) if indices is None else numpy.asarray(indices)
+    )
     difference, total = 0.0, 0.0
     varying = None if variation is None else variation.select(rows)
     for block, expected in iter_expected_counts(object_, probe, positions_px[rows], varying):

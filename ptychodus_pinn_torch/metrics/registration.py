@@ -11,7 +11,7 @@ import scipy.fft
 from numpy.typing import NDArray
 from scipy import ndimage
 
-from ..scan.products import ProductArrays, product_of_arrays
+from ..scan.io.products import ProductArrays, product_of_arrays
 
 __all__ = ['Registration', 'register', 'relative_distance']
 

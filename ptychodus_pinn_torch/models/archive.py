@@ -148,7 +148,7 @@ def write_archive(path: Path, archive: Archive) -> Path:
     """
     from safetensors.numpy import save
 
-    from ..scan.output import write_atomically
+    from ..scan.io.output import write_atomically
 
     contiguous = {name: numpy.asarray(array, order='C') for name, array in archive.weights.items()}
     members = {

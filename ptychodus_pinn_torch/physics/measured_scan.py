@@ -15,7 +15,7 @@ from torch import Tensor
 from ..scan.calibration import calibrate_scan
 from ..scan.probe_variation import ProbeVariation
 from ..scan.scan import Scan, split_positions
-from ..scan.triage import Triage
+from ..scan.triage import Triage, examine_frames
 from .measurement import Measurement
 from .variation import Variation
 
@@ -199,13 +199,14 @@ def measure_scan(
         device: Where the physics happens; the CPU by default.
         num_probe_modes: Modes that are used, brightest first, with the power of all; 0 is all.
         chunk_bytes: Memory that the arrays of a chunk may take, roughly.
-        triage: What is left out of it.
+        triage: What is left out of it; found out where it is not given.
     """
     device = device or torch.device('cpu')
+    triage = triage or examine_frames(scan)
     calibrated, calibration = calibrate_scan(scan, triage)
-    frames, spikes = numpy.arange(scan.num_patterns), None
-    if triage is not None:
-        frames, spikes = triage.kept(scan.num_patterns), _place_spikes(triage, scan)
+    frames, spikes = triage.kept(scan.num_patterns), _place_spikes(triage, scan)
+    if not len(frames):
+        raise ValueError(f'{scan.name}: no frame can be used: {triage.sentence()}')
     probe, variation = _make_probe(calibrated, frames, num_probe_modes)
     corners, shifts = split_positions(scan.positions_px[frames], scan.pattern_shape)
     origin = corners.min(axis=0)
@@ -217,7 +218,7 @@ def measure_scan(
             scan,
             device,
             frames if len(frames) < scan.num_patterns else None,
-            None if triage is None else triage.total,
+            triage.total,
         ),
         rows=torch.zeros(len(frames), dtype=torch.int64),
         corners=torch.from_numpy(corners - origin),

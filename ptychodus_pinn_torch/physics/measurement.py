@@ -130,17 +130,15 @@ class Measurement:
 
     def _good_pixels_of(self, indices: Tensor) -> Tensor | None:
         """Returns (H, W), or (J, H, W) where one of the frames has spikes."""
-        if self.spikes is None:
-            return self.good_pixels
-        frame, spike = torch.nonzero(indices[:, None] == self.spikes[:, 0], as_tuple=True)
-        if not len(frame):
+        spikes = self.spikes_of(indices)
+        if spikes is None or not len(spikes):
             return self.good_pixels
         shape = (len(indices), *self.window)
         good = torch.ones(shape, dtype=torch.bool, device=self.device)
         if self.good_pixels is not None:
             good &= self.good_pixels
-        _, y, x = self.spikes[spike].T
-        good[self._hand_over(frame), self._hand_over(y), self._hand_over(x)] = False
+        frame, y, x = (self._hand_over(places) for places in spikes.T)
+        good[frame, y, x] = False
         return good
 
     def _hand_over(self, places: Int[Tensor, '*shape']) -> Int[Tensor, '*shape']:
@@ -300,17 +298,19 @@ class Measurement:
             rows=self.rows[chosen],
             corners=self.corners[chosen],
             shifts=self.shifts[there],
-            spikes=self._spikes_of(chosen),
+            spikes=self.spikes_of(chosen),
             factors=None if self.factors is None else self.factors[there],
             variation=None if self.variation is None else self.variation.select(there),
             shifted=None,  # of all patterns
         )
 
-    def _spikes_of(self, chosen: Tensor) -> Tensor | None:
+    def spikes_of(self, chosen: Int[Tensor, ' pattern']) -> Int[Tensor, 'spike 3'] | None:
+        """Returns the spikes of some patterns, by their place among these."""
         if self.spikes is None:
             return None
-        place, spike = torch.nonzero(chosen[:, None] == self.spikes[:, 0], as_tuple=True)
-        return torch.cat([place[:, None], self.spikes[spike, 1:]], dim=1)
+        near = self.spikes[torch.isin(self.spikes[:, 0], chosen)]
+        place, spike = torch.nonzero(chosen[:, None] == near[:, 0], as_tuple=True)
+        return torch.cat([place[:, None], near[spike, 1:]], dim=1)
 
     def part(self, chosen: Int[Tensor, ' pattern']) -> tuple[Measurement, tuple[slice, slice]]:
         """Returns some patterns of one canvas on a canvas of their own, and where that one lies.

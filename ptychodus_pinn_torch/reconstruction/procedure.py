@@ -118,6 +118,9 @@ def reconstruct(
             scan = _with_trained_probe(scan, model.archive, log)
             network = model.network
         scan = mask_probe(scan, config.physics.probe_mask_px)
+        for finding in scan.findings:
+            if finding.level == 'warning':
+                log.say(f'{scan.name}: {finding.message}')
         triage = examine_frames(scan)
         if triage.sentence():
             log.say(f'{scan.name}: {triage.sentence()}')

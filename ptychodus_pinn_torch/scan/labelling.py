@@ -9,8 +9,8 @@ import numpy
 from jaxtyping import Complex
 from numpy.typing import NDArray
 
-from .files import Image
-from .pattern_store import stage_blocks
+from .io.images import Image
+from .io.pattern_store import stage_blocks
 from .scan import Scan
 
 __all__ = ['cut_patches', 'label_scan']

@@ -7,15 +7,23 @@ from dataclasses import dataclass, replace
 
 import numpy
 from numpy.typing import NDArray
+from scipy.sparse import coo_array
+from scipy.sparse.csgraph import connected_components
+from scipy.spatial import KDTree
 
 from .scan import Scan, split_positions
 
-__all__ = ['PositionTransform', 'make_room']
+__all__ = ['MAX_OBJECT_PIXELS', 'PositionTransform', 'find_lone', 'make_room']
 
 logger = logging.getLogger(__name__)
 
 _BORDER_PX = 4
-_MAX_OBJECT_PIXELS = 2**28
+MAX_OBJECT_PIXELS = 2**28
+"""Pixels of the largest object that is meant; its arrays take 2 GB each."""
+
+MAIN_PART, MOST_GROWTH = 0.75, 4.0
+"""Where so many windows hang together, others that touch none of them are glitches of the encoder if
+the object would be so many times larger with them: a second area of a scan is smaller than that."""
 
 
 @dataclass(frozen=True)
@@ -105,6 +113,35 @@ class PositionTransform:
         return ' '.join(text for text, is_done in parts if is_done)
 
 
+def find_lone(
+    positions_px: NDArray[numpy.float64],
+    window: tuple[int, int],
+    object_shape: tuple[int, ...] | None = None,
+) -> NDArray[numpy.int64]:
+    """Returns numbers of positions (N, 2) so far from all others that they cannot be meant.
+
+    Their windows (H, W) touch no other window; they lie outside of the object where there is one, else
+    one that held them would be much larger than one that holds the rest.
+    """
+    cells, cell = numpy.unique(numpy.floor(positions_px / window), axis=0, return_inverse=True)
+    pairs = KDTree(cells).query_pairs(1.5, p=numpy.inf, output_type='ndarray')
+    graph = coo_array((numpy.ones(len(pairs)), pairs.T), shape=(len(cells), len(cells)))
+    island = connected_components(graph, directed=False)[1][cell.ravel()]
+    number = numpy.bincount(island)
+    main = positions_px[island == number.argmax()]
+    if len(main) < MAIN_PART * len(positions_px) or len(number) == 1:
+        return numpy.empty(0, numpy.int64)
+    low, high = main.min(axis=0), main.max(axis=0)
+    lone = island != number.argmax()
+    if object_shape is not None:
+        half = (numpy.asarray(window) - 1.0) / 2.0
+        inside = (positions_px >= half - 1.0) & (positions_px <= object_shape - half)
+        return numpy.flatnonzero(lone & ~inside.all(axis=1))
+    size = numpy.maximum(high, positions_px) - numpy.minimum(low, positions_px) + window
+    growth = size.prod(axis=1) / numpy.prod(high - low + window)
+    return numpy.flatnonzero(lone & (growth > MOST_GROWTH))
+
+
 def make_room(scan: Scan) -> Scan:
     """Returns the scan on an object that holds every window, enlarged where it has to be.
 
@@ -114,7 +151,7 @@ def make_room(scan: Scan) -> Scan:
     Raises:
         ValueError: the object would become too large to be meant.
     """
-    corners, _ = split_positions(scan.positions_px, scan.pattern_shape)
+    corners, _ = split_positions(scan.positions_px[scan.frames()], scan.pattern_shape)
     shape = numpy.asarray(scan.object_.shape)
     before = -corners.min(axis=0)
     after = corners.max(axis=0) + numpy.asarray(scan.pattern_shape) - shape
@@ -122,7 +159,7 @@ def make_room(scan: Scan) -> Scan:
     if not (before.any() or after.any()):
         return scan
     new_shape = shape + before + after
-    if numpy.prod(new_shape.astype(float)) > _MAX_OBJECT_PIXELS:
+    if numpy.prod(new_shape.astype(float)) > MAX_OBJECT_PIXELS:
         raise ValueError(
             f'{scan.source or scan.name}: the changed positions need an object of {new_shape[0]} x '
             f'{new_shape[1]} pixels: check --scale-positions.'

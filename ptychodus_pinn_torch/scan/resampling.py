@@ -16,7 +16,7 @@ import numpy
 from numpy.typing import NDArray
 from scipy import ndimage
 
-from .pattern_store import stage_blocks
+from .io.pattern_store import stage_blocks
 from .probe_variation import ProbeVariation
 from .scan import Scan
 
@@ -25,39 +25,47 @@ __all__ = ['bin_scan', 'crop_scan']
 logger = logging.getLogger(__name__)
 
 
-def crop_scan(scan: Scan, size: int) -> Scan:
-    """Returns the scan with only the central `size` x `size` pixels of the detector.
+def crop_scan(scan: Scan, size: int, center: tuple[float, float] | None = None) -> Scan:
+    """Returns the scan with only `size` x `size` pixels of the detector, the central ones.
 
-    Fewer detector pixels mean larger object pixels, by N / size: positions and object are put on
-    the coarser grid about the same centre, and the probe loses its high frequencies.
+    Fewer detector pixels mean larger object pixels, by N / size along each axis: positions and object
+    are put on the coarser grid about the same centre, and the probe loses its high frequencies.
+
+    Args:
+        scan: Whose patterns need not be square.
+        size: Even.
+        center: Pixel (y, x) of the detector where the zero frequency is; by default the middle one.
 
     Raises:
-        ValueError: the size is odd or larger than the patterns.
+        ValueError: the size is odd, or more than there is about the centre.
     """
-    old = scan.pattern_shape[0]
-    if size > old or size < 2 or size % 2:
+    old = scan.pattern_shape
+    at = [length // 2 for length in old] if center is None else [round(value) for value in center]
+    first = [middle - size // 2 for middle in at]
+    is_inside = all(start >= 0 and start + size <= length for start, length in zip(first, old))
+    if not is_inside or size < 2 or size % 2:
         raise ValueError(
-            f'{scan.name}: cannot crop patterns of {old} pixels to {size}: give an even number '
-            f'up to {old}.'
+            f'{scan.name}: cannot crop patterns of {old[0]} x {old[1]} pixels to {size} about (y '
+            f'{at[0]}, x {at[1]}): give an even number that leaves the window inside.'
         )
-    if size == old:
+    if old == (size, size):
         return scan
-    window = _middle(old, size)
-    ratio = old / size
-    shape = tuple(int(numpy.ceil(length / ratio)) for length in scan.object_.shape)
+    window = tuple(slice(start, start + size) for start in first)
+    ratio = numpy.asarray(old) / size
+    shape = tuple(int(numpy.ceil(length / by)) for length, by in zip(scan.object_.shape, ratio))
     old_center = (numpy.asarray(scan.object_.shape) - 1.0) / 2.0
     new_center = (numpy.asarray(shape) - 1.0) / 2.0
     pixel = scan.pixel_size_m
     return replace(
         scan,
-        patterns=scan.patterns[:, window, window],
-        good_pixels=scan.good_pixels[window, window],
+        patterns=scan.patterns[:, *window],
+        good_pixels=scan.good_pixels[window],
         positions_px=(scan.positions_px - old_center) / ratio + new_center,
         probe=_crop_spectrum(scan.probe, size),
         probe_variation=_change_variation(scan, lambda modes: _crop_spectrum(modes, size)),
         object_=_resample(scan.object_, ratio, shape),
         truth=None if scan.truth is None else _resample(scan.truth, ratio, shape),
-        pixel_size_m=None if pixel is None else (pixel[0] * ratio, pixel[1] * ratio),
+        pixel_size_m=None if pixel is None else (pixel[0] * ratio[0], pixel[1] * ratio[1]),
     )
 
 
@@ -96,6 +104,7 @@ def bin_scan(scan: Scan, factor: int) -> Scan:
     return replace(
         scan,
         patterns=stage_blocks((scan.num_patterns, size, size), dtype, read_block),
+        saturation=numpy.inf,
         good_pixels=numpy.all(good.reshape(size, factor, size, factor), axis=(1, 3)),
         probe=_cut_window(scan.probe, size, factor),
         probe_variation=_change_variation(scan, lambda modes: _cut_window(modes, size, factor)),
@@ -116,24 +125,26 @@ def _sum_dtype(dtype: numpy.dtype[Any]) -> numpy.dtype[Any]:
 
 
 def _crop_spectrum(probe: NDArray[Any], size: int) -> NDArray[numpy.complex64]:
-    old = probe.shape[-1]
-    window = _middle(old, size)
+    height, width = probe.shape[-2:]
+    window = _middle(height, size), _middle(width, size)
     spectrum = numpy.fft.fftshift(numpy.fft.fft2(probe, norm='ortho'), axes=(-2, -1))
     # The middle of the window, (N - 1) / 2, stays where it is.
-    offset_px = (old / size - 1.0) / 2.0
-    ramp = numpy.exp(2j * numpy.pi * (numpy.arange(size) - size // 2) * offset_px / old)
-    cropped = spectrum[..., window, window] * ramp[:, None] * ramp
+    down, right = (
+        numpy.exp(2j * numpy.pi * (numpy.arange(size) - size // 2) * (old / size - 1.0) / 2.0 / old)
+        for old in (height, width)
+    )
+    cropped = spectrum[..., *window] * down[:, None] * right
     shifted = numpy.fft.ifftshift(cropped, axes=(-2, -1))
     return numpy.fft.ifft2(shifted, norm='ortho').astype(numpy.complex64)
 
 
 def _resample(
-    object_: NDArray[numpy.complex64], ratio: float, shape: tuple[int, ...]
+    object_: NDArray[numpy.complex64], ratio: NDArray[numpy.float64], shape: tuple[int, ...]
 ) -> NDArray[numpy.complex64]:
-    sigma = 0.5 * numpy.sqrt(ratio**2 - 1.0)
+    sigma = tuple(0.5 * numpy.sqrt(ratio**2 - 1.0))
     axes = [
-        (numpy.arange(new) - (new - 1.0) / 2.0) * ratio + (old - 1.0) / 2.0
-        for new, old in zip(shape, object_.shape, strict=True)
+        (numpy.arange(new) - (new - 1.0) / 2.0) * by + (old - 1.0) / 2.0
+        for new, old, by in zip(shape, object_.shape, ratio, strict=True)
     ]
     grid = numpy.meshgrid(*axes, indexing='ij')
     smooth = ndimage.gaussian_filter(object_, sigma, mode='nearest')

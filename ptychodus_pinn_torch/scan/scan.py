@@ -11,6 +11,7 @@ from typing import Any
 import numpy
 from numpy.typing import NDArray
 
+from .findings import Finding
 from .probe_variation import ProbeVariation
 
 __all__ = ['Scan', 'fingerprint', 'split_positions']
@@ -38,6 +39,9 @@ class Scan:
         metadata: Ptychodus' product metadata by name (`photon_energy_eV`, ...), what is known.
         source: The file or folder it was read from.
         probe_variation: How the first mode of the probe varies from pattern to pattern, or None.
+        findings: What was found and decided when it was read.
+        left_out: By the reason, the numbers of patterns that cannot be used, whatever they hold.
+        saturation: Counts from which on the detector cannot be trusted.
     """
 
     name: str
@@ -53,6 +57,9 @@ class Scan:
     metadata: Mapping[str, Any] = field(default_factory=dict)
     source: Path | None = None
     probe_variation: ProbeVariation | None = None
+    findings: tuple[Finding, ...] = ()
+    left_out: Mapping[str, NDArray[numpy.int64]] = field(default_factory=dict)
+    saturation: float = numpy.inf
 
     @property
     def num_patterns(self) -> int:
@@ -77,7 +84,17 @@ class Scan:
             patterns=self.patterns[indices],
             positions_px=self.positions_px[indices],
             probe_variation=None if variation is None else variation.select(indices),
+            left_out={
+                why: numpy.flatnonzero(numpy.isin(indices, frames))
+                for why, frames in self.left_out.items()
+            },
         )
+
+    def frames(self) -> NDArray[numpy.int64]:
+        """Returns the numbers of the patterns that are not left out."""
+        everything = numpy.arange(self.num_patterns)
+        out = list(self.left_out.values())
+        return numpy.setdiff1d(everything, numpy.concatenate(out)) if out else everything
 
     def mean_counts(self) -> float:
         """Returns the mean counts per pattern over good pixels, from evenly spread patterns."""
@@ -88,8 +105,8 @@ class Scan:
         return float(self._sample_counts().max())
 
     def _sample_counts(self) -> NDArray[numpy.float64]:
-        step = max(1, self.num_patterns // 256)
-        sample = numpy.asarray(self.patterns[::step])
+        frames = self.frames()
+        sample = numpy.asarray(self.patterns[frames[:: max(1, len(frames) // 256)]])
         return sample[:, self.good_pixels].sum(axis=-1, dtype=numpy.float64)
 
 

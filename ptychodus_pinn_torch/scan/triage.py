@@ -1,14 +1,15 @@
-"""Frames and single pixels that are not what the others are: empty, glaring, hit by a particle."""
+"""Frames and single pixels that are not what the others are: empty, torn, far too bright, hit."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 
 import numpy
 from numpy.typing import NDArray
 from scipy.spatial import KDTree
 
-from .pattern_store import block_slices
+from .io.pattern_store import block_slices
 from .scan import Scan
 
 __all__ = ['Triage', 'examine_frames', 'name_frames']
@@ -23,41 +24,69 @@ ABOVE_ALL = 1.5
 MOST_GLARING = 0.1
 """Where more frames than this part are glaring, the beam flickers, and nothing is wrong."""
 
+GAP = 8.0
+"""Brightness of two groups of frames, with none in between, from which on one of them is wrong: where
+windows overlap, the brightness of neighbours changes by small steps. 1.2 is the largest step of the
+simulated families at steps of 3 to 20 px (three seeds), 1.01 of two measured scans."""
+
+EVEN = (0.4, 0.6)
+"""Parts of a scan that are about half of it: neither is the exception."""
+
+ALIKE = 0.5
+"""Correlation of the mean patterns of two groups from which on both are light of the beam."""
+
+BANDS, LEAST = 4, 50.0
+"""Parts of a frame along each axis; counts that are expected in one that has none, where it is torn."""
+
 
 @dataclass(frozen=True)
 class Triage:
     """What must not be believed.
 
     Attributes:
-        empty: Numbers of frames (n,) without counts.
-        glaring: Of those that are far brighter than their neighbours.
-        spikes: (n, 3) frame, row and column of single pixels that are.
-        brightest: Counts of the brightest frame of the others, over good pixels.
+        left_out: By what is wrong with them, the numbers of frames (n,).
+        spikes: (n, 3) frame, row and column of single pixels far brighter than those of neighbours,
+            or saturated, which `num_full` of them are.
+        brightest: Counts of the brightest frame of the others, over good pixels, without spikes; and
+            `mean` of all of them.
         total: Counts of all others together, spikes included.
     """
 
-    empty: NDArray[numpy.int64]
-    glaring: NDArray[numpy.int64]
+    left_out: Mapping[str, NDArray[numpy.int64]]
     spikes: NDArray[numpy.int64]
+    num_full: int
     brightest: float
+    mean: float
     total: float
 
     def kept(self, num_patterns: int) -> NDArray[numpy.int64]:
         """Returns the numbers of all other frames."""
-        left_out = numpy.concatenate([self.empty, self.glaring])
-        return numpy.setdiff1d(numpy.arange(num_patterns), left_out)
+        out = [numpy.empty(0, numpy.int64), *self.left_out.values()]
+        return numpy.setdiff1d(numpy.arange(num_patterns), numpy.concatenate(out))
+
+    def take(self, scan: Scan, frames: NDArray[numpy.int64]) -> Scan:
+        """Returns the scan of some frames (J,), in memory, zero where a single pixel spiked."""
+        part = replace(scan.select(frames), saturation=numpy.inf)
+        frame, y, x = self.spikes.T
+        row, of_spike = numpy.nonzero(frames[:, None] == frame)
+        patterns = numpy.array(part.patterns)
+        patterns[row, y[of_spike], x[of_spike]] = 0
+        return replace(part, patterns=patterns)
 
     def describe(self) -> str:
         """Returns how many frames and pixels, and which frames, in words; or nothing."""
         found = []
-        for what, frames in (('empty', self.empty), ('far too bright', self.glaring)):
+        for what, frames in self.left_out.items():
             if len(frames):
                 verb = 'frame is' if len(frames) == 1 else 'frames are'
                 found.append(f'{len(frames)} {verb} {what} ({name_frames(frames)})')
-        if len(self.spikes):
-            verb = 'pixel spikes' if len(self.spikes) == 1 else 'pixels spike'
-            shown = name_frames(numpy.unique(self.spikes[:, 0]))
-            found.append(f'{len(self.spikes)} {verb} in single frames ({shown})')
+        number = len(self.spikes) - self.num_full
+        shown = name_frames(numpy.unique(self.spikes[:, 0]))
+        if number:
+            verb = 'pixel spikes' if number == 1 else 'pixels spike'
+            found.append(f'{number} {verb} in single frames ({shown})')
+        if self.num_full:
+            found.append(f'{self.num_full} counts of single frames are saturated ({shown})')
         return ', '.join(found)
 
     def sentence(self) -> str:
@@ -73,14 +102,119 @@ def name_frames(frames: NDArray[numpy.int64]) -> str:
     return f'{noun} {shown}{", ..." if len(frames) > 8 else ""}'
 
 
+@dataclass
+class _Frames:
+    """What the frames (N,) of a scan hold over good pixels.
+
+    Attributes:
+        totals: Counts.
+        bands: (N, 2 * BANDS) counts in horizontal and in vertical bands.
+        peaks: The most in a pixel, and `places` where, counted through the frame.
+        full: (n, 3) frame, row and column of saturated pixels.
+        repeats: Frames with the very counts of the one before.
+    """
+
+    totals: NDArray[numpy.float64]
+    bands: NDArray[numpy.float64]
+    peaks: NDArray[numpy.float64]
+    places: NDArray[numpy.int64]
+    full: NDArray[numpy.int64]
+    repeats: NDArray[numpy.int64]
+
+
 def examine_frames(scan: Scan) -> Triage:
     """Returns which frames and pixels of a scan are not like their neighbours; reads it once."""
-    totals, peaks, places = _measure(scan)
-    nothing = numpy.empty(0, dtype=numpy.int64)
-    if scan.num_patterns <= NUM_NEIGHBOURS:
-        spikes, brightest = nothing.reshape(0, 3), float(totals.max(initial=0.0))
-        return Triage(nothing, nothing, spikes, brightest, float(totals.sum()))
-    _, near = KDTree(scan.positions_px).query(scan.positions_px, k=NUM_NEIGHBOURS + 1)
+    found, is_known = _measure(scan), numpy.zeros(scan.num_patterns, bool)
+    is_known[scan.frames()] = True
+    left_out = {why: frames for why, frames in scan.left_out.items() if len(frames)}
+    spikes = found.full[is_known[found.full[:, 0]]]
+    for what, is_out in _compare_groups(scan, found, is_known).items():
+        _leave_out(left_out, what, is_out, is_known)
+    known = numpy.flatnonzero(is_known)
+    hit, num_full = numpy.empty(0, numpy.int64), len(spikes)
+    if len(known) > NUM_NEIGHBOURS:
+        hit = _compare_neighbours(scan, found, left_out, is_known, known)
+        spikes = spikes[is_known[spikes[:, 0]]]
+        y, x = numpy.divmod(found.places[hit], scan.pattern_shape[1])
+        num_full = len(spikes)
+        spikes = numpy.unique(numpy.concatenate([spikes, numpy.stack([hit, y, x], 1)]), axis=0)
+    rest = found.totals.copy()
+    rest[hit] -= found.peaks[hit]
+    return Triage(
+        left_out,
+        spikes,
+        num_full,
+        float(rest[is_known].max(initial=0.0)),
+        float(rest[is_known].mean()) if len(known) else 0.0,
+        float(found.totals[is_known].sum()),
+    )
+
+
+def _leave_out(
+    left_out: dict[str, NDArray[numpy.int64]],
+    what: str,
+    is_out: NDArray[numpy.bool_],
+    is_known: NDArray[numpy.bool_],
+) -> None:
+    """Takes frames (N,) that are out, and not known to be, from those that are known to be well."""
+    frames = numpy.flatnonzero(is_out & is_known)
+    if len(frames):
+        left_out[what] = numpy.union1d(left_out.get(what, frames), frames)
+        is_known[frames] = False
+
+
+def _compare_groups(
+    scan: Scan, found: _Frames, is_known: NDArray[numpy.bool_]
+) -> dict[str, NDArray[numpy.bool_]]:
+    """Returns by what is wrong with them frames (N,) without counts, and a group unlike the rest."""
+    is_dark = found.totals <= 0.0
+    totals = found.totals - found.peaks  # whatever single pixels have
+    lit = numpy.sort(totals[is_known & ~is_dark])
+    out = {'empty': is_dark}
+    if len(lit) < 2 or lit[0] <= 0.0:
+        return out
+    steps = lit[1:] / lit[:-1]
+    place = int(steps.argmax())
+    if steps[place] < GAP:
+        return out
+    lower = is_known & ~is_dark & (totals <= lit[place])
+    upper = is_known & ~is_dark & (totals > lit[place])
+    part = upper.sum() / len(lit)
+    dim, bright = _mean(scan, lower), _mean(scan, upper)
+    likeness = float(numpy.corrcoef(dim, bright)[0, 1]) if dim.std() * bright.std() else 0.0
+    power = float((numpy.abs(scan.probe) ** 2).sum())
+    is_fit = [
+        1.0 / GAP < totals[group].max() / max(power, 1e-300) < GAP**0.5 for group in (lower, upper)
+    ]
+    if likeness < ALIKE:  # what comes through a shutter
+        out['empty'] = is_dark | lower
+    elif is_fit[0] != is_fit[1]:
+        out['far too bright' if is_fit[0] else 'far too dim'] = upper if is_fit[0] else lower
+    elif part > EVEN[1]:
+        out['far too dim'] = lower
+    else:
+        out['far too bright'] = upper
+    return out
+
+
+def _mean(scan: Scan, group: NDArray[numpy.bool_]) -> NDArray[numpy.float64]:
+    frames = numpy.flatnonzero(group)
+    sample = scan.patterns[frames[:: max(1, len(frames) // 64)]]
+    mean = numpy.sqrt(numpy.asarray(sample)[:, scan.good_pixels]).mean(axis=0, dtype=numpy.float64)
+    return numpy.minimum(mean, numpy.quantile(mean, 0.999))  # without spikes
+
+
+def _compare_neighbours(
+    scan: Scan,
+    found: _Frames,
+    left_out: dict[str, NDArray[numpy.int64]],
+    is_known: NDArray[numpy.bool_],
+    known: NDArray[numpy.int64],
+) -> NDArray[numpy.int64]:
+    """Leaves frames out that are unlike their neighbours; returns those with a spike."""
+    totals, peaks = found.totals[known], found.peaks[known]
+    positions = scan.positions_px[known]
+    _, near = KDTree(positions).query(positions, k=NUM_NEIGHBOURS + 1)
     around = numpy.median(totals[near[:, 1:]], axis=1)
     usual_peak = numpy.median(peaks[near[:, 1:]], axis=1)
     is_spike = (peaks > SPIKE * numpy.maximum(usual_peak, 1.0) + 10.0) & (
@@ -89,35 +223,57 @@ def examine_frames(scan: Scan) -> Triage:
     # without its brightest pixel, a frame with a spike is like its neighbours
     is_spike &= totals - peaks < GLARING * around
     rest = totals - numpy.where(is_spike, peaks, 0.0)
-    is_empty = rest < EMPTY * around
     is_glaring = (rest > GLARING * around) & (rest > ABOVE_ALL * numpy.quantile(rest, 0.95))
     if is_glaring.mean() > MOST_GLARING:
         is_glaring[:] = False
-    hit = numpy.flatnonzero(is_spike & ~is_empty & ~is_glaring)
-    y, x = numpy.divmod(places[hit], scan.pattern_shape[1])
-    is_well = ~(is_empty | is_glaring)
-    return Triage(
-        numpy.flatnonzero(is_empty),
-        numpy.flatnonzero(is_glaring),
-        numpy.stack([hit, y, x], axis=1),
-        float(rest[is_well].max(initial=0.0)),
-        float(totals[is_well].sum()),
-    )
+    share = found.bands[known] / numpy.maximum(totals, 1e-300)[:, None]
+    wanted = numpy.median(share[near[:, 1:]], axis=1) * rest[:, None]
+    is_torn = ((wanted > LEAST) & (found.bands[known] < EMPTY * wanted)).any(axis=1)
+    is_repeat = numpy.isin(known, found.repeats)
+    if 2 * is_repeat.sum() > len(known):  # as patterns of an empty sample without noise are
+        is_repeat[:] = False
+    for what, is_out in (
+        ('empty', rest < EMPTY * around),
+        ('far too bright', is_glaring),
+        ('torn', is_torn),
+        ('the same as the one before', is_repeat),
+    ):
+        everywhere = numpy.zeros(scan.num_patterns, bool)
+        everywhere[known] = is_out
+        _leave_out(left_out, what, everywhere, is_known)
+    return known[is_spike & is_known[known]]
 
 
-def _measure(
-    scan: Scan,
-) -> tuple[NDArray[numpy.float64], NDArray[numpy.float64], NDArray[numpy.int64]]:
-    """Returns counts over good pixels, the most in a pixel, and where, of each frame (N,)."""
-    totals = numpy.zeros(scan.num_patterns)
-    peaks, places = numpy.zeros(scan.num_patterns), numpy.zeros(scan.num_patterns, numpy.int64)
+def _measure(scan: Scan) -> _Frames:
+    number, (height, width) = scan.num_patterns, scan.pattern_shape
+    bands = numpy.zeros((number, 2 * BANDS))
+    totals, peaks = numpy.zeros(number), numpy.zeros(number)
+    places, full = numpy.zeros(number, numpy.int64), []
+    edges = [numpy.linspace(0, size, BANDS + 1).astype(int)[:-1] for size in (height, width)]
     has_bad = not scan.good_pixels.all()
-    for rows in block_slices(scan.num_patterns, scan.patterns[0].nbytes):
+    for rows in block_slices(number, scan.patterns[0].nbytes):
         counts = numpy.asarray(scan.patterns[rows])
         if has_bad:
             counts = counts * scan.good_pixels
         flat = counts.reshape(len(counts), -1)
-        totals[rows] = flat.sum(axis=1, dtype=numpy.float64)
         places[rows] = flat.argmax(axis=1)
         peaks[rows] = numpy.take_along_axis(flat, places[rows, None], axis=1)[:, 0]
-    return totals, peaks, places
+        for axis, first in ((2, 0), (1, BANDS)):
+            profile = counts.sum(axis=axis, dtype=numpy.float64)
+            bands[rows, first : first + BANDS] = numpy.add.reduceat(
+                profile, edges[first // BANDS], axis=1
+            )
+        totals[rows] = bands[rows, :BANDS].sum(axis=1)
+        if peaks[rows].max(initial=0.0) >= scan.saturation:
+            full.append(numpy.argwhere(counts >= scan.saturation) + [rows.start, 0, 0])
+    same = (numpy.diff(bands, axis=0) == 0.0).all(axis=1) & (numpy.diff(places) == 0)
+    pairs = numpy.flatnonzero(same & (totals[1:] > LEAST))
+    repeats = [k + 1 for k in pairs if numpy.array_equal(scan.patterns[k], scan.patterns[k + 1])]
+    return _Frames(
+        totals,
+        bands,
+        peaks,
+        places,
+        numpy.concatenate([numpy.empty((0, 3), numpy.int64), *full]),
+        numpy.asarray(repeats, numpy.int64),
+    )

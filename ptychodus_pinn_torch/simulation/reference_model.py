@@ -9,7 +9,7 @@ import numpy
 import scipy.fft
 from numpy.typing import NDArray
 
-from ..scan.pattern_store import block_slices
+from ..scan.io.pattern_store import block_slices
 from ..scan.probe_variation import ProbeVariation
 from ..scan.scan import split_positions
 

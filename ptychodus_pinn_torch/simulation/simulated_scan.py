@@ -12,7 +12,7 @@ from jaxtyping import Complex
 from numpy.random import Generator, default_rng
 from numpy.typing import NDArray
 
-from ..scan.pattern_store import stage_blocks
+from ..scan.io.pattern_store import stage_blocks
 from ..scan.scan import Scan
 from .reference_model import iter_expected_counts
 from .sample_objects import OBJECT_KINDS, make_object

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from ..config import ConfigError
 from ..physics.group_batch import GroupBatch
-from ..scan.output import write_atomically
+from ..scan.io.output import write_atomically
 from ..training.fitting import Fitted, TrainingRun
 from ..training.judging import judge
 from ..training.loggers import log_image, make_logger

@@ -175,6 +175,7 @@ def make_batch(measured: MeasuredScan, task: Task, *, needs_object: bool = False
             probe=scan.probe,
             canvas_shape=(num_groups, height, width),
             good_pixels=scan.good_pixels,
+            spikes=scan.spikes_of(flat),
             variation=None if scan.variation is None else scan.variation.select(flat),
         ),
         held_out=None if task.held_out is None else torch.from_numpy(task.held_out.reshape(-1)),

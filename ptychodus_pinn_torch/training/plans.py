@@ -58,8 +58,8 @@ def split_members(
 ) -> tuple[NDArray[numpy.int64], NDArray[numpy.int64]]:
     """Returns the patterns of a scan that a network may see, and those that judge it."""
     rng = numpy.random.default_rng(seed)
-    held_out = choose_held_out(measured.scan.positions_px, fraction, rng)
-    return numpy.setdiff1d(numpy.arange(measured.scan.num_patterns), held_out), held_out
+    held_out = choose_held_out(measured.positions_px, fraction, rng)
+    return numpy.setdiff1d(numpy.arange(measured.measurement.num_patterns), held_out), held_out
 
 
 def _training_split(
@@ -90,7 +90,7 @@ def plan_epoch(
         members = _training_split(measured, config, number)[0]
         drawn = [
             draw_groups(
-                measured.scan.positions_px,
+                measured.positions_px,
                 group_size,
                 rng,
                 members=members,
@@ -133,7 +133,7 @@ def plan_validation(
         if is_training_scan:
             members, seeds = _training_split(measured, config, number)
         else:
-            fraction = MAX_VALIDATION_GROUPS / measured.scan.num_patterns
+            fraction = MAX_VALIDATION_GROUPS / measured.measurement.num_patterns
             members, seeds = split_members(measured, fraction, [config.training.seed, 3, number])
         if not len(seeds) or not len(members):
             continue
@@ -149,7 +149,7 @@ def _validation_tasks(
     seeds: NDArray[numpy.int64],
     members: NDArray[numpy.int64],
 ) -> list[Task]:
-    positions = measured.scan.positions_px
+    positions = measured.positions_px
     wanted = max(group_size_of(config, measured.scan.pattern_shape[0]), MIN_VALIDATION_NEIGHBORS)
     size = min(wanted, len(members))
     rows = []

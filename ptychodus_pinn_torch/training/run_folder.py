@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 
 from ..config import Config, ConfigError
-from ..scan.output import write_atomically
+from ..scan.io.output import write_atomically
 from .batches import Batches
 from .processes import process_rank
 

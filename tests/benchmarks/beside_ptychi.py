@@ -24,7 +24,7 @@ from pty_chi import Freed, Setting, iter_states
 
 import ptychodus_pinn_torch as pinn
 from ptychodus_pinn_torch.metrics.comparison import compare_objects, coverage_mask, data_error
-from ptychodus_pinn_torch.scan.files import read_scan
+from ptychodus_pinn_torch.scan.io.reading import read_scan
 from ptychodus_pinn_torch.scan.scan import Scan
 
 OUR_ROWS = {'ours': 'network', 'ours, flat start': 'flat'}

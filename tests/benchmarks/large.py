@@ -18,7 +18,7 @@ from typing import Any
 import numpy
 
 import ptychodus_pinn_torch as pinn
-from ptychodus_pinn_torch.scan.output import write_scan_npz
+from ptychodus_pinn_torch.scan.io.output import write_scan_npz
 
 ALONE = """
 import json, sys, threading, time

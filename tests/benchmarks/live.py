@@ -24,7 +24,7 @@ import ptychodus_pinn_torch as pinn
 from ptychodus_pinn_torch.cli import main
 from ptychodus_pinn_torch.live.live_reconstruction import LiveReconstruction
 from ptychodus_pinn_torch.live.sources import ZmqSource
-from ptychodus_pinn_torch.scan.output import write_scan_npz
+from ptychodus_pinn_torch.scan.io.output import write_scan_npz
 
 DATA = Path(
     os.environ.get('PTYCHODUS_PINN_DATA', Path(__file__).resolve().parents[3] / 'shared' / 'data')

@@ -29,7 +29,8 @@ from ptychodus_pinn_torch.config import Config
 from ptychodus_pinn_torch.metrics.comparison import compare_objects, coverage_mask, data_error
 from ptychodus_pinn_torch.models.archive import read_archive, shipped_model
 from ptychodus_pinn_torch.physics.measured_scan import measure_scan
-from ptychodus_pinn_torch.scan.files import read_scan, write_scan_npz
+from ptychodus_pinn_torch.scan.io.output import write_scan_npz
+from ptychodus_pinn_torch.scan.io.reading import read_scan
 from ptychodus_pinn_torch.scan.scan import Scan
 
 DATA = Path(
@@ -319,7 +320,7 @@ def _in_new_process(code: str, *words: object) -> dict[str, float]:
 _SPEED = """
 import json, resource, sys, time
 import ptychodus_pinn_torch as pinn
-from ptychodus_pinn_torch.scan.files import write_reconstruction_npz
+from ptychodus_pinn_torch.scan.io.output import write_reconstruction_npz
 pinn.reconstruct(pinn.simulate(num_positions=36))
 peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 cpu, wall = time.process_time(), time.perf_counter()

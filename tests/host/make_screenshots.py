@@ -17,7 +17,7 @@ from ptychodus.api.reconstruct import ReconstructInput
 from ptychodus.model import ModelCore
 from staging import stage
 
-from ptychodus_pinn_torch.scan.products import make_host_product
+from ptychodus_pinn_torch.scan.io.products import make_host_product
 from ptychodus_pinn_torch.simulation.simulated_scan import SimulationSpec, simulate_scan
 
 WIDTH_PX, HEIGHT_PX = 1180, 800

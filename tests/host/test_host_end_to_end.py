@@ -15,7 +15,7 @@ from ptychodus.api.io import load_product
 from ptychodus.api.reconstruct import ReconstructInput
 from staging import stage
 
-from ptychodus_pinn_torch.scan.products import make_host_product
+from ptychodus_pinn_torch.scan.io.products import make_host_product
 from ptychodus_pinn_torch.simulation.simulated_scan import SimulationSpec, simulate_scan
 
 pytest.importorskip('torch')

@@ -10,7 +10,7 @@ from ptychodus.api.probe import ProbeSequence
 from ptychodus_pinn_torch.config import ConfigError
 from ptychodus_pinn_torch.host import model_file
 from ptychodus_pinn_torch.host.runner import WorkerError
-from ptychodus_pinn_torch.scan.files import read_scan
+from ptychodus_pinn_torch.scan.io.reading import read_scan
 
 
 class Task:

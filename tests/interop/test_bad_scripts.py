@@ -22,9 +22,9 @@ from ptychodus_pinn_torch.interop.legacy_config import config_from_legacy
 from ptychodus_pinn_torch.interop.object_fields import DataConfig, ModelConfig, TrainingConfig
 from ptychodus_pinn_torch.interop.params_cfg import read_params_cfg
 from ptychodus_pinn_torch.ptycho_commands import ptycho_inference, ptycho_train
-from ptychodus_pinn_torch.scan.files import read_scan
-from ptychodus_pinn_torch.scan.hdf5_arrays import write_scan_hdf5
-from ptychodus_pinn_torch.scan.output import write_scan_npz
+from ptychodus_pinn_torch.scan.io.hdf5 import write_scan_hdf5
+from ptychodus_pinn_torch.scan.io.output import write_scan_npz
+from ptychodus_pinn_torch.scan.io.reading import read_scan
 from ptychodus_pinn_torch.scan.scan import Scan
 
 Case = Callable[[Path, Scan], Any]
@@ -252,11 +252,11 @@ def _replace(name: str, value: Any) -> Callable[[h5py.File], Any]:
 DATA_SETS: dict[str, tuple[Callable[[h5py.File], Any], str]] = {
     'no patterns': (_replace('diff3d', None), "set.h5 has no key 'diff3d'"),
     'no columns': (_replace('xcoords', None), "set.h5 has no key 'xcoords'"),
-    'flat patterns': (_replace('diff3d', numpy.ones((35, 32))), 'set.h5: diff3d has shape'),
+    'flat patterns': (_replace('diff3d', numpy.ones((35, 32))), 'set.h5: the patterns have shape'),
     'patterns of text': (_replace('diff3d', numpy.full((35, 4, 4), b'x')), 'set.h5'),
     'other columns': (_replace('xcoords', numpy.arange(9.0)), '9 xcoords but 35 ycoords'),
-    'columns of text': (_replace('xcoords', ['x'] * 35), 'set.h5: the positions are of type'),
-    'no number in a column': (_replace('xcoords', numpy.full(35, numpy.nan)), 'not finite'),
+    'columns of text': (_replace('xcoords', ['x'] * 35), 'set.h5: xcoords is of type'),
+    'no number in a column': (_replace('xcoords', numpy.full(35, numpy.nan)), 'no position is finite'),
     'probe that is dark': (_replace('probeGuess', numpy.zeros((1, 32, 32))), 'probe'),
     'object of three dimensions': (_replace('objectGuess', numpy.ones((2, 2, 2, 2))), 'object'),
     'bad pixels of another size': (_replace('bad_pixels', numpy.zeros((3, 3), bool)), 'bad_pixels|mask'),

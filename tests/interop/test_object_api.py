@@ -27,7 +27,7 @@ from ptychodus_pinn_torch.interop.object_api import (
     TrainingConfig,
 )
 from ptychodus_pinn_torch.metrics.comparison import compare_objects, coverage_mask
-from ptychodus_pinn_torch.scan.output import write_scan_npz
+from ptychodus_pinn_torch.scan.io.output import write_scan_npz
 from ptychodus_pinn_torch.scan.scan import Scan
 
 

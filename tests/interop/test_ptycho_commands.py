@@ -14,7 +14,7 @@ import pytest
 from ptychodus_pinn_torch import ptycho_commands
 from ptychodus_pinn_torch.models.opening import open_model
 from ptychodus_pinn_torch.ptycho_commands import ptycho_inference, ptycho_train
-from ptychodus_pinn_torch.scan.output import write_scan_npz
+from ptychodus_pinn_torch.scan.io.output import write_scan_npz
 from ptychodus_pinn_torch.scan.scan import Scan
 
 

@@ -19,8 +19,8 @@ from ptychodus_pinn_torch.cli import main
 from ptychodus_pinn_torch.commands import live as live_command
 from ptychodus_pinn_torch.live.live_reconstruction import LiveReconstruction
 from ptychodus_pinn_torch.live.page import LivePage
-from ptychodus_pinn_torch.scan.files import read_image
-from ptychodus_pinn_torch.scan.output import write_scan_npz
+from ptychodus_pinn_torch.scan.io.images import read_image
+from ptychodus_pinn_torch.scan.io.output import write_scan_npz
 from ptychodus_pinn_torch.scan.scan import Scan
 
 

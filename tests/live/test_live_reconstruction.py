@@ -18,7 +18,7 @@ from ptychodus_pinn_torch.live.frame_store import JournalError
 from ptychodus_pinn_torch.live.live_image import LiveImage
 from ptychodus_pinn_torch.live.live_reconstruction import LiveReconstruction
 from ptychodus_pinn_torch.metrics.comparison import compare_objects, coverage_mask
-from ptychodus_pinn_torch.scan.output import training_arrays, write_npz
+from ptychodus_pinn_torch.scan.io.output import training_arrays, write_npz
 from ptychodus_pinn_torch.scan.scan import Scan
 
 OPTIONS = {'execution.num_threads': 1}
@@ -210,7 +210,7 @@ for number in range(scan.num_patterns):
 
 @pytest.mark.slow
 def test_a_reconstruction_that_is_killed_is_taken_up(scan: Scan, tmp_path: Path) -> None:
-    from ptychodus_pinn_torch.scan.output import write_scan_npz
+    from ptychodus_pinn_torch.scan.io.output import write_scan_npz
 
     path = write_scan_npz(tmp_path / 'scan.npz', scan)
     folder = tmp_path / 'journal'

@@ -22,7 +22,7 @@ from ptychodus_pinn_torch.live.sources import (
     SourceError,
     ZmqSource,
 )
-from ptychodus_pinn_torch.scan.output import write_scan_npz
+from ptychodus_pinn_torch.scan.io.output import write_scan_npz
 from ptychodus_pinn_torch.scan.scan import Scan
 
 

@@ -126,7 +126,7 @@ def test_frames_that_are_left_out_take_their_rows_with_them(scan: Scan) -> None:
     patterns[[3, 20]] = 0.0
     spoilt = replace(scan, patterns=patterns)
     triage = examine_frames(spoilt)
-    assert triage.empty.tolist() == [3, 20]
+    assert triage.left_out['empty'].tolist() == [3, 20]
     measured = measure_scan(spoilt, triage=triage)
     found = probes_of(measured.measurement, torch.arange(34)).numpy()
     wanted = scan.probe_variation.probes(scan.probe, measured.frames) * measured.calibration

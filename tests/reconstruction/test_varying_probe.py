@@ -24,7 +24,7 @@ from ptychodus_pinn_torch.physics.measured_scan import measure_scan
 from ptychodus_pinn_torch.physics.probe import shift_probe
 from ptychodus_pinn_torch.physics.variation import Variation
 from ptychodus_pinn_torch.reconstruction.procedure import reconstruct
-from ptychodus_pinn_torch.scan.files import write_scan_npz
+from ptychodus_pinn_torch.scan.io.output import write_scan_npz
 from ptychodus_pinn_torch.scan.probe_variation import ProbeVariation
 from ptychodus_pinn_torch.scan.scan import Scan
 from ptychodus_pinn_torch.simulation.reference_model import predict_counts

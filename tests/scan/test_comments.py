@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from ptychodus_pinn_torch.scan.comments import add_comment
+from ptychodus_pinn_torch.scan.io.comments import add_comment
 
 
 @pytest.mark.parametrize(

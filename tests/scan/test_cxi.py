@@ -8,8 +8,8 @@ import h5py
 import numpy
 import pytest
 
-from ptychodus_pinn_torch.scan.files import read_scan
-from ptychodus_pinn_torch.scan.products import make_host_product
+from ptychodus_pinn_torch.scan.io.products import make_host_product
+from ptychodus_pinn_torch.scan.io.reading import read_scan
 from ptychodus_pinn_torch.scan.scan import Scan
 
 
@@ -39,5 +39,5 @@ def test_a_cxi_scan_is_the_scan_that_was_written(tmp_path: Path, tiny_scan: Scan
 def test_a_cxi_file_without_its_product_is_a_sentence(tmp_path: Path, tiny_scan: Scan) -> None:
     path = write_cxi(tmp_path, tiny_scan)
     (tmp_path / 'product.cxi').unlink()
-    with pytest.raises(ValueError, match='--product'):
+    with pytest.raises(ValueError, match='--positions'):
         read_scan(path)

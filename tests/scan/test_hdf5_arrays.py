@@ -9,9 +9,9 @@ import numpy
 import pytest
 
 from ptychodus_pinn_torch.cli import main
-from ptychodus_pinn_torch.scan.files import read_scan
-from ptychodus_pinn_torch.scan.hdf5_arrays import write_scan_hdf5
-from ptychodus_pinn_torch.scan.output import write_scan_npz
+from ptychodus_pinn_torch.scan.io.hdf5 import write_scan_hdf5
+from ptychodus_pinn_torch.scan.io.output import write_scan_npz
+from ptychodus_pinn_torch.scan.io.reading import read_scan
 from ptychodus_pinn_torch.scan.scan import Scan
 
 
@@ -74,7 +74,7 @@ def test_the_command_converts_both_ways(tmp_path: Path, tiny_scan: Scan, capsys)
         (lambda file: file.__delitem__('xcoords'), "no key 'xcoords'"),
         (
             lambda file: (file.pop('probeGuess'), file.create_group('probeGuess')),
-            'has no probe: one is estimated',
+            'There is no probe: one is estimated',
         ),
     ],
     ids=['no ycoords', 'no xcoords', 'probe is a group'],

@@ -10,9 +10,14 @@ import pytest
 
 from ptychodus_pinn_torch import api
 from ptychodus_pinn_torch.cli import main
-from ptychodus_pinn_torch.scan.files import Image, read_scan, write_product
+from ptychodus_pinn_torch.scan.io.images import Image
+from ptychodus_pinn_torch.scan.io.output import (
+    write_product,
+    write_reconstruction_npz,
+    write_scan_npz,
+)
+from ptychodus_pinn_torch.scan.io.reading import read_scan
 from ptychodus_pinn_torch.scan.labelling import cut_patches, label_scan
-from ptychodus_pinn_torch.scan.output import write_reconstruction_npz, write_scan_npz
 from ptychodus_pinn_torch.scan.scan import Scan
 
 

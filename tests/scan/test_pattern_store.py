@@ -10,9 +10,9 @@ import h5py
 import numpy
 import pytest
 
-from ptychodus_pinn_torch.scan.pattern_store import (
+from ptychodus_pinn_torch.scan.io.hdf5 import Hdf5Arrays, open_hdf5
+from ptychodus_pinn_torch.scan.io.pattern_store import (
     block_slices,
-    map_hdf5_dataset,
     map_npz_member,
     stage_blocks,
     stage_npz_member,
@@ -59,11 +59,13 @@ def test_contiguous_hdf5_is_mapped_and_chunked_is_not(tmp_path: Path, patterns):
     with h5py.File(path, 'w') as file:
         file['plain'] = patterns
         file.create_dataset('packed', data=patterns, compression='lzf')
-    with h5py.File(path, 'r') as file:
-        mapped = map_hdf5_dataset(path, file['plain'])
-        assert map_hdf5_dataset(path, file['packed']) is None
-    assert isinstance(mapped, numpy.memmap)
-    numpy.testing.assert_array_equal(mapped, patterns)
+    with open_hdf5(path) as file:
+        plain, packed = (Hdf5Arrays(file).patterns(name) for name in ('plain', 'packed'))
+    assert plain.place is not None and plain.place[0] == path and packed.place is None
+    for stored in (plain, packed):
+        mapped = stored.load()
+        assert isinstance(mapped, numpy.memmap)
+        numpy.testing.assert_array_equal(mapped, patterns)
 
 
 def test_blocks_cover_every_pattern_once():

@@ -11,7 +11,7 @@ import numpy
 import pytest
 
 from ptychodus_pinn_torch import PositionTransform, read_scan
-from ptychodus_pinn_torch.scan.files import write_product, write_scan_npz
+from ptychodus_pinn_torch.scan.io.output import write_product, write_scan_npz
 from ptychodus_pinn_torch.scan.positions import make_room
 from ptychodus_pinn_torch.scan.scan import Scan, split_positions
 
@@ -70,7 +70,7 @@ def test_flips_leave_object_and_truth_alone(pair: Path, caplog):
     given = read_scan(pair)
     with caplog.at_level(logging.INFO):
         scan = read_scan(pair, positions=PositionTransform(flip_y=True))
-    assert 'positions: y flipped.' in caplog.text
+    assert 'Positions: y flipped.' in caplog.text
     assert scan.object_center_m == given.object_center_m
     numpy.testing.assert_array_equal(scan.truth, given.truth)
     numpy.testing.assert_allclose(scan.positions_px[:, 1], given.positions_px[:, 1])

@@ -14,7 +14,7 @@ from ptychodus_pinn_torch.cli import main
 from ptychodus_pinn_torch.config import Config
 from ptychodus_pinn_torch.metrics.comparison import compare_objects, coverage_mask
 from ptychodus_pinn_torch.reconstruction.procedure import reconstruct
-from ptychodus_pinn_torch.scan.files import read_scan
+from ptychodus_pinn_torch.scan.io.reading import read_scan
 from ptychodus_pinn_torch.scan.probe_estimate import estimate_probe
 from ptychodus_pinn_torch.scan.scan import Scan
 from ptychodus_pinn_torch.simulation.simulated_scan import SimulationSpec, simulate_scan
@@ -48,7 +48,7 @@ def test_a_scan_without_a_probe_comes_right(
     path = without_probe(tmp_path / 'scan.npz', scan)
     with caplog.at_level(logging.WARNING):
         given = read_scan(path)
-    assert 'scan.npz: has no probe: one is estimated' in caplog.text
+    assert 'scan.npz: There is no probe: one is estimated' in caplog.text
     overlap = abs(numpy.vdot(given.probe, scan.probe))
     overlap /= numpy.linalg.norm(given.probe) * numpy.linalg.norm(scan.probe)
     assert overlap < 0.5, 'nothing is known of the defocus'

@@ -10,7 +10,7 @@ import pytest
 from ptychodus.api.object import Object
 from ptychodus.api.probe import ProbeSequence
 
-from ptychodus_pinn_torch.scan.products import (
+from ptychodus_pinn_torch.scan.io.products import (
     ProductArrays,
     arrays_of_product,
     grid_of_product,

@@ -112,7 +112,7 @@ def test_measured_scan_survives_cropping(small_real_scan: Scan):
 
 @pytest.mark.parametrize('size', [0, -2, 33, 66])
 def test_impossible_crops_are_refused(fine_scan: Scan, size):
-    with pytest.raises(ValueError, match='cannot crop patterns of 64 pixels'):
+    with pytest.raises(ValueError, match='cannot crop patterns of 64 x 64 pixels'):
         crop_scan(fine_scan, size)
 
 

@@ -9,13 +9,13 @@ import h5py
 import numpy
 import pytest
 
-from ptychodus_pinn_torch.scan.files import (
-    read_object,
-    read_scan,
+from ptychodus_pinn_torch.scan.io.images import read_object
+from ptychodus_pinn_torch.scan.io.output import (
     write_product,
     write_reconstruction_npz,
     write_scan_npz,
 )
+from ptychodus_pinn_torch.scan.io.reading import read_scan
 from ptychodus_pinn_torch.scan.probe_variation import ProbeVariation
 from ptychodus_pinn_torch.scan.scan import Scan
 
@@ -94,7 +94,7 @@ def test_ptychodus_training_data_is_read(tmp_path: Path, tiny_scan: Scan):
     from ptychodus.api.io import save_ptychopinn_training_data
     from ptychodus.api.reconstruct import ReconstructInput
 
-    from ptychodus_pinn_torch.scan.products import make_host_product
+    from ptychodus_pinn_torch.scan.io.products import make_host_product
 
     product = make_host_product(
         tiny_scan, tiny_scan.truth, tiny_scan.positions_px, tiny_scan.probe, []
@@ -170,7 +170,7 @@ def test_a_pixel_size_that_is_no_number_is_refused_by_name(
             'probe': arrays['probeGuess'],
         }
     arrays['pixel_size_m'] = numpy.asarray(size)
-    with pytest.raises(ValueError, match='scan.npz: pixel_size_m is .*: give a number'):
+    with pytest.raises(ValueError, match='scan.npz: pixel_size_m is .*number'):
         read_scan(_save(tmp_path, **arrays))
 
 

@@ -42,8 +42,8 @@ def test_nothing_is_found_in_a_clean_scan(kind: str, step_px: float) -> None:
 
 def test_bad_frames_and_pixels_are_named(spoilt: Scan) -> None:
     found = examine_frames(spoilt)
-    assert found.empty.tolist() == EMPTY
-    assert found.glaring.tolist() == GLARING
+    assert found.left_out['empty'].tolist() == EMPTY
+    assert found.left_out['far too bright'].tolist() == GLARING
     assert [tuple(spike) for spike in found.spikes.tolist()] == SPIKES
     assert '2 frames are empty (numbers 3, 77)' in found.sentence()
     assert set(range(100)) - set(found.kept(100).tolist()) == {*EMPTY, *GLARING}
@@ -65,4 +65,4 @@ def test_a_spike_on_a_bad_pixel_is_nothing(scan: Scan) -> None:
 def test_a_flickering_beam_is_no_fault_of_frames(scan: Scan) -> None:
     factors = numpy.random.default_rng(0).choice([1, 4], scan.num_patterns, p=[0.8, 0.2])
     flickering = replace(scan, patterns=scan.patterns * factors[:, None, None])
-    assert len(examine_frames(flickering).glaring) == 0
+    assert 'far too bright' not in examine_frames(flickering).left_out

@@ -6,7 +6,7 @@ import numpy
 import pytest
 
 from ptychodus_pinn_torch.metrics.comparison import data_error
-from ptychodus_pinn_torch.scan.products import make_host_product
+from ptychodus_pinn_torch.scan.io.products import make_host_product
 from ptychodus_pinn_torch.scan.scan import Scan, split_positions
 from ptychodus_pinn_torch.simulation.reference_model import (
     predict_counts,

@@ -9,7 +9,7 @@ import pytest
 
 from ptychodus_pinn_torch.cli import main
 from ptychodus_pinn_torch.metrics.comparison import data_error
-from ptychodus_pinn_torch.scan.files import read_scan
+from ptychodus_pinn_torch.scan.io.reading import read_scan
 from ptychodus_pinn_torch.scan.scan import split_positions
 from ptychodus_pinn_torch.simulation.sample_objects import OBJECT_KINDS, make_object
 from ptychodus_pinn_torch.simulation.sample_probes import PROBE_KINDS, make_probe

@@ -335,7 +335,7 @@ def test_ctrl_c_keeps_the_best_model_and_exits_130(scan: Scan, tmp_path: Path) -
     import signal
     import time
 
-    from ptychodus_pinn_torch.scan.files import write_scan_npz
+    from ptychodus_pinn_torch.scan.io.output import write_scan_npz
 
     write_scan_npz(tmp_path / 'scan.npz', scan)
     (tmp_path / 'config.json').write_text(

@@ -1,4 +1,4 @@
-"""What an examination says: a level, a topic and a sentence."""
+"""What was found or decided about a scan: a level, a topic and a sentence."""
 
 from __future__ import annotations
 

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import math
+import shutil
 import struct
 import tempfile
 import zipfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any, cast
 
@@ -14,11 +15,23 @@ import numpy
 from numpy.lib import format as npy_format
 from numpy.typing import NDArray
 
-__all__ = ['block_slices', 'map_hdf5_dataset', 'map_npz_member', 'stage_blocks', 'stage_npz_member']
+__all__ = [
+    'block_slices',
+    'check_growth',
+    'map_npz_member',
+    'read_npz_member',
+    'stage_blocks',
+    'stage_npz_member',
+    'stage_parts',
+]
 
 
 _LOCAL_HEADER = struct.Struct('<4s2B4HL2L2H')
 _BLOCK_BYTES = 1 << 24
+
+MOST_GROWTH, SMALL = 1000, 2**24
+"""Arrays that grow by more than that when they are unpacked hold next to nothing (deflate ends at
+1 032), unless they are small: bytes."""
 
 
 def block_slices(num_patterns: int, bytes_per_pattern: int) -> Iterator[slice]:
@@ -26,6 +39,18 @@ def block_slices(num_patterns: int, bytes_per_pattern: int) -> Iterator[slice]:
     length = max(1, _BLOCK_BYTES // max(1, bytes_per_pattern))
     for start in range(0, num_patterns, length):
         yield slice(start, min(start + length, num_patterns))
+
+
+def check_growth(num_bytes: int, stored_bytes: int) -> None:
+    """Refuses an array of which the file holds next to nothing.
+
+    Raises:
+        ValueError: says how many bytes it claims, and how many there are.
+    """
+    if num_bytes > SMALL and num_bytes > MOST_GROWTH * max(stored_bytes, 1):
+        raise ValueError(
+            f'it claims {num_bytes / 1e6:.0f} MB of which the file holds {stored_bytes / 1e6:.3g} MB'
+        )
 
 
 def _read_npy_header(stream: Any) -> tuple[tuple[int, ...], bool, numpy.dtype[Any]]:
@@ -38,6 +63,8 @@ def _read_npy_header(stream: Any) -> tuple[tuple[int, ...], bool, numpy.dtype[An
         raise ValueError(f'has .npy format version {version}, which is not known')
     if header[2].hasobject:
         raise ValueError('holds Python objects, which are never loaded')
+    if min(header[0], default=0) < 0:
+        raise ValueError(f'has the shape {header[0]}')
     return header
 
 
@@ -69,12 +96,21 @@ def map_npz_member(path: Path, member: str) -> NDArray[Any] | None:
         )
 
 
-def map_hdf5_dataset(path: Path, dataset: Any) -> NDArray[Any] | None:
-    """Returns a read-only memory map of a contiguous, uncompressed HDF5 dataset, else None."""
-    offset = dataset.id.get_offset()
-    if offset is None or dataset.chunks is not None or dataset.external is not None:
-        return None
-    return numpy.memmap(path, dtype=dataset.dtype, mode='r', offset=offset, shape=dataset.shape)
+def read_npz_member(path: Path, member: str) -> NDArray[Any]:
+    """Returns an array of an NPZ in memory; its sum is checked.
+
+    Raises:
+        ValueError: the member is damaged, cut short, or claims what the file does not hold.
+    """
+    with zipfile.ZipFile(path) as archive, archive.open(f'{member}.npy') as stream:
+        shape, is_fortran, dtype = _read_npy_header(stream)
+        size = math.prod(shape) * dtype.itemsize
+        check_growth(size, archive.getinfo(f'{member}.npy').compress_size)
+        data = stream.read(size + 1)
+    if len(data) != size:
+        raise ValueError('ends before or after its data do; the file is damaged')
+    found = numpy.frombuffer(bytearray(data), dtype) if size else numpy.empty(0, dtype)
+    return found.reshape(shape, order='F' if is_fortran else 'C')
 
 
 def stage_npz_member(path: Path, member: str) -> NDArray[Any]:
@@ -87,6 +123,9 @@ def stage_npz_member(path: Path, member: str) -> NDArray[Any]:
     """
     with zipfile.ZipFile(path) as archive, archive.open(f'{member}.npy') as stream:
         shape, is_fortran, dtype = _read_npy_header(stream)
+        check_growth(
+            math.prod(shape) * dtype.itemsize, archive.getinfo(f'{member}.npy').compress_size
+        )
 
         def read_block(values: slice) -> NDArray[Any]:
             size = (values.stop - values.start) * dtype.itemsize
@@ -106,12 +145,33 @@ def stage_blocks(
 
     The shape is that of the whole, patterns first; a block is the patterns of a slice.
     """
+    if 0 in shape:
+        return numpy.zeros(shape, dtype)
+    rows = block_slices(shape[0], math.prod(shape[1:]) * dtype.itemsize)
+    return stage_parts(shape, dtype, map(read_block, rows))
+
+
+def stage_parts(
+    shape: tuple[int, ...], dtype: numpy.dtype[Any], parts: Iterable[NDArray[Any]]
+) -> NDArray[Any]:
+    """Returns parts that follow each other, as a read-only map of an unnamed temporary file.
+
+    Raises:
+        OSError: the disk is full; names the folder.
+    """
     # Written through the file and not through the map, because a full disk then raises OSError
     # where a map would kill the process. The file has no name: it goes with the last reference.
     if 0 in shape:
         return numpy.zeros(shape, dtype)
+    folder, needed = tempfile.gettempdir(), math.prod(shape) * dtype.itemsize
+    if needed > shutil.disk_usage(folder).free:
+        raise OSError(
+            28,
+            f'No room for {needed / 1e9:.3g} GB of patterns: set TMPDIR to a larger disk',
+            folder,
+        )
     with tempfile.TemporaryFile(prefix='ptychodus-pinn-') as file:
-        for rows in block_slices(shape[0], math.prod(shape[1:]) * dtype.itemsize):
-            file.write(numpy.ascontiguousarray(read_block(rows), dtype=dtype).data)
+        for part in parts:
+            file.write(numpy.ascontiguousarray(part, dtype=dtype).data)
         file.flush()
         return numpy.memmap(cast(Any, file), dtype=dtype, mode='r', shape=shape)

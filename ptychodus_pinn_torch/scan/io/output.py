@@ -13,9 +13,9 @@ from typing import Any, Literal
 import numpy
 from numpy.typing import ArrayLike, NDArray
 
+from ..probe_variation import ProbeVariation
+from ..scan import Scan
 from .comments import add_comment
-from .probe_variation import ProbeVariation
-from .scan import Scan
 
 __all__ = [
     'training_arrays',

@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any
 import numpy
 from numpy.typing import ArrayLike, NDArray
 
-from .probe_variation import ProbeVariation
-from .scan import Scan
+from ..probe_variation import ProbeVariation
+from ..scan import Scan
 
 if TYPE_CHECKING:
     from ptychodus.api.object import Object
@@ -217,6 +217,7 @@ def product_of_arrays(
 
     Dtypes are kept. Losses are pairs of epoch and value, which Ptychodus plots.
     """
+    from ptychodus.api.diffraction import Polarization
     from ptychodus.api.probe import ProbeSequence
     from ptychodus.api.product import LossValue, Product, ProductMetadata
 
@@ -229,6 +230,8 @@ def product_of_arrays(
     grid = ObjectGrid((shape[0], shape[1]), arrays.pixel_size_m, arrays.object_center_m)
     names = {item.name for item in fields(ProductMetadata)}
     known = {name: value for name, value in arrays.metadata.items() if name in names}
+    if known.get('polarization') is not None:
+        known['polarization'] = Polarization(known['polarization'])
     indexes = range(len(arrays.positions_px)) if arrays.indexes is None else arrays.indexes
     return Product(
         metadata=ProductMetadata(**{**_NOMINAL_METADATA, **known}),
