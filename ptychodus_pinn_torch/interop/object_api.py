@@ -19,9 +19,8 @@ from numpy.typing import NDArray
 from ..backend import TrainRequest, get_backend, ignore_report, resolve_backend
 from ..config import Config, override_config
 from ..models.opening import open_model
-from ..models.restricted_pickle import load_tensors
 from ..models.safe_zip import SafeZip
-from ..scan.io.build import build_scan
+from ..models.torch_file import load_tensors
 from ..scan.io.output import write_atomically
 from ..scan.io.raw import RawScan
 from ..scan.io.reading import read_scan

@@ -54,6 +54,8 @@ NETWORK_PREFIX = 'network.'
 """What the names of a network's weights begin with; probes and scales have other names."""
 
 HISTORY_COLUMNS = ('epoch', 'step', 'loss', 'floor', 'held_out', 'learning_rate')
+MAX_ROWS = 1_000_000
+"""Of a history, which has one for each epoch: four days of epochs of a third of a second."""
 
 
 @dataclass(frozen=True)
@@ -186,11 +188,20 @@ def _history_text(history: Sequence[Mapping[str, float | None]]) -> str:
 
 
 def _parse_history(data: bytes, source: str) -> list[dict[str, float | None]]:
+    """Returns the rows; columns that are not known are left out."""
     try:
-        return [
-            {key: float(row[key]) if row.get(key) else None for key in HISTORY_COLUMNS}
-            for row in csv.DictReader(io.StringIO(data.decode()))
-        ]
+        rows = csv.reader(io.StringIO(data.decode(), newline=''))
+        columns = {name: index for index, name in enumerate(next(rows, ()))}
+        history: list[dict[str, float | None]] = []
+        for row in rows:
+            cells = {
+                key: row[columns[key]] if columns.get(key, len(row)) < len(row) else ''
+                for key in HISTORY_COLUMNS
+            }
+            history.append({key: float(text) if text else None for key, text in cells.items()})
+            if len(history) > MAX_ROWS:
+                raise ValueError(f'it has more than {MAX_ROWS} rows')
+        return history
     except (ValueError, csv.Error) as error:
         raise ArchiveError(f'{source}: history.csv cannot be read: {error}.') from error
 

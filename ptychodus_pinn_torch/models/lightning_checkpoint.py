@@ -11,9 +11,9 @@ from numpy.typing import NDArray
 
 from .archive import ArchiveError
 from .foreign_model import REMEDY, ForeignModel, layout_of_weights
-from .restricted_pickle import load_tensors
 from .safe_zip import SafeZip
 from .tensorflow_archive import MODEL, read_params
+from .torch_file import StoredTensor, load_tensors
 
 __all__ = ['model_from_tree', 'read_torch_bundle']
 
@@ -108,7 +108,7 @@ def read_torch_bundle(bundle: SafeZip) -> ForeignModel:
 
 def _tensors(bundle: SafeZip, name: str) -> Mapping[str, Any]:
     source = f'{bundle.source}: {name}'
-    found = load_tensors(SafeZip(bundle.read(name), source))
+    found = load_tensors(bundle.inside(name))
     if not isinstance(found, Mapping):
         raise ArchiveError(f'{source}: holds no tensors by name.')
     return found
@@ -137,7 +137,7 @@ def _make_model(
     own = {
         str(name).removeprefix(PREFIX): value
         for name, value in state.items()
-        if str(name).startswith(PREFIX) and hasattr(value, 'detach')
+        if str(name).startswith(PREFIX) and isinstance(value, StoredTensor)
     }
     if not own:
         raise ArchiveError(f'{source}: holds no weights of a PtychoPINN network.')
@@ -166,12 +166,12 @@ def _make_model(
     )
 
 
-def _as_array(value: Any, name: str) -> NDArray[Any]:
+def _as_array(value: StoredTensor, name: str) -> NDArray[Any]:
     """Returns a weight; complex ones as pairs, those of Fourier blocks with one part of rows."""
-    value = value.detach()
-    if not value.is_complex():
-        return numpy.asarray((value.float() if value.is_floating_point() else value).numpy())
-    pairs = numpy.stack([value.real.numpy(), value.imag.numpy()], axis=-1)
+    numbers = value.numbers()
+    if numbers.dtype.kind != 'c':
+        return numbers
+    pairs = numpy.stack([numbers.real, numbers.imag], axis=-1)
     return pairs[None] if name.endswith('.spectral.weights') else pairs
 
 

@@ -8,8 +8,6 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
 
-import numpy
-
 from ..config import Config
 from .archive import (
     BUNDLE_NAME,
@@ -23,9 +21,10 @@ from .archive import (
 )
 from .foreign_model import ForeignModel
 from .lightning_checkpoint import model_from_tree, read_torch_bundle
-from .restricted_pickle import load_tensors, read_pickle
+from .restricted_pickle import read_pickle
 from .safe_zip import SafeZip
 from .tensorflow_archive import MODEL, read_tensorflow_archive
+from .torch_file import StoredTensor, load_tensors
 
 __all__ = ['convert_model', 'describe_model', 'open_model', 'read_without_torch']
 
@@ -138,7 +137,7 @@ def _recognise(path: Path) -> tuple[Kind, SafeZip, Path]:
         raise ArchiveError(f'{file}: is no model: no manifest.json in it; found {bundle.shown()}.')
     if len(nested) > 1:
         raise ArchiveError(f'{file}: holds {len(nested)} models: unpack the one to be used.')
-    inner = SafeZip(bundle.read(nested[0]), f'{file}: {nested[0]}')
+    inner = bundle.inside(nested[0])
     kind = _kind_of(inner)
     if kind is None:
         raise ArchiveError(f'{file}: {nested[0]} holds no model: it is nested too deep.')
@@ -205,9 +204,9 @@ def _archive_from_run(tree: Mapping[str, Any], path: Path) -> Archive:
     the run. Probes that were trained along stay behind: they belong to the scans of the run.
     """
     weights = {
-        str(name): numpy.asarray(value.detach().numpy())
+        str(name): value.numbers()
         for name, value in tree['state_dict'].items()
-        if str(name).startswith(NETWORK_PREFIX) and hasattr(value, 'detach')
+        if str(name).startswith(NETWORK_PREFIX) and isinstance(value, StoredTensor)
     }
     details = {
         'made_from': f'a training run, {path.parent.name}/{path.name}',

@@ -1,35 +1,27 @@
-"""Reads the plain values of pickles and of files of torch without running what they name."""
+"""The plain values and arrays in a pickle, without running what it names."""
 
 from __future__ import annotations
 
-import io
 import pickle
-from collections.abc import Callable
 from typing import Any
 
 import numpy
 
-from .safe_zip import ArchiveError, SafeZip
+from .plain_pickle import NameRefused, PickleReader, Reference, plain_values
+from .safe_zip import ArchiveError
 
-__all__ = ['load_tensors', 'read_pickle']
+__all__ = ['DAMAGE', 'KNOWN', 'damage', 'read_pickle', 'resolve_array']
 
-MAX_BYTES = 2**26
-MAX_DEPTH = 32
-MAX_VALUES = 100_000
-_DAMAGE = (
+DAMAGE = (
     pickle.UnpicklingError,
     EOFError,
     ValueError,
     TypeError,
     LookupError,
     AttributeError,
-    AssertionError,
     OverflowError,
-    MemoryError,
-    RuntimeError,
-    OSError,
 )
-"""What readers of pickles, Python's and torch's, raise on damaged ones."""
+"""What a damaged pickle leads to."""
 
 
 def read_pickle(data: bytes, source: str) -> Any:
@@ -41,66 +33,44 @@ def read_pickle(data: bytes, source: str) -> Any:
     Raises:
         ArchiveError: the pickle names anything else, is damaged, or too large.
     """
-    if len(data) > MAX_BYTES:
-        raise ArchiveError(f'{source}: is larger than {MAX_BYTES} bytes: refused.')
     try:
-        return _plain(_Reader(io.BytesIO(data)).load(), [MAX_VALUES], 0)
-    except _NameError as error:
-        raise ArchiveError(
+        return plain_values(PickleReader(KNOWN).read(data), resolve_array)
+    except DAMAGE as error:
+        raise damage(error, source) from error
+
+
+def damage(error: Exception, source: str) -> ArchiveError:
+    """Returns the sentence about a pickle that cannot be read."""
+    if isinstance(error, NameRefused):
+        return ArchiveError(
             f'{source}: names {error}, which would have to be run to be read: refused.'
-        ) from error
-    except _DAMAGE as error:
-        raise ArchiveError(f'{source}: is damaged: {_first_line(error)}.') from error
+        )
+    reason = str(error).partition('\n')[0].rstrip('.') or type(error).__name__
+    return ArchiveError(f'{source}: is damaged: {reason}.')
 
 
-def load_tensors(bundle: SafeZip) -> Any:
-    """Returns the tree of tensors and plain values in a torch file.
-
-    Raises:
-        ArchiveError: it wants to run code, or is damaged.
-    """
-    import torch
-
-    source = bundle.source
-    try:
-        return torch.load(bundle.repacked(), map_location='cpu', weights_only=True)
-    except ArchiveError:
-        raise
-    except pickle.UnpicklingError as error:
-        raise ArchiveError(
-            f'{source}: holds Python objects that would have to be run to be read: refused.'
-        ) from error
-    except _DAMAGE as error:
-        reason = _first_line(error)
-        raise ArchiveError(f'{source}: is damaged or no torch file: {reason}.') from error
-
-
-def _first_line(error: Exception) -> str:
-    return str(error).partition('\n')[0].rstrip('.') or type(error).__name__
-
-
-class _NameError(pickle.UnpicklingError):
-    """The pickle names something that is not on the list."""
-
-
-class _Array:
+class _Array(Reference):
     """Stands for `numpy.ndarray`: keeps the state that a pickled array brings."""
 
     def __init__(self, *_: Any) -> None:
         self.value = numpy.zeros(0)
 
-    def __setstate__(self, state: Any) -> None:
+    def set_state(self, state: Any) -> None:
+        """Makes the array."""
         _, shape, dtype, is_fortran, data = state
         self.value = _make_array(data, shape, dtype, is_fortran)
 
 
-class _Type:
+class _Type(Reference):
     """Stands for `numpy.dtype`: the character code, byte order from its state."""
 
     def __init__(self, code: Any, *_: Any) -> None:
-        self.code, self.is_swapped = str(code), False
+        if not isinstance(code, str) or len(code) > 8:
+            raise pickle.UnpicklingError('an array holds no numbers')
+        self.code, self.is_swapped = code, False
 
-    def __setstate__(self, state: Any) -> None:
+    def set_state(self, state: Any) -> None:
+        """Takes the order of the bytes."""
         self.is_swapped = state[1] == '>'
 
     def resolve(self) -> numpy.dtype[Any]:
@@ -109,6 +79,17 @@ class _Type:
         if dtype.kind not in 'biufc' or dtype.itemsize > 32:
             raise pickle.UnpicklingError(f'an array of {self.code} holds no numbers')
         return dtype
+
+
+def resolve_array(item: Reference) -> Any:
+    """Returns the array that stands in the place of a value.
+
+    Raises:
+        TypeError: it is no array.
+    """
+    if isinstance(item, _Array):
+        return item.value
+    raise TypeError('it holds something that is no plain value')
 
 
 def _make_array(data: Any, shape: Any, dtype: Any, is_fortran: Any) -> numpy.ndarray:
@@ -125,79 +106,42 @@ def _scalar(dtype: Any, data: Any = b'') -> Any:
 def _create_array(_: Any, arguments: Any, state: Any, *__: Any) -> _Array:
     """Returns an array from the call that dill writes: (function, arguments, state, ...)."""
     array = _Array()
-    array.__setstate__(state)
+    array.set_state(state)
     return array
 
 
 def _encode(text: Any, encoding: Any = 'latin1') -> bytes:
-    if encoding != 'latin1':
+    if encoding != 'latin1' or not isinstance(text, str):
         raise pickle.UnpicklingError('its bytes are in another encoding than latin1')
-    return str(text).encode('latin1')
+    return text.encode('latin1')
 
 
-class _Call:
-    """A function that a pickle may call but not change."""
-
-    __slots__ = ('_function',)
-
-    def __init__(self, function: Callable[..., Any]) -> None:
-        self._function = function
-
-    def __call__(self, *arguments: Any) -> Any:
-        return self._function(*arguments)
-
-    def __setstate__(self, state: Any) -> None:
-        raise pickle.UnpicklingError('it tries to change a function')
+def _complex(real: Any, imaginary: Any = 0.0) -> complex:
+    return complex(real, imaginary)  # which refuses text before a second part
 
 
-_KNOWN: dict[tuple[str, str], Any] = {
-    ('tensorflow.python.framework.ops', 'convert_to_tensor'): _Call(lambda value=None, *_: value),
-    ('dill._dill', '_create_array'): _Call(_create_array),
+def _no_items() -> dict[Any, Any]:
+    """Returns a dict, whose items follow."""
+    return {}
+
+
+KNOWN: dict[tuple[str, str], Any] = {
+    ('tensorflow.python.framework.ops', 'convert_to_tensor'): lambda value=None, *_: value,
+    ('dill._dill', '_create_array'): _create_array,
     ('numpy', 'ndarray'): _Array,
     ('numpy', 'dtype'): _Type,
-    ('builtins', 'complex'): complex,
-    ('collections', 'OrderedDict'): dict,
-    ('_codecs', 'encode'): _Call(_encode),
+    ('builtins', 'complex'): _complex,
+    ('__builtin__', 'complex'): _complex,
+    ('collections', 'OrderedDict'): _no_items,
+    ('_codecs', 'encode'): _encode,
     **{
-        ('pathlib', name): _Call(lambda *parts: '/'.join(str(part) for part in parts))
+        ('pathlib', name): lambda *parts: '/'.join(parts)
         for name in ('Path', 'PosixPath', 'WindowsPath', 'PurePosixPath', 'PureWindowsPath')
     },
     **{
-        (f'numpy{core}.multiarray', name): _Call(function)
+        (f'numpy{core}.multiarray', name): function
         for core in ('', '._core', '.core')
         for name, function in (('_reconstruct', _Array), ('scalar', _scalar))
     },
 }
-
-
-class _Reader(pickle.Unpickler):
-    """An unpickler that imports nothing."""
-
-    def find_class(self, module: str, name: str) -> Any:
-        """Returns what stands for a name of the list."""
-        if (module, name) not in _KNOWN:
-            raise _NameError(f'{module}.{name}')
-        return _KNOWN[module, name]
-
-    def persistent_load(self, identifier: Any) -> Any:
-        """Refuses references to storage outside the pickle."""
-        raise pickle.UnpicklingError('it refers to data outside of itself')
-
-
-def _plain(value: Any, left: list[int], depth: int) -> Any:
-    """Returns the value with the stand-ins replaced by arrays; `left` values may follow."""
-    left[0] -= 1
-    if depth > MAX_DEPTH or left[0] < 0:
-        raise ValueError('it is nested too deep')
-    if isinstance(value, _Array):
-        return value.value
-    if isinstance(value, dict):
-        return {
-            _plain(key, left, depth + 1): _plain(item, left, depth + 1)
-            for key, item in value.items()
-        }
-    if isinstance(value, (list, tuple)):
-        return type(value)(_plain(item, left, depth + 1) for item in value)
-    if value is None or isinstance(value, (bool, int, float, complex, str, bytes)):
-        return value
-    raise TypeError('it holds something that is no plain value')
+"""Names of what plain values are made of, and what stands for each."""

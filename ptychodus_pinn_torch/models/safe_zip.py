@@ -8,15 +8,17 @@ import zipfile
 import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 
 __all__ = ['ArchiveError', 'SafeZip']
 
-MAX_MEMBER_BYTES = 2**30
-MAX_BYTES = 2**32
+MAX_MEMBER_BYTES = 2**31
 MAX_MEMBERS = 4096
-MAX_RATIO = 400
-"""Weights hardly shrink; a member that grows more than this when unpacked is a bomb."""
+MAX_RATIO = 20
+"""Weights hardly shrink (the shipped model by 8 %); what grows more than this is a bomb."""
+MIN_ALLOWANCE = 2**23
+"""Bytes that a file of any size may unpack to."""
 
 _PACKINGS = {zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED}
 _DAMAGE = (
@@ -37,19 +39,34 @@ class ArchiveError(ValueError):
     """A model that cannot be used; the message names the file and the reason."""
 
 
+@dataclass
+class _Allowance:
+    """How many bytes a file, with all that is in it, may still unpack to."""
+
+    left: int
+    size: int
+
+
 class SafeZip:
     """Reads members into memory; writes nothing, follows nothing, keeps no file open.
 
     Args:
         file: The path of a zip, or its bytes.
         source: What to call it in messages.
+        within: The zip that it is a member of; they share what they may unpack to.
 
     Raises:
         ArchiveError: not a zip, damaged, too many members, a name twice, or one that leads out.
     """
 
-    def __init__(self, file: Path | bytes, source: str) -> None:
+    def __init__(self, file: Path | bytes, source: str, *, within: SafeZip | None = None) -> None:
         self.source, self._file = source, file
+        size = len(file) if isinstance(file, bytes) else file.stat().st_size
+        self._allowance: _Allowance = (
+            _Allowance(max(MIN_ALLOWANCE, MAX_RATIO * size), size)
+            if within is None
+            else within._allowance
+        )
         self._members: dict[str, zipfile.ZipInfo] = {}
         with self._open('') as bundle:
             items = bundle.infolist()
@@ -97,41 +114,45 @@ class SafeZip:
         """Returns the first names, for messages."""
         return ', '.join(sorted(self._members)[:6]) or 'nothing'
 
-    def read(self, name: str, most_bytes: int | None = None) -> bytes:
+    def read(self, name: str, most_bytes: int = MAX_MEMBER_BYTES) -> bytes:
         """Returns a member.
 
-        Without a greatest length, it is bound by how far data of models can shrink.
-
         Raises:
-            ArchiveError: it is missing, damaged, encrypted, or too large.
+            ArchiveError: it is missing, damaged, encrypted, longer than `most_bytes`, or all that
+                was read by now is more than data of models can shrink to the file.
         """
         if name not in self._members:
             raise ArchiveError(f'{self.source}: {name} is missing; it holds {self.shown()}.')
         item = self._members[name]
-        limit = min(MAX_MEMBER_BYTES, MAX_RATIO * max(item.compress_size, 1024))
-        limit = limit if most_bytes is None else most_bytes
-        if item.file_size > limit:
+        if item.file_size > most_bytes:
             raise ArchiveError(
-                f'{self.source}: {name} would unpack to {item.file_size} bytes from '
-                f'{item.compress_size}, which is larger than {limit}: refused.'
+                f'{self.source}: {name} would unpack to {item.file_size} bytes, which is larger '
+                f'than {most_bytes}: refused.'
             )
+        self.spend(item.file_size, name)
         with self._open(name) as bundle, bundle.open(item) as member:
-            data = member.read(limit + 1)
+            data = member.read(item.file_size + 1)
         if len(data) != item.file_size:
             raise ArchiveError(f'{self.source}: {name} has another length than it says: refused.')
         return data
 
-    def repacked(self) -> io.BytesIO:
-        """Returns a new zip of all members, every one of them checked against its sum.
+    def spend(self, num_bytes: int, name: str) -> None:
+        """Counts bytes that are made of the file.
 
-        A reader that is less careful than this one then sees what was checked, and nothing else.
+        Raises:
+            ArchiveError: they are more than data of models can shrink to.
         """
-        total = sum(item.file_size for item in self._members.values())
-        if total > MAX_BYTES:
-            raise ArchiveError(f'{self.source}: would unpack to {total} bytes: refused.')
-        copy = io.BytesIO()
-        with zipfile.ZipFile(copy, 'w') as target:
-            for name in self._members:
-                target.writestr(zipfile.ZipInfo(name), self.read(name))
-        copy.seek(0)
-        return copy
+        self._allowance.left -= num_bytes
+        if self._allowance.left < 0:
+            raise ArchiveError(
+                f'{self.source}: {name} would unpack to {num_bytes} bytes from a file of '
+                f'{self._allowance.size}: refused.'
+            )
+
+    def inside(self, name: str) -> SafeZip:
+        """Returns the zip that is a member of this one.
+
+        Raises:
+            ArchiveError: as `read`; or it is no zip.
+        """
+        return SafeZip(self.read(name), f'{self.source}: {name}', within=self)

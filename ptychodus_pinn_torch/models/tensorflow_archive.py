@@ -24,7 +24,6 @@ from .safe_zip import SafeZip
 __all__ = ['read_params', 'read_tensorflow_archive']
 
 MODEL = 'diffraction_to_obj'
-MAX_WEIGHT_BYTES = 2**28
 _ACTIVATIONS = {'sigmoid': 'sigmoid', 'swish': 'silu', 'softplus': 'softplus', 'relu': 'relu'}
 
 
@@ -37,10 +36,10 @@ def read_tensorflow_archive(bundle: SafeZip) -> ForeignModel:
     source = bundle.source
     if f'{MODEL}/model.keras' not in bundle.names:
         _refuse_old_formats(bundle)
-    inner = SafeZip(bundle.read(f'{MODEL}/model.keras'), f'{source}: {MODEL}/model.keras')
+    inner = bundle.inside(f'{MODEL}/model.keras')
     params = read_params(bundle)
     graph = _read_graph(inner)
-    convolutions = _read_weights(inner.read('model.weights.h5'), graph, inner.source)
+    convolutions = _read_weights(inner, graph)
     layout, weights = _arrange(graph, convolutions, params, source)
     details = {
         'converted_from': 'PtychoPINN TensorFlow archive',
@@ -94,7 +93,7 @@ def _read_graph(inner: SafeZip) -> list[dict[str, Any]]:
 
 
 def _read_weights(
-    data: bytes, graph: Sequence[Mapping[str, Any]], source: str
+    inner: SafeZip, graph: Sequence[Mapping[str, Any]]
 ) -> list[tuple[NDArray[Any], NDArray[Any]]]:
     """Returns kernel and bias of every convolution, in the order in which they were made.
 
@@ -103,13 +102,14 @@ def _read_weights(
     """
     import h5py
 
+    source, data = inner.source, io.BytesIO(inner.read('model.weights.h5'))
     names = [layer['name'] for layer in graph if layer['class'] == 'Conv2D']
     found = {}
     try:
-        with h5py.File(io.BytesIO(data), 'r') as file:
+        with h5py.File(data, 'r') as file:
             for index, name in enumerate(names):
                 path = f'layers/conv2d{f"_{index}" if index else ""}/vars'
-                kernel, bias = (_read_dataset(file, f'{path}/{part}', source) for part in (0, 1))
+                kernel, bias = (_read_dataset(file, f'{path}/{part}', inner) for part in (0, 1))
                 if kernel.ndim != 4 or kernel.shape[:2] != (3, 3) or bias.shape != kernel.shape[3:]:
                     raise ArchiveError(f'{source}: {path} is no 3 x 3 convolution: it {REMEDY}.')
                 found[name] = (kernel, bias)
@@ -123,11 +123,11 @@ def _creation_number(name: str) -> int:
     return int(match.group(1)) if match else -1
 
 
-def _read_dataset(file: Any, path: str, source: str) -> NDArray[Any]:
+def _read_dataset(file: Any, path: str, inner: SafeZip) -> NDArray[Any]:
     """Returns a dataset of the file itself; links to other places are not followed."""
     import h5py
 
-    node = file
+    source, node = inner.source, file
     for part in path.split('/'):
         link = node.get(part, getlink=True) if isinstance(node, h5py.Group) else None
         if link is None:
@@ -137,8 +137,9 @@ def _read_dataset(file: Any, path: str, source: str) -> NDArray[Any]:
         node = node[part]
     if not isinstance(node, h5py.Dataset) or node.external or node.is_virtual:
         raise ArchiveError(f'{source}: model.weights.h5 keeps {path} elsewhere: refused.')
-    if node.dtype.kind != 'f' or node.size * node.dtype.itemsize > MAX_WEIGHT_BYTES:
+    if node.dtype.kind != 'f':
         raise ArchiveError(f'{source}: model.weights.h5 has no usable weight at {path}: refused.')
+    inner.spend(node.size * node.dtype.itemsize, f'model.weights.h5: {path}')
     return numpy.asarray(node[()], dtype=numpy.float32)
 
 
