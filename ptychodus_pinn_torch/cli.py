@@ -6,15 +6,18 @@ import argparse
 import contextlib
 import importlib
 import logging
+import os
 import signal
 import sys
 import threading
+import traceback
 from collections.abc import Iterator, Sequence
 
 from . import __version__
 from .commands import UsageError
 from .commands._config_options import CONFIGURED, add_config_options
 from .config import ConfigError
+from .console import TRACEBACK_VARIABLE, explain, plain_streams
 
 __all__ = ['main']
 
@@ -38,6 +41,9 @@ _COMMANDS = {
 }
 """Every subcommand with its summary; the module of that name has `configure` and `run`."""
 
+_OUTPUTS = {'--output', '--picture', '--draw'}
+"""Flags whose file is written, not read."""
+
 
 def build_parser(words: Sequence[str]) -> argparse.ArgumentParser:
     """Returns the parser for the words; only the command that they name is imported."""
@@ -60,29 +66,51 @@ def build_parser(words: Sequence[str]) -> argparse.ArgumentParser:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Returns the exit status: 0 done, 1 failed, 2 usage, 130 interrupted, 143 terminated."""
     words = list(sys.argv[1:] if arguments is None else arguments)
-    try:
-        parsed = build_parser(words).parse_args(words)
-    except SystemExit as request:
-        return int(request.code or 0)
+    terminated = threading.Event()
+    command = next((word for word in words if word in _COMMANDS), '')
+    with plain_streams() as stdout:
+        try:
+            status = _run(words, terminated)
+            stdout.flush()
+            return status
+        except SystemExit as request:
+            return int(request.code or 0)
+        except KeyboardInterrupt:
+            sys.stderr.write('terminated\n' if terminated.is_set() else 'interrupted\n')
+            return EXIT_TERMINATED if terminated.is_set() else EXIT_INTERRUPTED
+        except Exception as error:  # noqa: BLE001 - nothing may end in a traceback
+            if stdout.is_closed_by_reader:
+                return EXIT_FAILED
+            if os.environ.get(TRACEBACK_VARIABLE):
+                traceback.print_exc()
+            is_usage = isinstance(error, (ConfigError, UsageError))
+            sentence = str(error) if is_usage else explain(error, _inputs(words))
+            sys.stderr.write(f'ptychodus-pinn {command}: {sentence}\n')
+            return EXIT_USAGE if is_usage else EXIT_FAILED
+
+
+def _run(words: list[str], terminated: threading.Event) -> int:
+    """Returns the exit status of the command that the words name."""
+    parsed = build_parser(words).parse_args(words)
     logging.basicConfig(
         level=logging.ERROR if parsed.quiet else logging.INFO, format='%(message)s', force=True
     )
     for noisy in ('lightning', 'pytorch_lightning', 'matplotlib', 'h5py', 'PIL'):
         logging.getLogger(noisy).setLevel(logging.ERROR)
     module = importlib.import_module(f'.commands.{parsed.command}', __package__)
-    terminated = threading.Event()
-    try:
-        with _pass_on_termination(terminated, parsed.command):
-            return int(module.run(parsed) or EXIT_DONE)
-    except KeyboardInterrupt:
-        sys.stderr.write('terminated\n' if terminated.is_set() else 'interrupted\n')
-        return EXIT_TERMINATED if terminated.is_set() else EXIT_INTERRUPTED
-    except (ConfigError, UsageError) as error:
-        sys.stderr.write(f'ptychodus-pinn {parsed.command}: {error}\n')
-        return EXIT_USAGE
-    except (ValueError, KeyError, OSError, RuntimeError, MemoryError, ImportError) as error:
-        sys.stderr.write(f'ptychodus-pinn {parsed.command}: {_sentence(error)}\n')
-        return EXIT_FAILED
+    with _pass_on_termination(terminated, parsed.command):
+        return int(module.run(parsed) or EXIT_DONE)
+
+
+def _inputs(words: Sequence[str]) -> list[str]:
+    """Returns the files and folders that the words after the command name, to be read."""
+    paths = []
+    for before, word in zip(words, words[1:]):
+        name, _, value = word.partition('=')  # of a flag, or of an image
+        path = word if os.path.exists(word) else value
+        if os.path.exists(path) and not {before, name} & _OUTPUTS:
+            paths.append(path)
+    return paths
 
 
 @contextlib.contextmanager
@@ -101,13 +129,6 @@ def _pass_on_termination(terminated: threading.Event, command: str) -> Iterator[
         yield
     finally:
         signal.signal(signal.SIGTERM, previous)
-
-
-def _sentence(error: BaseException) -> str:
-    if isinstance(error, OSError) and error.strerror and error.filename:
-        return f'{error.filename}: {error.strerror}.'
-    text = str(error.args[0]) if isinstance(error, KeyError) and error.args else str(error)
-    return text or type(error).__name__
 
 
 if __name__ == '__main__':

@@ -38,6 +38,7 @@ ROOMS = (
     'api',
     'host',
     'commands',
+    'console',
     'cli',
     'ptycho_commands',
 )
@@ -58,6 +59,7 @@ FORBIDDEN = {
     'checks': QT | {'lightning', 'tensorflow', 'ptychodus'},
     'training': QT | {'tensorflow', 'ptychodus'},
     'tensorflow_backend': QT | {'lightning', 'ptychodus'},
+    'console': ENGINES | QT | {'numpy', 'ptychodus'},
     'cli': ENGINES | QT,
     'ptycho_commands': ENGINES | QT,
     'api': ENGINES | QT,
