@@ -7,7 +7,6 @@ effect follow from it.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from importlib.metadata import entry_points
@@ -24,6 +23,8 @@ from pydantic import (
     field_validator,
     model_validator,
 )
+
+from .trees import parse_json, read_tree, show
 
 __all__ = [
     'DECISION',
@@ -285,7 +286,7 @@ class PtychoPinnConfig(NetworkConfig):
 
     def _layout(self) -> Mapping[str, Any]:
         try:
-            return {'num_channels': 1, **json.loads(self.layout or '{}')}
+            return {'num_channels': 1, **parse_json(self.layout or '{}')}
         except (ValueError, TypeError):
             return {'num_channels': 1}  # the network says what is wrong with it
 
@@ -788,7 +789,9 @@ def _explain(error: ValidationError, source: str, kind: str) -> ConfigError:
             near = [name for name in known if name.rpartition('.')[0] == section]
             parts.append(f'{path} is no option (there are: {", ".join(near)})')
         else:
-            parts.append(f'{path} = {item["input"]!r}: {item["msg"][0].lower()}{item["msg"][1:]}')
+            parts.append(
+                f'{path} = {show(item["input"])}: {item["msg"][0].lower()}{item["msg"][1:]}'
+            )
     return ConfigError(f'{source}: {"; ".join(parts)}.')
 
 
@@ -845,19 +848,14 @@ def load_tree(path: Path) -> dict[str, Any]:
         ConfigError: not readable, not JSON or YAML, or no mapping.
     """
     try:
-        text = path.read_text(encoding='utf-8')
-    except (OSError, UnicodeDecodeError) as error:
-        raise ConfigError(f'{path}: cannot be read as a configuration: {error}.') from error
-    try:
-        if path.suffix.lower() in {'.yaml', '.yml'}:
-            import yaml
-
-            tree = yaml.safe_load(text) or {}
-        else:
-            tree = json.loads(text)
-    except Exception as error:
-        first = str(error).splitlines()[0]
-        raise ConfigError(f'{path}: is neither JSON nor YAML: {first}.') from error
+        tree = read_tree(path)
+    except OSError as error:
+        reason = error.strerror or error
+        raise ConfigError(f'{path}: cannot be read as a configuration: {reason}.') from error
+    except ValueError as error:
+        raise ConfigError(f'{path}: {error}.') from error
+    if tree is None and path.suffix.lower() != '.json':
+        return {}
     if not isinstance(tree, dict):
         raise ConfigError(f'{path}: holds a {type(tree).__name__}, not a tree of options.')
     return tree

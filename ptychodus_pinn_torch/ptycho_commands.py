@@ -23,7 +23,8 @@ from pathlib import Path
 from typing import Any
 
 from .cli import EXIT_FAILED, EXIT_USAGE, main
-from .config import Config, ConfigError, load_tree, override_config
+from .config import Config, ConfigError, override_config
+from .console import plain_streams
 from .interop.legacy_config import config_from_legacy, dataclass_to_legacy_dict
 from .interop.legacy_fields import (
     EXECUTION_FIELDS,
@@ -80,14 +81,17 @@ def _parser(name: str, summary: str, fields: Iterable[Field]) -> argparse.Argume
     return parser
 
 
-def _fields_of(parser: argparse.ArgumentParser, words: Sequence[str] | None) -> dict[str, Any]:
-    """Returns the fields of the configuration file, and of the flags on top of it."""
+def _fields_of(
+    parser: argparse.ArgumentParser, words: Sequence[str] | None
+) -> tuple[dict[str, Any], str]:
+    """Returns the fields of the configuration file with those of the flags, and the file's name."""
     given = vars(parser.parse_args(words))
     path = given.pop('config')
-    fields = {} if path is None else dataclass_to_legacy_dict(load_tree(path))
+    fields = {} if path is None else dataclass_to_legacy_dict(path)
     names = {'output_prefix': 'output_dir', 'train_data_file_path': 'train_data_file'}
     names['test_data_file_path'] = 'test_data_file'
-    return {names.get(key, key): value for key, value in fields.items()} | given
+    fields = {names.get(key, key): value for key, value in fields.items()} | given
+    return fields, '' if path is None else str(path)
 
 
 def _require(parser: argparse.ArgumentParser, fields: dict[str, Any], name: str) -> Any:
@@ -98,32 +102,43 @@ def _require(parser: argparse.ArgumentParser, fields: dict[str, Any], name: str)
 
 def ptycho_train(words: Sequence[str] | None = None) -> int:
     """Returns the exit status of a training: 0 done, 1 failed, 2 usage."""
-    fields = (*MODEL_FIELDS, *TRAINING_FIELDS, *EXECUTION_FIELDS)
-    parser = _parser('ptycho_train', 'Train a model on the NPZ of a scan.', fields)
-    try:
-        given = _fields_of(parser, words)
-        scan = _require(parser, given, 'train_data_file')
-        test = given.pop('test_data_file', None)
-        output = Path(str(given.pop('output_dir', 'training_outputs'))) / BUNDLE_NAME
-        backend = given.pop('backend', None)
-        config = override_config(config_from_legacy(given).config, {'training.start': 'none'})
-    except ConfigError as error:
-        _say(error)
-        return EXIT_USAGE
-    command = ['train', str(scan), '--output', str(output)]
-    command += ['--validation', str(test)] if test else []
-    command += ['--backend', str(backend)] if backend else []
-    return _run(command, config)
+    with plain_streams():
+        return _train(words)
 
 
 def ptycho_inference(words: Sequence[str] | None = None) -> int:
     """Returns the exit status of making an image: 0 done, 1 failed, 2 usage."""
+    with plain_streams():
+        return _infer(words)
+
+
+def _train(words: Sequence[str] | None) -> int:
+    fields = (*MODEL_FIELDS, *TRAINING_FIELDS, *EXECUTION_FIELDS)
+    parser = _parser('ptycho_train', 'Train a model on the NPZ of a scan.', fields)
+    try:
+        given, name = _fields_of(parser, words)
+        scan = _require(parser, given, 'train_data_file')
+        test = given.pop('test_data_file', None)
+        output = Path(str(given.pop('output_dir', 'training_outputs'))) / BUNDLE_NAME
+        backend = given.pop('backend', None)
+        config = config_from_legacy(given, name=name).config
+        config = override_config(config, {'training.start': 'none'})
+    except ConfigError as error:
+        _say(error)
+        return EXIT_USAGE
+    command = ['train', '--output', str(output)]
+    command += ['--validation', str(test)] if test else []
+    command += ['--backend', str(backend)] if backend else []
+    return _run(command, str(scan), config)
+
+
+def _infer(words: Sequence[str] | None) -> int:
     parser = _parser('ptycho_inference', 'Make the image of a scan.', INFERENCE_FIELDS)
     parser.add_argument(
         '--test_data', default=argparse.SUPPRESS, help='the same as --test_data_file'
     )
     try:
-        given = _fields_of(parser, words)
+        given, _ = _fields_of(parser, words)
     except ConfigError as error:
         _say(error)
         return EXIT_USAGE
@@ -136,17 +151,17 @@ def ptycho_inference(words: Sequence[str] | None = None) -> int:
     backend = given.pop('backend', None)
     for name in given:
         logger.warning('%s is left out: every image covers the whole scan.', name)
-    command = ['reconstruct', str(scan), '--model', str(model), '--output', str(output)]
+    command = ['reconstruct', '--model', str(model), '--output', str(output)]
     command += ['--backend', str(backend)] if backend else []
-    return _run(command, Config())
+    return _run(command, str(scan), Config())
 
 
-def _run(command: list[str], config: Config) -> int:
-    """Returns the exit status of a command of ours with a configuration."""
+def _run(command: list[str], scan: str, config: Config) -> int:
+    """Returns the exit status of a command of ours on a scan, whatever it is called."""
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / 'config.json'
         path.write_text(json.dumps(config.model_dump()), encoding='utf-8')
-        return main([*command, '--config', str(path)])
+        return main([*command, '--config', str(path), '--', scan])
 
 
 def _say(sentence: object) -> None:

@@ -18,6 +18,7 @@ NAME = 'ptychodus_pinn_torch'
 ENGINES = {'torch', 'lightning', 'tensorflow', 'keras'}
 QT = {'PyQt5'}
 ROOMS = (
+    'trees',
     'config',
     'scan',
     'simulation',
@@ -45,6 +46,7 @@ ROOMS = (
 """The rooms of the house from the ground up: a room imports from itself and from those before."""
 
 FORBIDDEN = {
+    'trees': ENGINES | QT | {'numpy', 'scipy', 'ptychodus'},
     'config': ENGINES | QT | {'numpy', 'scipy', 'ptychodus'},
     'backend': ENGINES | QT | {'numpy', 'ptychodus'},
     'progress': ENGINES | QT | {'numpy', 'ptychodus'},

@@ -10,7 +10,8 @@ from typing import Any, Protocol
 
 from ..config import Config, ConfigError, load_tree, override_config
 from ..scan.io.output import write_atomically
-from .legacy_config import config_from_legacy
+from ..trees import show
+from .legacy_config import config_from_legacy, whole_number
 from .object_fields import (
     SECTIONS,
     DataConfig,
@@ -63,8 +64,9 @@ class ConfigManager:
             value = given[name]
             is_ready = isinstance(value, ObjectConfig)
             if not is_ready and not isinstance(value, (Mapping, NoneType)):
-                raise TypeError(f'{name} is a {type(value).__name__}, not fields with values.')
+                raise TypeError(f'{name} is a {show(value)}, not fields with values.')
             setattr(self, name, value if is_ready else kind(**dict(value or {})))
+        self._name = 'configuration of PtychoPINN'  # in messages; the file that it was read from
 
     @classmethod
     def _from_json(cls, path: Path | str) -> ConfigManager:
@@ -76,9 +78,11 @@ class ConfigManager:
         path = Path(path)
         tree = load_tree(path)
         try:
-            return cls._flexible_load(tree)
+            manager = cls._flexible_load(tree)
         except TypeError as error:
             raise ConfigError(f'{path}: {error}') from error
+        manager._name = str(path)
+        return manager
 
     @classmethod
     def _flexible_load(cls, source: Any = None, **sections: Any) -> ConfigManager:
@@ -107,6 +111,8 @@ class ConfigManager:
         """
         for name, value in given.items():
             if name in SECTIONS:
+                if not isinstance(value, (ObjectConfig, Mapping)):
+                    raise TypeError(f'{name} is {show(value)}, not fields with values.')
                 fields = value.given() if isinstance(value, ObjectConfig) else dict(value)
                 getattr(self, name).update(**fields)
                 continue
@@ -141,14 +147,24 @@ class ConfigManager:
             raise ValueError(f'the model takes patterns of {own} px, the data have {size} px.')
 
     def to_config(self, *, steps_per_epoch: int = 32) -> Config:
-        """Returns our configuration for the fields that were set."""
+        """Returns our configuration for the fields that were set.
+
+        Raises:
+            ConfigError: a value that makes no sense for its option; names file and field.
+        """
         training = self.training_config.given()
         fields = {**self.data_config.given(), **self.model_config.given(), **training}
-        if 'epochs' in fields:
-            fields['n_groups'] = steps_per_epoch * max(1, int(self.training_config.batch_size))
         options: dict[str, Any] = {'training.start': 'none'}
-        # groups that each pattern gets; in the workflows the name means patterns that are taken
-        if draws := fields.pop('n_subsample', None):
-            options['grouping.groups_per_pattern'] = int(draws)
-        start = override_config(Config(), options)
-        return config_from_legacy(fields, start=start).config
+        try:
+            if 'epochs' in fields:
+                batch = whole_number(dict(self.training_config), 'batch_size', 1)
+                fields['n_groups'] = steps_per_epoch * batch
+            # groups that each pattern gets; in the workflows the name means patterns that are taken
+            if 'n_subsample' in fields:
+                draws = whole_number(fields, 'n_subsample', 1)
+                options['grouping.groups_per_pattern'] = draws
+                del fields['n_subsample']
+        except ValueError as error:
+            raise ConfigError(f'{self._name}: {error}.') from error
+        start = override_config(Config(), options, source=self._name)
+        return config_from_legacy(fields, start=start, name=self._name).config

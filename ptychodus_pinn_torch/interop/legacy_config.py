@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from ..config import Config, ConfigError, iter_options, load_tree, override_config
+from ..trees import show
 from .legacy_fields import ALL_FIELDS, MODEL_FIELDS, TRAINING_FIELDS, Field
 
 __all__ = [
@@ -20,6 +21,7 @@ __all__ = [
     'dataclass_to_legacy_dict',
     'legacy_from_config',
     'update_legacy_dict',
+    'whole_number',
 ]
 
 logger = logging.getLogger(__name__)
@@ -57,18 +59,25 @@ class LegacyConfig:
     warnings: tuple[str, ...]
 
 
-def _as_mapping(source: Any) -> dict[str, Any]:
-    if isinstance(source, (str, Path)):
-        return dict(load_tree(Path(source)))
+def _as_mapping(source: Any, what: str) -> dict[str, Any]:
     if dataclasses.is_dataclass(source) and not isinstance(source, type):
         return dataclasses.asdict(source)
-    return dict(source or {})
+    if source is not None and not isinstance(source, Mapping):
+        raise ConfigError(f'{what} is {show(source)}, not fields with values.')
+    return {str(name): value for name, value in (source or {}).items()}
 
 
 def dataclass_to_legacy_dict(source: Any) -> dict[str, Any]:
-    """Returns the flat dictionary of a configuration class of PtychoPINN, or of its fields."""
-    fields = _as_mapping(source)
-    flat = {**_as_mapping(fields.pop('model', None)), **fields}
+    """Returns the flat dictionary of a configuration class of PtychoPINN, or of its fields.
+
+    Raises:
+        ConfigError: neither, nor the path of a JSON or YAML file of fields.
+    """
+    what = 'configuration of PtychoPINN'
+    if isinstance(source, (str, Path)):
+        source, what = load_tree(Path(source)), str(source)
+    fields = _as_mapping(source, what)
+    flat = {**_as_mapping(fields.pop('model', None), f'{what}: model'), **fields}
     return {
         KEY_MAPPINGS.get(name, name): str(value) if isinstance(value, Path) else value
         for name, value in flat.items()
@@ -86,7 +95,7 @@ def update_legacy_dict(parameters: MutableMapping[str, Any], source: Any) -> Non
 
 
 def config_from_legacy(
-    source: Any, execution: Any = None, *, start: Config | None = None
+    source: Any, execution: Any = None, *, start: Config | None = None, name: str = ''
 ) -> LegacyConfig:
     """Returns our configuration for PtychoPINN's: dataclasses, mappings, a flat dictionary, a file.
 
@@ -97,22 +106,26 @@ def config_from_legacy(
         source: Training, inference or model configuration, or the path of a JSON or YAML file of one.
         execution: `PyTorchExecutionConfig`, if there is one.
         start: What fields that are not given keep.
+        name: What messages call the configuration, such as the file that it was read from.
 
     Raises:
         ConfigError: a file that cannot be read, or a value that makes no sense for its option.
     """
+    name = name or (
+        str(source) if isinstance(source, (str, Path)) else 'configuration of PtychoPINN'
+    )
     fields = {
         _FIELD_OF_KEY.get(key, key): value
         for key, value in dataclass_to_legacy_dict(source).items()
     }
     fields |= dataclass_to_legacy_dict(execution)
-    given = {name: value for name, value in fields.items() if value is not None}
+    given = {key: value for key, value in fields.items() if value is not None}
     warnings: list[str] = []
     try:
         options = _translate(given, warnings)
-    except (TypeError, ValueError) as error:
-        raise ConfigError(f'configuration of PtychoPINN: {error}.') from error
-    config = override_config(start or Config(), options, source='configuration of PtychoPINN')
+    except (TypeError, ValueError, OverflowError) as error:
+        raise ConfigError(f'{name}: {error}.') from error
+    config = override_config(start or Config(), options, source=name)
     for text in warnings:
         logger.warning('%s', text)
     return LegacyConfig(config, tuple(warnings))
@@ -125,8 +138,8 @@ def _translate(given: Mapping[str, Any], warnings: list[str]) -> dict[str, Any]:
         if name in ALL_FIELDS:
             try:
                 options |= ALL_FIELDS[name].to_ours(value, warnings)
-            except (TypeError, ValueError) as error:
-                raise ValueError(f'{name} = {value!r}: {error}') from error
+            except (TypeError, ValueError, OverflowError) as error:
+                raise ValueError(f'{name} = {show(value)}: {error}') from error
         else:
             warnings.append(f'{name} is no field of PtychoPINN that is known here: it is left out.')
     for part in (_groups, _steps, _attention, _mask):
@@ -142,16 +155,25 @@ def _translate(given: Mapping[str, Any], warnings: list[str]) -> dict[str, Any]:
     return {path: x for path, x in options.items() if path in own}
 
 
-def _whole(given: Mapping[str, Any], name: str, default: int) -> int:
+def whole_number(given: Mapping[str, Any], name: str, default: int) -> int:
     """Returns a whole number of at least 1 among the fields, or the default where it is not set."""
     value = given.get(name) or default
     try:
         number = int(value)
-    except (TypeError, ValueError) as error:
-        raise ValueError(f'{name} = {value!r} must be a whole number') from error
-    if number < 1 or given.get(name) == 0:
-        raise ValueError(f'{name} = {given[name]!r} must be at least 1')
+    except (TypeError, ValueError, OverflowError) as error:
+        raise ValueError(f'{name} = {show(value)} must be a whole number') from error
+    if not 1 <= number < 2**63 or given.get(name) == 0:
+        raise ValueError(f'{name} = {show(given[name])} must be at least 1, and less than 2**63')
     return number
+
+
+def _number(given: Mapping[str, Any], name: str, default: float) -> float:
+    """Returns a number among the fields, or the default where it is not set."""
+    value = given.get(name, default)
+    try:
+        return float(value)
+    except (TypeError, ValueError, OverflowError) as error:
+        raise ValueError(f'{name} = {show(value)} must be a number') from error
 
 
 def _groups(given: Mapping[str, Any]) -> dict[str, Any]:
@@ -159,21 +181,23 @@ def _groups(given: Mapping[str, Any]) -> dict[str, Any]:
     if given.get('object_big') is False:  # every pattern explains its own patch
         return dict.fromkeys(('network.num_channels', 'grouping.group_size'), 1)
     if 'C' in given:
-        channels = _whole(given, 'C', 1)
+        channels = whole_number(given, 'C', 1)
     elif 'grid_size' in given:
         sides = given['grid_size']
         if not isinstance(sides, (list, tuple)) or len(sides) != 2:
-            raise ValueError(f'grid_size = {sides!r} must be two numbers')
-        channels = math.prod(int(side) for side in sides)
+            raise ValueError(f'grid_size = {show(sides)} must be two numbers')
+        channels = math.prod(
+            whole_number({'grid_size': side or 0}, 'grid_size', 1) for side in sides
+        )
     elif 'gridsize' in given:
-        channels = _whole(given, 'gridsize', 1) ** 2
+        channels = whole_number(given, 'gridsize', 1) ** 2
     else:
         return {}
     options: dict[str, Any] = dict.fromkeys(
         ('network.num_channels', 'grouping.group_size'), channels
     )
     if 'neighbor_count' in given and channels > 1:
-        pool = (int(given['neighbor_count']) + 1) / channels
+        pool = (_number(given, 'neighbor_count', 4) + 1) / channels
         options['grouping.neighbor_pool'] = min(8.0, max(1.0, pool))
     return options
 
@@ -181,18 +205,18 @@ def _groups(given: Mapping[str, Any]) -> dict[str, Any]:
 def _loss(given: Mapping[str, Any], warnings: list[str]) -> dict[str, Any]:
     """Returns the loss of counts that has the greater weight, and that of objects beside it."""
     mode = str(given.get('torch_loss_mode', 'poisson'))
-    weights = {kind: float(given.get(f'{kind}_weight', kind == 'nll')) for kind in ('mae', 'nll')}
+    weights = {kind: _number(given, f'{kind}_weight', kind == 'nll') for kind in ('mae', 'nll')}
     options: dict[str, Any] = {}
     if mode not in _LOSSES:
         known = ', '.join(_LOSSES)
-        warnings.append(f'torch_loss_mode = {mode!r} is left out: known here are {known}.')
+        warnings.append(f'torch_loss_mode = {show(mode)} is left out: known here are {known}.')
     elif {'torch_loss_mode', 'mae_weight', 'nll_weight'} & set(given):
         options['loss.kind'] = 'mae' if weights['mae'] > weights['nll'] else _LOSSES[mode]
     if weights['mae'] and weights['nll']:
         warnings.append('mae_weight and nll_weight are not mixed here: the greater one is taken.')
     if given.get('torch_mae_pred_l2_match_target'):
         options['loss.match_power'] = True
-    squared, absolute = (float(given.get(f'realspace_{x}weight', 0.0)) for x in ('', 'mae_'))
+    squared, absolute = (_number(given, f'realspace_{x}weight', 0.0) for x in ('', 'mae_'))
     if squared or absolute:
         options['mode'] = 'supervised'
         options['loss.object_kind'] = 'absolute' if absolute > squared else 'squared'
@@ -204,37 +228,39 @@ def _clipping(given: Mapping[str, Any], warnings: list[str]) -> dict[str, Any]:
     """Returns how gradients are clipped, and the momentum of an optimiser that has one."""
     options: dict[str, Any] = {}
     if given.get('optimizer') == 'sgd' and 'momentum' in given:
-        options['training.momentum'] = float(given['momentum'])
+        options['training.momentum'] = _number(given, 'momentum', 0.9)
     if 'gradient_clip_val' not in given:
         return options
     kind = str(given.get('gradient_clip_algorithm', 'norm'))
     if kind not in {'norm', 'value'}:
         warnings.append(
-            f'gradient_clip_algorithm = {kind!r} is left out: known here are norm, value.'
+            f'gradient_clip_algorithm = {show(kind)} is left out: known here are norm, value.'
         )
     name = 'clip_value' if kind == 'value' else 'clip_norm'
-    return options | {f'training.{name}': float(given['gradient_clip_val'])}
+    return options | {f'training.{name}': _number(given, 'gradient_clip_val', 0.0)}
 
 
 def _mask(given: Mapping[str, Any]) -> dict[str, Any]:
     """Returns the diameter of the mask of the probe, by default half the pattern."""
     if not given.get('probe_mask'):
         return {}
-    return {
-        'physics.probe_mask_px': float(given.get('probe_mask_diameter') or given.get('N', 64) / 2)
-    }
+    half = _number(given, 'N', 64) / 2
+    return {'physics.probe_mask_px': _number(given, 'probe_mask_diameter', 0.0) or half}
 
 
 def _steps(given: Mapping[str, Any]) -> dict[str, Any]:
     """Returns the steps of the run, which PtychoPINN counts in epochs of groups."""
     if not {'nepochs', 'epochs', 'n_groups'} & set(given):
         return {}
-    epochs = _whole(given, 'nepochs' if 'nepochs' in given else 'epochs', 50)
-    groups = _whole(given, 'n_groups' if 'n_groups' in given else 'n_images', GROUPS_PER_EPOCH)
-    batch = _whole(given, 'batch_size', 16)
-    options: dict[str, Any] = {'training.max_steps': epochs * math.ceil(groups / batch)}
-    if warmup := given.get('lr_warmup_epochs') or given.get('warmup_epochs'):
-        options['training.warmup_fraction'] = min(0.9, int(warmup) / epochs)
+    epochs = whole_number(given, 'nepochs' if 'nepochs' in given else 'epochs', 50)
+    groups = whole_number(
+        given, 'n_groups' if 'n_groups' in given else 'n_images', GROUPS_PER_EPOCH
+    )
+    batch = whole_number(given, 'batch_size', 16)
+    options: dict[str, Any] = {'training.max_steps': epochs * -(-groups // batch)}
+    warmup = _number(given, 'lr_warmup_epochs', 0) or _number(given, 'warmup_epochs', 0)
+    if warmup:
+        options['training.warmup_fraction'] = min(0.9, warmup / epochs)
     return options
 
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
+from ..trees import show
+
 __all__ = [
     'ALL_FIELDS',
     'EXECUTION_FIELDS',
@@ -40,9 +42,9 @@ class Field(NamedTuple):
         """Returns our option for a value of theirs, if there is one; adds what is to be said."""
         key = str(value).partition(':')[0]  # of cuda:0
         if key in self.changes:
-            warnings.append(f'{self.name} = {value!r} {self.changes[key]}.')
+            warnings.append(f'{self.name} = {show(value)} {self.changes[key]}.')
         if self.option is None and value != self.default:
-            warnings.append(f'{self.name} = {value!r} is left out: {self.remark}.')
+            warnings.append(f'{self.name} = {show(value)} is left out: {self.remark}.')
         if self.option is None or self.convert is None:
             return {}
         if callable(self.convert):
@@ -50,7 +52,7 @@ class Field(NamedTuple):
         if key in self.convert:
             return {self.option: self.convert[key]}
         known = ', '.join(self.convert)
-        warnings.append(f'{self.name} = {value!r} is left out: known here are {known}.')
+        warnings.append(f'{self.name} = {show(value)} is left out: known here are {known}.')
         return {}
 
     def to_theirs(self, value: Any) -> Any:

@@ -10,6 +10,7 @@ from typing import Any
 import numpy
 
 from ..config import ConfigError
+from ..models.plain_pickle import MAX_BYTES
 from ..models.restricted_pickle import read_pickle
 from ..scan.io.output import write_atomically
 
@@ -55,7 +56,7 @@ def decode_params(data: bytes | str, source: str) -> dict[str, Any]:
     """
     try:
         tree = json.loads(data, object_hook=_decode)
-    except (ValueError, TypeError, LookupError, RecursionError) as error:
+    except (ValueError, TypeError, LookupError, OverflowError, RecursionError) as error:
         raise ConfigError(f'{source}: is no snapshot of params.cfg: {error}.') from error
     if not isinstance(tree, dict):
         raise ConfigError(f'{source}: holds a {type(tree).__name__}, not parameters by name.')
@@ -69,6 +70,8 @@ def read_params_cfg(path: Path) -> dict[str, Any]:
         ConfigError: neither, or damaged.
         ArchiveError: a pickle that holds more than plain values.
     """
+    if path.is_file() and path.stat().st_size > MAX_BYTES:
+        raise ConfigError(f'{path}: is larger than {MAX_BYTES} bytes, no snapshot of params.cfg.')
     data = path.read_bytes()
     if not data.startswith(b'\x80'):
         return decode_params(data, str(path))

@@ -18,6 +18,7 @@ import numpy
 from numpy.typing import NDArray
 
 from ..config import Config, iter_options, make_config
+from ..trees import parse_json
 from .safe_zip import ArchiveError, SafeZip
 
 __all__ = [
@@ -254,8 +255,8 @@ def _check_names(bundle: SafeZip) -> None:
 
 def _parse_json(data: bytes, source: str) -> Any:
     try:
-        return json.loads(data)
-    except (ValueError, RecursionError) as error:
+        return parse_json(data)
+    except ValueError as error:
         raise ArchiveError(f'{source} cannot be read: {error}.') from error
 
 

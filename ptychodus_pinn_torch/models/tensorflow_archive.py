@@ -7,7 +7,6 @@ of `params.dill`; pickled classes and functions are never opened.
 from __future__ import annotations
 
 import io
-import json
 import math
 import re
 from collections.abc import Mapping, Sequence
@@ -16,6 +15,7 @@ from typing import Any
 import numpy
 from numpy.typing import NDArray
 
+from ..trees import parse_json
 from .archive import ArchiveError
 from .foreign_model import REMEDY, ForeignModel, layout_of_weights
 from .restricted_pickle import read_pickle
@@ -82,13 +82,13 @@ def _refuse_old_formats(bundle: SafeZip) -> None:
 def _read_graph(inner: SafeZip) -> list[dict[str, Any]]:
     """Returns the layers of the graph in its order."""
     try:
-        tree = json.loads(inner.read('config.json'))
+        tree = parse_json(inner.read('config.json'))
         layers = tree['config']['layers']
         return [
             {'class': str(layer['class_name']), 'name': str(layer['name']), **layer['config']}
             for layer in layers
         ]
-    except (ValueError, KeyError, TypeError, RecursionError) as error:
+    except (ValueError, KeyError, TypeError) as error:
         raise ArchiveError(f'{inner.source}: config.json describes no Keras graph.') from error
 
 

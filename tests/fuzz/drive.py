@@ -121,15 +121,16 @@ class Child:
         if line:
             self.num_jobs += 1
             return json.loads(line)
-        is_running = process.poll() is None and line is None
+        is_running = line is None
         self.close()
-        return 'time-out' if is_running else f'signal {-(process.returncode or 0)}'
+        return 'time-out' if is_running else f'ended {process.returncode}'
 
     def _alive(self) -> subprocess.Popen[str]:
         if self.num_jobs >= MAX_JOBS:
             self.close()
         if self.process is None:
             environment = {**os.environ, 'OMP_NUM_THREADS': '1', 'MPLBACKEND': 'Agg'}
+            environment['OMP_STACKSIZE'] = '256K'  # of as many threads as a configuration asks for
             self.process = subprocess.Popen(
                 [sys.executable, str(Path(__file__).with_name('fuzz_child.py'))],
                 stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL,

@@ -29,7 +29,6 @@ def limit_memory() -> None:
 
 def _functions() -> dict[str, Callable[[Path], object]]:
     """Returns what reads files without being a command."""
-    from ptychodus_pinn_torch.config import load_tree
     from ptychodus_pinn_torch.interop.bundles import load_inference_bundle_torch
     from ptychodus_pinn_torch.interop.config_manager import ConfigManager
     from ptychodus_pinn_torch.interop.legacy_config import (
@@ -51,7 +50,9 @@ def _functions() -> dict[str, Callable[[Path], object]]:
         '(bundle)': load_inference_bundle_torch,
         '(legacy)': config_from_legacy,
         '(flat)': lambda path: update_legacy_dict({}, dataclass_to_legacy_dict(path)),
-        '(commands)': lambda path: config_from_legacy(dataclass_to_legacy_dict(load_tree(path))),
+        '(commands)': lambda path: config_from_legacy(
+            dataclass_to_legacy_dict(path), name=str(path)
+        ),
         '(manager)': lambda path: ConfigManager._from_json(path).to_config(),
         '(params)': read_params_cfg,
         '(message)': lambda path: decode_message(path.read_bytes()),
@@ -74,6 +75,7 @@ def judge(error: BaseException, text: str) -> str:
 def run(words: list[str], place: str) -> dict[str, Any]:
     """Returns how a command ended."""
     from ptychodus_pinn_torch import cli
+    from ptychodus_pinn_torch.models.archive import shipped_model
 
     errors: list[tuple[BaseException, str]] = []
     explain = cli.explain
@@ -102,12 +104,16 @@ def run(words: list[str], place: str) -> dict[str, Any]:
     if errors:
         verdict, trace = judge(errors[-1][0], last), errors[-1][1]
     is_message = words[0] == '(message)'
-    is_named = is_message or place in last
+    is_named = is_message or place in last or str(shipped_model()) in last
     if verdict == 'sentence' and ('\n' in last or not last.rstrip().endswith(('.', ')'))):
         verdict = 'no sentence'
     elif verdict == 'sentence' and not is_named:
         verdict = 'unnamed'
-    elif verdict in ('fine', 'sentence') and set(out.getvalue() + err.getvalue()) & set('\x1b\x07'):
+    elif (
+        not words[0].startswith('(')
+        and verdict in ('fine', 'sentence')
+        and set(out.getvalue() + err.getvalue()) & set('\x1b\x07')
+    ):
         verdict = 'control characters'
     seconds = time.process_time() - started
     return {'verdict': verdict, 'last': last[:400], 'trace': trace[-1500:], 'seconds': seconds,

@@ -241,6 +241,14 @@ MEANINGS: dict[str, Callable[[bytes, random.Random], bytes]] = {
 }
 """How each format is spoilt by its meaning."""
 
+LAUGHS = b'a: &a [x,x,x,x,x,x,x,x,x]\n' + b''.join(
+    b'%c: &%c [%s]\n' % (98 + i, 98 + i, b','.join([b'*%c' % (97 + i)] * 9)) for i in range(8)
+)
+MERGES = b'a: &a {x: 1}\n' + b''.join(
+    b'%c: &%c {<<: [%s]}\n' % (98 + i, 98 + i, b','.join([b'*%c' % (97 + i)] * 9)) for i in range(8)
+)
+"""Values that stand for nine others, which stand for nine others ..."""
+
 SPECIAL: dict[str, tuple[bytes, ...]] = {
     'json': (
         b'', b'[', b'[' * 100_000, b'{"a":' * 100_000, b'1' * 100_000, b'\xff\xfe', b'"\\ud800"',
@@ -248,12 +256,9 @@ SPECIAL: dict[str, tuple[bytes, ...]] = {
         b'{"a\\u001b[2J": 1}',
     ),
     'yaml': (
-        b'a: &a [x,x,x,x,x,x,x,x,x]\n'
-        + b''.join(
-            b'%c: &%c [%s]\n' % (98 + i, 98 + i, b','.join([b'*%c' % (97 + i)] * 9))
-            for i in range(9)
-        ),
-        b'training: &a [*a]', b'[' * 100_000, b'{' * 100_000, b'- ' * 50_000, b'? ' * 50_000,
+        *(LAUGHS + place for place in (b'mode: *i', b'N: *i', b'*i : 1', b'training: *i')),
+        b'training: {max_steps: *i}\n' + LAUGHS, LAUGHS + b'training: {max_steps: *i}',
+        MERGES + b'<<: *i', LAUGHS, b'training: &a [*a]', b'[' * 100_000, b'{' * 100_000, b'- ' * 50_000, b'? ' * 50_000,
         b'!!python/object/apply:os.system [ls]', b'training: !!binary x', b'\t', b'a: b: c',
         b'training: {max_steps: 1_0_0:59:59}', b'training: 2001-01-01', b'? [a]\n: b',
         b'&' * 9000, b'training:\n  max_steps: ' + b'9' * 50_000, b'<<: [1]',

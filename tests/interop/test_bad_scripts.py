@@ -166,7 +166,7 @@ CONFIGURATIONS: dict[str, tuple[Case, str]] = {
     ),
     'binary': (
         lambda d, s: config_from_legacy(_binary(d)),
-        'config.json: cannot be read',
+        'config.json: is neither JSON nor YAML',
     ),
     'fields in a list': (lambda d, s: config_from_legacy(text_file(d, '[3]')), 'config.json'),
     'gridsize of text': (
