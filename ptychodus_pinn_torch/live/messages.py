@@ -19,6 +19,9 @@ from typing import Any
 import numpy
 from numpy.typing import ArrayLike, NDArray
 
+from ..trees import parse_json, show
+from .cbor import parse_cbor
+
 __all__ = ['Message', 'MessageError', 'decode_message', 'encode_frames', 'encode_positions', 'END']
 
 MAX_BYTES = 2**31
@@ -99,10 +102,12 @@ def decode_message(data: bytes) -> Message:
     if kind == 'end':
         return Message('end', numpy.empty(0, numpy.int64), None)
     if kind not in ('frames', 'positions'):
-        raise MessageError(f'a message is of kind {kind!r}: known are frames, positions and end.')
+        raise MessageError(
+            f'a message is of kind {show(kind)}: known are frames, positions and end.'
+        )
     ids = _whole_numbers(tree, 'ids')
     if kind == 'positions':
-        columns = [_array(tree, name, 'f') for name in ('y_px', 'x_px')]
+        columns = [_numbers(tree, name) for name in ('y_px', 'x_px')]
         if any(len(column) != len(ids) for column in columns):
             raise MessageError(
                 f'a message of positions has {len(ids)} ids but {len(columns[0])} y_px and '
@@ -113,45 +118,50 @@ def decode_message(data: bytes) -> Message:
 
 
 def _parse(data: bytes, is_json: bool) -> Any:
-    if is_json:
-        try:
-            return json.loads(data)
-        except (ValueError, RecursionError) as error:
-            raise MessageError(f'a message is no JSON: {error}.') from error
-    import cbor2
-
     try:
-        return cbor2.loads(data)
-    except (cbor2.CBORError, ValueError, RecursionError, TypeError, OverflowError) as error:
-        raise MessageError(f'a message is no CBOR: {error}.') from error
+        return parse_json(data) if is_json else parse_cbor(data)
+    except ValueError as error:
+        name = 'JSON' if is_json else 'CBOR'
+        raise MessageError(f'a message is no {name}: {error}.') from error
 
 
-def _array(tree: dict[Any, Any], name: str, kinds: str) -> NDArray[Any]:
+def _array(tree: dict[Any, Any], name: str) -> NDArray[Any]:
     """Returns a list of numbers as an array (n,)."""
-    try:
-        values = numpy.asarray(tree[name])
-    except KeyError:
-        raise MessageError(f'a message of {tree["kind"]} lacks {name}.') from None
-    except (ValueError, TypeError) as error:
-        raise MessageError(f'{name} of a message is no list of numbers: {error}.') from error
-    if values.ndim != 1 or values.dtype.kind not in 'iuf':
+    if name not in tree:
+        raise MessageError(f'a message of {tree["kind"]} lacks {name}.')
+    values = tree[name]
+    # an array of anything else may be larger than all of its parts
+    if not isinstance(values, list) or any(type(value) not in (int, float) for value in values):
         raise MessageError(f'{name} of a message is no list of numbers.')
-    return values.astype(float) if kinds == 'f' else values
+    try:
+        return numpy.asarray(values, dtype=None if values else float)
+    except OverflowError as error:
+        raise MessageError(f'{name} of a message has numbers that are too large.') from error
+
+
+def _numbers(tree: dict[Any, Any], name: str) -> NDArray[numpy.float64]:
+    values = _array(tree, name)
+    if values.dtype.kind not in 'iuf':
+        raise MessageError(f'{name} of a message has numbers that are too large.')
+    return values.astype(numpy.float64)
 
 
 def _whole_numbers(tree: dict[Any, Any], name: str) -> NDArray[numpy.int64]:
-    values = _array(tree, name, 'iu')
-    if len(values) and values.dtype.kind not in 'iu':
-        raise MessageError(f'{name} of a message are no whole numbers.')
+    values = _array(tree, name)
+    is_whole = values.dtype.kind in 'iu' or not len(values)
+    if not is_whole or len(values) and values.max() > numpy.iinfo(numpy.int64).max:
+        raise MessageError(f'{name} of a message are no whole numbers below 2**63.')
     return values.astype(numpy.int64)
 
 
 def _frames(tree: dict[Any, Any], number: int, is_json: bool) -> NDArray[Any]:
     shape, dtype = _whole_numbers(tree, 'shape').tolist(), tree.get('dtype')
     if len(shape) != 3 or shape[0] != number or min(shape) < 0:
-        raise MessageError(f'frames of shape {shape} do not fit {number} ids: (n, H, W) is needed.')
+        raise MessageError(
+            f'frames of shape {show(shape)} do not fit {number} ids: (n, H, W) is needed.'
+        )
     if dtype not in NUMBERS:
-        raise MessageError(f'frames are of type {dtype!r}: known are {", ".join(NUMBERS)}.')
+        raise MessageError(f'frames are of type {show(dtype)}: known are {", ".join(NUMBERS)}.')
     data = tree.get('data')
     try:
         raw = base64.b64decode(data, validate=True) if is_json else data  # type: ignore[arg-type]
