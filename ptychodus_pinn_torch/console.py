@@ -9,7 +9,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-__all__ = ['TRACEBACK_VARIABLE', 'PlainStream', 'explain', 'plain_streams']
+__all__ = ['TRACEBACK_VARIABLE', 'PlainStream', 'explain', 'plain_streams', 'plain_text']
 
 TRACEBACK_VARIABLE = 'PTYCHODUS_PINN_TRACEBACK'
 """The environment variable; where it is set, errors come with their traceback."""
@@ -30,6 +30,11 @@ _EXPECTED = (ValueError, OSError, RuntimeError, MemoryError, ImportError)
 """What we raise ourselves, with a sentence."""
 
 
+def plain_text(text: str) -> str:
+    """Returns the text with control characters, and bytes that are no text, shown by their escapes."""
+    return text.translate(_ESCAPED)
+
+
 class PlainStream:
     """A stream that shows control characters by their escapes, for names and texts come from files.
 
@@ -44,7 +49,7 @@ class PlainStream:
     def write(self, text: str) -> int:
         """Returns the length of the text, which was written without control characters."""
         start = ERASE_LINE if text.startswith(ERASE_LINE) else ''
-        plain = start + text[len(start) :].translate(_ESCAPED)
+        plain = start + plain_text(text[len(start) :])
         encoding = getattr(self._stream, 'encoding', None) or 'utf-8'
         with self._noticing_the_end():
             self._stream.write(plain.encode(encoding, 'backslashreplace').decode(encoding))

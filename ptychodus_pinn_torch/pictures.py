@@ -12,6 +12,7 @@ import numpy
 from numpy.typing import NDArray
 
 from .backend import Reconstruction
+from .console import plain_text
 from .metrics.comparison import ObjectMetrics
 from .scan.io.images import Image
 from .scan.io.output import write_atomically
@@ -46,6 +47,11 @@ def _figure(width: float, height: float) -> Any:
 
 
 def _save(figure: Any, path: Path) -> Path:
+    """Returns the path, written; names in the figure are shown as they are, dollars included."""
+    from matplotlib.text import Text
+
+    for item in figure.findobj(Text):
+        item.set_text(plain_text(item.get_text()).replace('$', r'\$'))
     return write_atomically(
         path, lambda temporary: figure.savefig(temporary, dpi=100, format='png')
     )
@@ -98,6 +104,8 @@ def _show_object(axes: Sequence[Any], object_: NDArray[Any], what: str = '') -> 
 
 def _window(coverage: NDArray[Any]) -> tuple[slice, slice]:
     seen = coverage > SEEN * coverage.max()
+    if not seen.any():
+        return slice(None), slice(None)
     y = numpy.flatnonzero(seen.any(axis=1))
     x = numpy.flatnonzero(seen.any(axis=0))
     return slice(y[0], y[-1] + 1), slice(x[0], x[-1] + 1)

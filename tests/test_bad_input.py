@@ -370,7 +370,9 @@ def test_file_without_image_is_one_sentence(tmp_path: Path, capsys):
     )
 
 
-@pytest.mark.parametrize('text', ['1\n2\nthree\n', '99\n', '-1\n'])
+@pytest.mark.parametrize(
+    'text', ['1\n2\nthree\n', '99\n', '-1\n', '', '# 1', '1 2 1', '1.5', 10**5 * '1\n', '9' * 9000]
+)
 def test_bad_list_of_patterns_is_one_sentence(tmp_path: Path, tiny_scan_path: Path, text, capsys):
     path = tmp_path / 'held.txt'
     path.write_text(text)
@@ -378,3 +380,28 @@ def test_bad_list_of_patterns_is_one_sentence(tmp_path: Path, tiny_scan_path: Pa
     _expect(
         capsys, ['evaluate', scan, '--scan', scan, '--held-out', str(path)], 1, str(path), 'number'
     )
+
+
+@pytest.mark.parametrize('place', [-3.0, 900.0, 1e300])
+def test_positions_outside_of_an_image_are_one_sentence(
+    tmp_path: Path, tiny_scan: Scan, tiny_scan_path: Path, place, capsys
+):
+    path, positions = tmp_path / 'r.npz', tiny_scan.positions_px.copy()
+    positions[7, 1] = place
+    numpy.savez(path, object=tiny_scan.truth, probe=tiny_scan.probe, positions_px=positions)
+    words = str(path), 'position number 7', 'outside', '57 x 69'
+    scan = str(tiny_scan_path)
+    _expect(capsys, ['evaluate', str(path), '--scan', scan], 1, *words)
+    _expect(capsys, ['compare', str(path), '--scan', scan], 1, *words)
+    numpy.savez(tmp_path / 'b.npz', object=tiny_scan.truth)
+    _expect(capsys, ['evaluate', str(path), '--reference', str(tmp_path / 'b.npz')], 1, *words)
+
+
+def test_an_image_with_one_probe_mode_is_compared(
+    tmp_path: Path, tiny_scan: Scan, tiny_scan_path: Path, capsys
+):
+    path, scan = tmp_path / 'r.npz', str(tiny_scan_path)
+    numpy.savez(path, object=tiny_scan.truth, probe=tiny_scan.probe[0])
+    assert main(['compare', str(path), '--scan', scan, '--json']) == 0
+    assert main(['evaluate', str(path), '--scan', scan]) == 0
+    assert 'probe_overlap' in capsys.readouterr().out

@@ -18,6 +18,7 @@ NAME = 'ptychodus_pinn_torch'
 ENGINES = {'torch', 'lightning', 'tensorflow', 'keras'}
 QT = {'PyQt5'}
 ROOMS = (
+    'console',
     'trees',
     'config',
     'scan',
@@ -39,7 +40,6 @@ ROOMS = (
     'api',
     'host',
     'commands',
-    'console',
     'cli',
     'ptycho_commands',
 )

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +12,15 @@ import pytest
 from matplotlib.figure import Figure
 
 from ptychodus_pinn_torch.backend import Moved, Reconstruction, Trust
-from ptychodus_pinn_torch.pictures import draw_reconstruction
+from ptychodus_pinn_torch.console import plain_text
+from ptychodus_pinn_torch.pictures import (
+    Panel,
+    draw_comparison,
+    draw_image,
+    draw_reconstruction,
+    draw_scan,
+)
+from ptychodus_pinn_torch.scan.files import Image
 from ptychodus_pinn_torch.scan.scan import Scan
 
 
@@ -63,3 +73,17 @@ def test_an_image_without_a_verdict_is_drawn_too(
     draw_reconstruction(tmp_path / 'a.png', tiny_scan, image_of(tiny_scan, None))
     assert (tmp_path / 'a.png').read_bytes().startswith(b'\x89PNG')
     assert 'misfit over photon noise' not in [x.get_title() for x in drawn[0].axes]
+
+
+@pytest.mark.parametrize(
+    'name', ['$\\alpha$.npz', 'a$b$c$.npz', 'a_$^{.npz', os.fsdecode(b'\xff.npz'), '\x1b[2J']
+)
+def test_any_name_is_drawn_as_it_is(
+    tmp_path: Path, tiny_scan: Scan, drawn: list[Figure], name: str
+) -> None:
+    image = Image(Path(name), tiny_scan.object_, probe=tiny_scan.probe[0])
+    draw_image(tmp_path / 'a.png', image)
+    assert drawn[-1].get_suptitle().replace('\\$', '$') == plain_text(name)
+    draw_scan(tmp_path / 'a.png', replace(tiny_scan, name=name))
+    coverage = numpy.zeros(tiny_scan.object_.shape)
+    draw_comparison(tmp_path / 'a.png', [(name, [Panel(name, tiny_scan.object_)], coverage)])

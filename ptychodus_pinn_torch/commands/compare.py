@@ -15,7 +15,7 @@ from ..scan.io.images import Image, read_image
 from . import UsageError, describe_shape
 from ._outputs import add_overwrite_option, check_output
 from ._scan_options import add_scan_options, read_scan_from
-from .evaluate import judge_by_counts
+from .evaluate import judge_by_counts, modes_of
 
 __all__ = ['configure', 'run']
 
@@ -128,8 +128,9 @@ def _figures(
     found = compare_objects(image.object_, reference, weights=area, pixel_size_m=scan.pixel_size_m)
     figures = found.to_dict(with_curve=False) | judge_by_counts(image, scan)
     figures['single_image_frc'] = single_image_resolution(image.object_, area)
-    if image.probe is not None and image.probe.shape[-2:] == scan.pattern_shape:
-        alike = compare_probes(image.probe, scan.probe)
+    probe = modes_of(image)
+    if probe is not None and probe.shape[1:] == scan.pattern_shape:
+        alike = compare_probes(probe, scan.probe)
         figures['probe_overlap'] = alike.overlap
         figures['probe_shared_power'] = alike.shared_power
         figures['probe_power_ratio'] = alike.power_ratio

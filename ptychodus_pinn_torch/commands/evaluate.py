@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import itertools
 import json
 import sys
 from typing import Any
@@ -14,7 +15,7 @@ from ..scan.io.images import Image, read_image
 from . import UsageError, describe_shape
 from ._scan_options import add_scan_options, read_scan_from, refuse_scan_options
 
-__all__ = ['configure', 'judge_by_counts', 'run']
+__all__ = ['configure', 'judge_by_counts', 'modes_of', 'run']
 
 _ROWS = (
     ('nrmse', 'NRMSE (complex)', '{:.4f}'),
@@ -116,10 +117,35 @@ def _find_weights(
     if reference.weights is not None:
         return reference.weights
     for source in (image, reference) if scan is None else (scan,):
-        if source.positions_px is not None and source.probe is not None:
-            modes = source.probe if source.probe.ndim == 3 else source.probe[None]
+        modes = modes_of(source)
+        if source.positions_px is not None and modes is not None:
+            if isinstance(source, Image):
+                _check_positions(source, source.positions_px, modes.shape[1:])
             return coverage_of(image.object_.shape, modes, source.positions_px) > threshold
     return image.weights
+
+
+def modes_of(source: Any) -> NDArray[Any] | None:
+    """Returns the probe (P, H, W) of an image or a scan, which an image may have as (H, W)."""
+    if source.probe is None:
+        return None
+    return source.probe if source.probe.ndim == 3 else source.probe[None]
+
+
+def _check_positions(
+    image: Image, positions_px: NDArray[numpy.float64], pattern_shape: tuple[int, ...]
+) -> None:
+    """Refuses positions of an image whose patches do not lie on it."""
+    first = positions_px - numpy.asarray(pattern_shape) / 2.0
+    last = numpy.asarray(image.object_.shape) - numpy.asarray(pattern_shape)
+    is_inside = ((first >= -1.0) & (first < last)).all(axis=1)
+    if not is_inside.all():
+        number = int(numpy.argmin(is_inside))
+        y_px, x_px = positions_px[number]
+        raise ValueError(
+            f'{image.path}: position number {number} is ({y_px:.4g}, {x_px:.4g}) px, outside of its '
+            f'{describe_shape(image.object_.shape)} pixels: it belongs to another image.'
+        )
 
 
 def judge_by_counts(image: Image, scan: Any, held_out: str | None = None) -> dict[str, Any]:
@@ -133,7 +159,7 @@ def judge_by_counts(image: Image, scan: Any, held_out: str | None = None) -> dic
 
     _check_grid(image, f'the scan {scan.name}', scan.object_)
     indices = None if held_out is None else _read_indices(held_out, scan.num_patterns)
-    probe, variation, positions_px = image.probe, image.probe_variation, image.positions_px
+    probe, variation, positions_px = modes_of(image), image.probe_variation, image.positions_px
     if probe is None or probe.shape[-2:] != scan.pattern_shape:
         calibrated, _ = calibrate_scan(scan)
         probe, variation = calibrated.probe, calibrated.probe_variation
@@ -144,6 +170,8 @@ def judge_by_counts(image: Image, scan: Any, held_out: str | None = None) -> dic
         )
     if positions_px is not None and len(positions_px) != scan.num_patterns:
         positions_px = None
+    if positions_px is not None:
+        _check_positions(image, positions_px, scan.pattern_shape)
     error = data_error(
         scan, image.object_, probe, indices, positions_px=positions_px, variation=variation
     )
@@ -152,14 +180,19 @@ def judge_by_counts(image: Image, scan: Any, held_out: str | None = None) -> dic
 
 
 def _read_indices(path: str, num_patterns: int) -> NDArray[numpy.int64]:
+    """Returns the numbers in a text file; what follows a # is a comment."""
     try:
-        indices = numpy.loadtxt(path, dtype=numpy.int64, ndmin=1)
+        with open(path, encoding='utf-8') as file:
+            words = (word for line in file for word in line.partition('#')[0].split())
+            numbers = [int(word) for word in itertools.islice(words, num_patterns + 1)]
     except ValueError as error:
         raise ValueError(f'{path} is no list of pattern numbers: one whole number per line.') from (
             error
         )
-    if indices.size == 0 or indices.min() < 0 or indices.max() >= num_patterns:
+    if not numbers or min(numbers) < 0 or max(numbers) >= num_patterns:
         raise ValueError(
             f'{path}: pattern numbers from 0 to {num_patterns - 1} are needed; check the list.'
         )
-    return indices
+    if len(set(numbers)) < len(numbers):
+        raise ValueError(f'{path}: has a pattern number twice; check the list.')
+    return numpy.asarray(numbers, dtype=numpy.int64)

@@ -250,6 +250,9 @@ def data_error(
     (P, H, W) in counts. All patterns are judged by, or those of the indices (J,); positions (N, 2)
     take the place of those of the scan, for example refined ones; `variation` says how the probe
     varies over the patterns of the scan.
+
+    Raises:
+        ValueError: no counts at all.
     """
     positions_px = scan.positions_px if positions_px is None else positions_px
     rows = (
@@ -263,4 +266,6 @@ def data_error(
         residual = numpy.sqrt(expected[:, scan.good_pixels]) - numpy.sqrt(counts)
         difference += float(numpy.sum(residual**2))
         total += float(counts.sum())
+    if not total > 0.0:
+        raise ValueError(f'{scan.name}: the patterns to judge by hold no counts: choose others.')
     return difference / total
