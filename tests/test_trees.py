@@ -97,6 +97,13 @@ def test_a_field_that_makes_no_sense_is_named_with_its_file(
     assert str(caught.value).startswith(str(path)) and '\n' not in str(caught.value)
 
 
+def test_a_section_within_a_section_is_named_with_its_file(tmp_path: Path, capsys: Any) -> None:
+    path = tmp_path / 'theirs.json'
+    path.write_text('{"train_data_file": "a.npz", "model": {"model": 3}}')
+    assert ptycho_train(['--config', str(path)]) == 2
+    assert capsys.readouterr().err == f'{path}: model is 3, not fields with values.\n'
+
+
 def test_no_file_is_opened_for_a_name_in_a_file(tmp_path: Path) -> None:
     (tmp_path / 'other.json').write_text('{"N": 128}')
     (tmp_path / 'a.json').write_text(f'{{"model": "{tmp_path}/other.json"}}')

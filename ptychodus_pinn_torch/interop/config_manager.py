@@ -11,7 +11,7 @@ from typing import Any, Protocol
 from ..config import Config, ConfigError, load_tree, override_config
 from ..scan.io.output import write_atomically
 from ..trees import show
-from .legacy_config import config_from_legacy, whole_number
+from .legacy_config import NAME, config_from_legacy, whole_number
 from .object_fields import (
     SECTIONS,
     DataConfig,
@@ -66,7 +66,7 @@ class ConfigManager:
             if not is_ready and not isinstance(value, (Mapping, NoneType)):
                 raise TypeError(f'{name} is a {show(value)}, not fields with values.')
             setattr(self, name, value if is_ready else kind(**dict(value or {})))
-        self._name = 'configuration of PtychoPINN'  # in messages; the file that it was read from
+        self._name = NAME  # in messages; the file that it was read from
 
     @classmethod
     def _from_json(cls, path: Path | str) -> ConfigManager:

@@ -39,6 +39,9 @@ KEY_MAPPINGS = {
 }
 """The nine fields whose key in the flat dictionary is another one."""
 
+NAME = 'configuration of PtychoPINN'
+"""What messages call one that is in no file."""
+
 GROUPS_PER_EPOCH = 512
 """PtychoPINN's groups per epoch where none were asked for."""
 
@@ -67,20 +70,23 @@ def _as_mapping(source: Any, what: str) -> dict[str, Any]:
     return {str(name): value for name, value in (source or {}).items()}
 
 
-def dataclass_to_legacy_dict(source: Any) -> dict[str, Any]:
+def dataclass_to_legacy_dict(source: Any, name: str = NAME) -> dict[str, Any]:
     """Returns the flat dictionary of a configuration class of PtychoPINN, or of its fields.
+
+    Args:
+        source: The configuration, or the path of a JSON or YAML file of one.
+        name: What messages call it, if it is no file.
 
     Raises:
         ConfigError: neither, nor the path of a JSON or YAML file of fields.
     """
-    what = 'configuration of PtychoPINN'
     if isinstance(source, (str, Path)):
-        source, what = load_tree(Path(source)), str(source)
-    fields = _as_mapping(source, what)
-    flat = {**_as_mapping(fields.pop('model', None), f'{what}: model'), **fields}
+        source, name = load_tree(Path(source)), str(source)
+    fields = _as_mapping(source, name)
+    flat = {**_as_mapping(fields.pop('model', None), f'{name}: model'), **fields}
     return {
-        KEY_MAPPINGS.get(name, name): str(value) if isinstance(value, Path) else value
-        for name, value in flat.items()
+        KEY_MAPPINGS.get(key, key): str(value) if isinstance(value, Path) else value
+        for key, value in flat.items()
     }
 
 
@@ -95,7 +101,7 @@ def update_legacy_dict(parameters: MutableMapping[str, Any], source: Any) -> Non
 
 
 def config_from_legacy(
-    source: Any, execution: Any = None, *, start: Config | None = None, name: str = ''
+    source: Any, execution: Any = None, *, start: Config | None = None, name: str = NAME
 ) -> LegacyConfig:
     """Returns our configuration for PtychoPINN's: dataclasses, mappings, a flat dictionary, a file.
 
@@ -111,14 +117,12 @@ def config_from_legacy(
     Raises:
         ConfigError: a file that cannot be read, or a value that makes no sense for its option.
     """
-    name = name or (
-        str(source) if isinstance(source, (str, Path)) else 'configuration of PtychoPINN'
-    )
+    name = str(source) if isinstance(source, (str, Path)) else name or NAME
     fields = {
         _FIELD_OF_KEY.get(key, key): value
-        for key, value in dataclass_to_legacy_dict(source).items()
+        for key, value in dataclass_to_legacy_dict(source, name).items()
     }
-    fields |= dataclass_to_legacy_dict(execution)
+    fields |= dataclass_to_legacy_dict(execution, name)
     given = {key: value for key, value in fields.items() if value is not None}
     warnings: list[str] = []
     try:
