@@ -15,6 +15,7 @@ from ..models.archive import BUNDLE_NAME, NETWORK_PREFIX, Archive, ArchiveError,
 from ..models.opening import open_model
 from ..models.safe_zip import SafeZip
 from ..scan.io.output import write_atomically
+from ..trees import parse_json
 from .legacy_config import dataclass_to_legacy_dict, legacy_from_config, update_legacy_dict
 from .params_cfg import cfg, decode_params, encode_params
 from .trained_model import MODEL_NAMES, TrainedModel, history_of
@@ -60,7 +61,7 @@ def load_inference_bundle_torch(
         archive = open_model(path, backend=resolve_backend(backend))
         model = TrainedModel(path, Config(), history_of(archive), backend)
         models, params = dict.fromkeys(MODEL_NAMES, model), _params_of(archive)
-    update_legacy_dict(cfg, params)
+    cfg.update((key, value) for key, value in params.items() if value is not None)
     return models, params
 
 
@@ -71,7 +72,7 @@ def _params_of(archive: Archive) -> dict[str, Any]:
     return {
         **dataclass_to_legacy_dict(known),
         **(kept if isinstance(kept, dict) else {}),
-        'N': int(archive.details.get('pattern_size') or network.size_px),
+        'N': archive.details.get('pattern_size') or network.size_px,
         'gridsize': max(1, round(network.stack_size**0.5)),
         'intensity_scale': 1.0,
         'backend': archive.backend,
@@ -158,8 +159,10 @@ def _read_weights(bundle: SafeZip) -> tuple[dict[str, Any], dict[str, Any]]:
     from safetensors.torch import load
 
     try:
-        names = json.loads(bundle.read(MANIFEST))['models']
+        names = parse_json(bundle.read(MANIFEST))['models']
         models = {str(name): load(bundle.read(f'{name}/{WEIGHTS}')) for name in names}
+    except ArchiveError:
+        raise
     except (SafetensorError, ValueError, TypeError, LookupError) as error:
         raise ArchiveError(f'{bundle.source}: is damaged: {error}.') from error
     return models, decode_params(bundle.read(PARAMS), bundle.source)

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import csv
 import datetime
 import hashlib
-import io
 import json
 import zipfile
 from collections.abc import Mapping, Sequence
@@ -19,6 +17,7 @@ from numpy.typing import NDArray
 
 from ..config import Config, iter_options, make_config
 from ..trees import parse_json
+from .history_table import history_text, parse_history
 from .safe_zip import ArchiveError, SafeZip
 
 __all__ = [
@@ -47,16 +46,14 @@ MAX_MEMBER_BYTES = {
 MEMBERS = tuple(MAX_MEMBER_BYTES)
 MANIFEST = {'backend': 'pytorch', 'created': '', 'packages': {}, 'details': {}, 'version': 0}
 """What the manifest says if it does not say it, beside the sums of the members."""
+DETAILS = {'pattern_size': 0, 'steps': 0, 'fingerprints': [], 'params_cfg': {}}
+"""Details that are used, not only shown."""
 SHARED_NETWORKS = {'cnn'}
 """Networks that every engine runs, with the same weights."""
 BUNDLE_NAME = 'wts.h5.zip'
 """Of a model in a folder, as PtychoPINN saves it."""
 NETWORK_PREFIX = 'network.'
 """What the names of a network's weights begin with; probes and scales have other names."""
-
-HISTORY_COLUMNS = ('epoch', 'step', 'loss', 'floor', 'held_out', 'learning_rate')
-MAX_ROWS = 1_000_000
-"""Of a history, which has one for each epoch: four days of epochs of a third of a second."""
 
 
 @dataclass(frozen=True)
@@ -157,7 +154,7 @@ def write_archive(path: Path, archive: Archive) -> Path:
     members = {
         'config.json': archive.config.model_dump_json(indent=2).encode(),
         'weights.safetensors': save(contiguous),
-        'history.csv': _history_text(archive.history).encode(),
+        'history.csv': history_text(archive.history).encode(),
         'README.md': archive.card.encode(),
     }
     manifest = {
@@ -178,33 +175,6 @@ def write_archive(path: Path, archive: Archive) -> Path:
 
     path.parent.mkdir(parents=True, exist_ok=True)
     return write_atomically(path, write)
-
-
-def _history_text(history: Sequence[Mapping[str, float | None]]) -> str:
-    buffer = io.StringIO()
-    writer = csv.DictWriter(buffer, HISTORY_COLUMNS, extrasaction='ignore')
-    writer.writeheader()
-    writer.writerows(history)
-    return buffer.getvalue()
-
-
-def _parse_history(data: bytes, source: str) -> list[dict[str, float | None]]:
-    """Returns the rows; columns that are not known are left out."""
-    try:
-        rows = csv.reader(io.StringIO(data.decode(), newline=''))
-        columns = {name: index for index, name in enumerate(next(rows, ()))}
-        history: list[dict[str, float | None]] = []
-        for row in rows:
-            cells = {
-                key: row[columns[key]] if columns.get(key, len(row)) < len(row) else ''
-                for key in HISTORY_COLUMNS
-            }
-            history.append({key: float(text) if text else None for key, text in cells.items()})
-            if len(history) > MAX_ROWS:
-                raise ValueError(f'it has more than {MAX_ROWS} rows')
-        return history
-    except (ValueError, csv.Error) as error:
-        raise ArchiveError(f'{source}: history.csv cannot be read: {error}.') from error
 
 
 def read_archive(file: Path | SafeZip) -> Archive:
@@ -228,7 +198,7 @@ def read_archive(file: Path | SafeZip) -> Archive:
             members['config.json'], f'{source}: config.json', manifest['version']
         ),
         weights=_parse_weights(members['weights.safetensors'], source),
-        history=_parse_history(members['history.csv'], source),
+        history=_history(members['history.csv'], source),
         card=members['README.md'].decode(errors='replace'),
         backend=manifest['backend'],
         details=manifest['details'],
@@ -265,19 +235,32 @@ def _parse_manifest(data: bytes, source: str) -> dict[str, Any]:
     if not isinstance(found, dict) or found.get('format') != FORMAT:
         raise ArchiveError(f'{source}: is not a model of ptychodus-pinn-torch.')
     manifest = {**MANIFEST, **found}
-    for key, example in {**MANIFEST, 'sha256': {}}.items():
-        kind, wanted = type(manifest.get(key)), type(example)
-        if kind is not wanted:
-            raise ArchiveError(
-                f'{source}: manifest.json: {key} is a {kind.__name__} where a {wanted.__name__} '
-                'belongs: it is damaged or forged.'
-            )
+    _check_types(manifest, {**MANIFEST, 'sha256': {}}, source)
+    known = {key: item for key, item in manifest['details'].items() if item is not None}
+    _check_types(known, {key: item for key, item in DETAILS.items() if key in known}, source)
     if not 1 <= manifest['version'] <= FORMAT_VERSION:
         raise ArchiveError(
             f'{source}: has format version {manifest["version"]}, this package reads 1 to '
             f'{FORMAT_VERSION}: install a newer ptychodus-pinn-torch.'
         )
     return manifest
+
+
+def _check_types(tree: Mapping[str, Any], examples: Mapping[str, Any], source: str) -> None:
+    for key, example in examples.items():
+        kind, wanted = type(tree.get(key)), type(example)
+        if kind is not wanted or kind is int and abs(tree[key]) >= 2**63:
+            raise ArchiveError(
+                f'{source}: manifest.json: {key} is a {kind.__name__} where a {wanted.__name__} '
+                'belongs: it is damaged or forged.'
+            )
+
+
+def _history(data: bytes, source: str) -> list[dict[str, float | None]]:
+    try:
+        return parse_history(data)
+    except ValueError as error:
+        raise ArchiveError(f'{source}: history.csv cannot be read: {error}.') from error
 
 
 def _parse_weights(data: bytes, source: str) -> dict[str, NDArray[Any]]:

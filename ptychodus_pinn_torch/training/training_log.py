@@ -20,7 +20,7 @@ class TrainingLog:
     """Sends reports, keeps the history, takes up the wish to stop; engines tell it what happens.
 
     Attributes:
-        history: Rows of `models.archive.HISTORY_COLUMNS`.
+        history: Rows of `models.history_table.HISTORY_COLUMNS`.
         is_stopping: Whether somebody wants the run to end after the present step.
     """
 

@@ -101,6 +101,7 @@ class Child:
             shutil.rmtree(place, ignore_errors=True)
             place.mkdir(parents=True)
         for name in job.kind.files:
+            (spoilt / name).parent.mkdir(exist_ok=True)
             shutil.copy(self.samples / name, spoilt / name)
         (spoilt / job.file).write_bytes(job.data)
         places = {'@': str(spoilt), '%': str(self.samples), '>': str(output)}
@@ -211,7 +212,7 @@ def main() -> int:
             print(outcome.describe(), flush=True)
             if arguments.keep is not None:
                 arguments.keep.mkdir(parents=True, exist_ok=True)
-                name = f'{outcome.job.kind.name}_{outcome.job.number}_{outcome.job.file}'
+                name = f'{outcome.job.kind.name}_{outcome.job.number}_{Path(outcome.job.file).name}'
                 (arguments.keep / name).write_bytes(outcome.job.data)
     verdicts = sorted({verdict for count in counts.values() for verdict in count})
     print(f'{"kind":<14}', *(f'{verdict:>12}' for verdict in verdicts))

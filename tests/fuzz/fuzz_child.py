@@ -47,7 +47,7 @@ def _functions() -> dict[str, Callable[[Path], object]]:
 
     return {
         '(backend)': backend,
-        '(bundle)': load_inference_bundle_torch,
+        '(bundle)': lambda path: load_inference_bundle_torch(path.parent),
         '(legacy)': config_from_legacy,
         '(flat)': lambda path: update_legacy_dict({}, dataclass_to_legacy_dict(path)),
         '(commands)': lambda path: config_from_legacy(

@@ -161,8 +161,8 @@ def archive(data: bytes, rng: random.Random) -> bytes:
             key: hashlib.sha256(x).hexdigest() for key, x in members.items() if 'mani' not in key
         }
         members['manifest.json'] = json.dumps(manifest).encode()
-    except (ValueError, TypeError):
-        pass
+    except (ValueError, TypeError, KeyError):
+        pass  # without sums
     return zip_bytes(members)
 
 

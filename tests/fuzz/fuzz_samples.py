@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -94,8 +95,9 @@ KINDS = (
         'tensorflow',
         ('wts.h5.zip',),
         'tensorflow',
-        (*(text.format('@/wts.h5.zip') for text in _MODEL_COMMANDS), '(bundle) @'),
+        (*(text.format('@/wts.h5.zip') for text in _MODEL_COMMANDS), '(bundle) @/wts.h5.zip'),
     ),
+    Kind('bundle', ('ours/wts.h5.zip', 'others/wts.h5.zip'), 'archive', ('(bundle) @/FILE',)),
     Kind(
         'config',
         ('config.json', 'config.yaml'),
@@ -220,6 +222,7 @@ def _write_models(folder: Path) -> None:
     import torch
 
     from ptychodus_pinn_torch.config import make_config
+    from ptychodus_pinn_torch.interop.bundles import save_torch_bundle
     from ptychodus_pinn_torch.models.archive import Archive, write_archive
     from ptychodus_pinn_torch.networks.registry import build_network
 
@@ -239,6 +242,12 @@ def _write_models(folder: Path) -> None:
     }
     torch.save(tree, folder / 'run.ckpt')
     (folder / 'wts.h5.zip').write_bytes(_tensorflow_bytes())
+    for name in ('ours', 'others'):
+        (folder / name).mkdir()
+    shutil.copy(folder / 'model.h5.zip', folder / 'ours' / 'wts.h5.zip')
+    save_torch_bundle(
+        {'diffraction_to_obj': torch.nn.Linear(3, 4)}, folder / 'others' / 'wts.h5', {'N': 32}
+    )
 
 
 def _tensorflow_bytes() -> bytes:

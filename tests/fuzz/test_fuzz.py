@@ -21,7 +21,7 @@ def test_a_spoilt_file_ends_in_one_sentence(tmp_path: Path, seed: int) -> None:
     for outcome in drive(kinds, range(NUMBER_OF_EACH), seed, num_children=1):
         verdicts.add(outcome.verdict)
         if outcome.verdict not in GOOD:
-            path = tmp_path / f'{outcome.job.number}_{outcome.job.file}'
+            path = tmp_path / f'{outcome.job.number}_{Path(outcome.job.file).name}'
             path.write_bytes(outcome.job.data)
             failures.append(f'{path}\n{outcome.describe()}')
     assert not failures, '\n\n'.join(failures)

@@ -146,6 +146,10 @@ def test_forged_member_with_the_right_sum_is_one_sentence(
     [
         ({'version': None}, 'version is a NoneType where a int belongs'),
         ({'version': 0}, 'format version 0'),
+        ({'version': 10**400}, 'version is a int where'),
+        ({'details': {'pattern_size': 'x'}}, 'pattern_size is a str where a int belongs'),
+        ({'details': {'fingerprints': 3}}, 'fingerprints is a int where a list belongs'),
+        ({'details': {'params_cfg': []}}, 'params_cfg is a list where a dict belongs'),
         ({'sha256': []}, 'sha256 is a list where a dict belongs'),
         ({'format': 'other'}, 'is not a model of ptychodus-pinn-torch'),
     ],

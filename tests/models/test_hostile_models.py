@@ -19,7 +19,7 @@ from forgeries import tensorflow_members, write_bytes, zip_bytes
 from safetensors.numpy import save
 
 from ptychodus_pinn_torch.config import Config
-from ptychodus_pinn_torch.models import archive
+from ptychodus_pinn_torch.models import history_table
 from ptychodus_pinn_torch.models.archive import Archive, ArchiveError, write_archive
 from ptychodus_pinn_torch.models.opening import open_model
 from ptychodus_pinn_torch.models.restricted_pickle import read_pickle
@@ -177,11 +177,12 @@ def test_zips_in_zips_grow_no_further_than_one(tmp_path: Path) -> None:
         (b'epoch\n' + b'1\n' * 11, 'more than 10 rows'),
         (b'epoch\n' + b'9' * 200_000, 'field larger than'),
         (b'epoch\none\n', 'could not convert'),
+        (b'epoch\ninf\n', 'an epoch has no number'),
     ],
 )
 def test_history_that_is_none_is_one_sentence(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, text: bytes, words: str
 ) -> None:
-    monkeypatch.setattr(archive, 'MAX_ROWS', 10)
+    monkeypatch.setattr(history_table, 'MAX_ROWS', 10)
     with pytest.raises(ArchiveError, match=f'history.csv cannot be read: .*{words}'):
         open_model(forged(tmp_path / 'a.h5.zip', history_csv=text))
