@@ -46,7 +46,7 @@ class ForeignModel:
             ArchiveError: weights that are missing, of another shape or not finite.
         """
         from ..networks.ptychopinn import PinnLayout
-        from ..networks.registry import build_network, load_weights
+        from ..networks.registry import build_with_weights
 
         try:
             layout = PinnLayout(**self.layout)
@@ -59,7 +59,7 @@ class ForeignModel:
                     'grouping.group_size': layout.num_channels,
                 },
             )
-            load_weights(build_network(config.network), self.weights, self.source)
+            build_with_weights(config.network, self.weights, self.source)
         except (ValueError, TypeError) as error:
             raise ArchiveError(str(error)) from error
         archive = Archive(

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from ..config import NETWORK_GROUP, NetworkConfig
 from .contract import TrainableNetwork
 
-__all__ = ['build_network', 'check_weights', 'load_weights']
+__all__ = ['build_network', 'build_with_weights', 'check_weights', 'load_weights']
 
 
 def build_network(config: NetworkConfig) -> nn.Module:
@@ -35,6 +35,26 @@ def build_network(config: NetworkConfig) -> nn.Module:
             f'network.kind = {config.kind!r}: {found[config.kind].value} breaks the contract of '
             f'networks; it lacks {", ".join(n for n in names if n[0] != "_") or "nn.Module"}.'
         )
+    return network
+
+
+def build_with_weights(
+    config: NetworkConfig, weights: Mapping[str, NDArray[Any]], source: str
+) -> nn.Module:
+    """Returns the network with these weights; no room is made for one that they do not fit.
+
+    Raises:
+        ValueError: names or shapes differ; says which.
+    """
+    try:
+        with torch.device('meta'):  # shapes alone
+            shapes = {name: x.shape for name, x in build_network(config).state_dict().items()}
+    except Exception:  # noqa: BLE001 - a network of others that cannot be made without numbers
+        shapes = None
+    if shapes is not None:
+        check_weights(shapes, weights, source)
+    network = build_network(config)
+    load_weights(network, weights, source)
     return network
 
 

@@ -17,7 +17,7 @@ from lightning.pytorch.utilities.exceptions import SIGTERMException
 from ..config import Config
 from ..models.archive import NETWORK_PREFIX, Archive, check_backend
 from ..networks.contract import Network
-from ..networks.registry import build_network, load_weights
+from ..networks.registry import build_with_weights, load_weights
 from ..physics.devices import choose_accelerator, choose_device
 from .callbacks import EpochCheckpoint, ImageCallback, LogCallback
 from .data_module import BatchDataModule
@@ -46,8 +46,8 @@ class PyTorchBackend:
             ValueError: weights that do not fit the network.
         """
         check_backend(archive, self.name)
-        network = build_network(archive.config.network)
-        load_weights(network, archive.network_weights(), str(archive.path or 'the archive'))
+        source = str(archive.path or 'the archive')
+        network = build_with_weights(archive.config.network, archive.network_weights(), source)
         device = choose_device(config.execution.accelerator)
         return cast(Network, network.to(device).eval())
 

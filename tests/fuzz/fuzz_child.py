@@ -39,11 +39,11 @@ def _functions() -> dict[str, Callable[[Path], object]]:
     from ptychodus_pinn_torch.interop.params_cfg import read_params_cfg
     from ptychodus_pinn_torch.live.messages import decode_message
     from ptychodus_pinn_torch.models.opening import open_model
-    from ptychodus_pinn_torch.networks.registry import build_network, load_weights
+    from ptychodus_pinn_torch.networks.registry import build_with_weights
 
     def backend(path: Path) -> None:
         archive = open_model(path, backend='pytorch')
-        load_weights(build_network(archive.config.network), archive.network_weights(), str(path))
+        build_with_weights(archive.config.network, archive.network_weights(), str(path))
 
     return {
         '(backend)': backend,

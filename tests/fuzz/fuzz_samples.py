@@ -83,6 +83,9 @@ KINDS = (
         (
             *(text.format('@/model.h5.zip') for text in _MODEL_COMMANDS),
             '(backend) @/model.h5.zip',
+            f'reconstruct %/scan.npz {_IMAGE.replace("start flat", "start network")} --model @/model.h5.zip',
+            'train %/scan.npz --output >/new.h5.zip --overwrite --no-check --quiet --steps 1 '
+            '--start @/model.h5.zip',
         ),
     ),
     Kind(

@@ -18,7 +18,8 @@ import torch
 from forgeries import tensorflow_members, write_bytes, zip_bytes
 from safetensors.numpy import save
 
-from ptychodus_pinn_torch.config import Config
+from ptychodus_pinn_torch.backend import get_backend
+from ptychodus_pinn_torch.config import Config, make_config
 from ptychodus_pinn_torch.models import history_table
 from ptychodus_pinn_torch.models.archive import Archive, ArchiveError, write_archive
 from ptychodus_pinn_torch.models.opening import open_model
@@ -186,3 +187,12 @@ def test_history_that_is_none_is_one_sentence(
     monkeypatch.setattr(history_table, 'MAX_ROWS', 10)
     with pytest.raises(ArchiveError, match=f'history.csv cannot be read: .*{words}'):
         open_model(forged(tmp_path / 'a.h5.zip', history_csv=text))
+
+
+def test_no_room_is_made_for_a_network_that_the_weights_do_not_fit(tmp_path: Path) -> None:
+    options = {'pattern_size': 1024, 'operator_width': 256, 'num_modes': 256, 'num_blocks': 32}
+    config = make_config({'network': {'kind': 'fno', **options}})  # two terabytes of weights
+    path = write_archive(tmp_path / 'a.h5.zip', Archive(config, {'network.a': ONES}))
+    archive = open_model(path, backend='pytorch')
+    with pytest.raises(ValueError, match=r'a\.h5\.zip: does not fit the network'):
+        get_backend('pytorch').load_network(archive, Config())
