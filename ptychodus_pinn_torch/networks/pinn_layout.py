@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+import math
 from dataclasses import asdict, dataclass, fields
 from typing import Any, Literal, get_args
 
+from ..trees import parse_json, show
 from .attention import AttentionKind
 
 __all__ = ['PinnLayout']
@@ -13,6 +15,10 @@ __all__ = ['PinnLayout']
 Activation = Literal['sigmoid', 'silu', 'softplus', 'relu']
 ObjectKind = Literal['polar', 'rectangular', 'shifted_rectangular', 'plain_rectangular']
 OperatorKind = Literal['none', 'fno', 'ffno']
+
+
+MAX_NUMBER = 4096
+"""Of anything that a layout counts: pixels, channels, modes, blocks."""
 
 
 @dataclass(frozen=True)
@@ -92,7 +98,7 @@ class PinnLayout:
             ValueError: not the text of a layout.
         """
         try:
-            values = json.loads(text)
+            values = parse_json(text)
             names = {item.name for item in fields(cls)}
             given: dict[str, Any] = {
                 name: tuple(value) if isinstance(value, list) else value
@@ -100,12 +106,12 @@ class PinnLayout:
                 if name in names
             }
             layout = cls(**given)
-            layout.check()
-        except (TypeError, AttributeError, json.JSONDecodeError) as error:
+        except (TypeError, AttributeError, ValueError) as error:
             raise ValueError(
                 'network.layout is no layout of a PtychoPINN network: convert the '
                 'model with ptychodus-pinn convert instead of writing it by hand.'
             ) from error
+        layout.check()
         return layout
 
     def check(self) -> None:
@@ -114,6 +120,9 @@ class PinnLayout:
         Raises:
             ValueError: says which part is wrong.
         """
+        self._check_numbers()
+        if not 0.0 < self.input_energy < math.inf:
+            raise ValueError(f'input_energy of a PtychoPINN network cannot be {self.input_energy}.')
         if self.operator == 'none':
             self._check_levels()
         else:
@@ -127,6 +136,18 @@ class PinnLayout:
         for value, choices in known:
             if value not in get_args(choices):
                 raise ValueError(f'{value!r} is none of {", ".join(get_args(choices))}.')
+
+    def _check_numbers(self) -> None:
+        for item in fields(self):
+            value = getattr(self, item.name)
+            is_list = str(item.type) == 'tuple[int, ...]'
+            numbers = value if is_list and isinstance(value, tuple) else (value,)
+            if (is_list or str(item.type) == 'int') and not all(
+                isinstance(number, int) and 0 <= number <= MAX_NUMBER for number in numbers
+            ):
+                raise ValueError(f'{item.name} of a PtychoPINN network cannot be {show(value)}.')
+            if not isinstance(value, (str, int, float, tuple)):
+                raise ValueError(f'{item.name} of a PtychoPINN network cannot be {show(value)}.')
 
     def _check_levels(self) -> None:
         size, levels = self.pattern_size, len(self.encoder_widths)
@@ -151,8 +172,8 @@ class PinnLayout:
                 f'a Fourier operator of {self.operator_width} channels cannot take '
                 f'{self.pattern_size} px.'
             )
-        if not 1 <= self.num_modes <= self.pattern_size // 2 or self.num_blocks < 1:
+        if not 1 <= self.num_modes <= self.pattern_size // 2 or not 1 <= self.num_blocks <= 256:
             raise ValueError(
-                f'a Fourier operator has at least one block, and 1 to {self.pattern_size // 2} '
+                f'a Fourier operator has 1 to 256 blocks, and 1 to {self.pattern_size // 2} '
                 f'modes for patterns of {self.pattern_size} px, not {self.num_modes}.'
             )

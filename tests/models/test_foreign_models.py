@@ -17,13 +17,14 @@ from forgeries import tensorflow_members, write_bytes, zip_bytes
 
 import ptychodus_pinn_torch as pinn
 from ptychodus_pinn_torch.backend import ReconstructRequest, get_backend
-from ptychodus_pinn_torch.config import Config, override_config
+from ptychodus_pinn_torch.config import Config, make_config, override_config
 from ptychodus_pinn_torch.host.model_file import inspect_model
 from ptychodus_pinn_torch.metrics.comparison import compare_objects, coverage_of
 from ptychodus_pinn_torch.models.archive import ArchiveError
 from ptychodus_pinn_torch.models.opening import convert_model, open_model
 from ptychodus_pinn_torch.networks.ptychopinn import PinnLayout, PtychoPinnNetwork
 from ptychodus_pinn_torch.networks.published_merging import extract_patches, merge_patches
+from ptychodus_pinn_torch.networks.registry import build_network
 from ptychodus_pinn_torch.physics.forward_model import predict
 from ptychodus_pinn_torch.physics.measured_scan import measure_scan
 from ptychodus_pinn_torch.reconstruction.procedure import reconstruct
@@ -256,6 +257,32 @@ def test_layout_survives_the_configuration() -> None:
     assert PinnLayout.from_text(layout.to_text()) == layout
     with pytest.raises(ValueError, match='convert the model'):
         PinnLayout.from_text(json.dumps([1, 2]))
+    with pytest.raises(ValueError, match='convert the model'):
+        PinnLayout.from_text('[' * 100_000)
+
+
+@pytest.mark.parametrize(
+    'change',
+    [
+        {'operator': 'fno', 'operator_width': 8, 'num_modes': 8, 'num_blocks': 10**9},
+        {'operator': 'fno', 'operator_width': 8, 'num_modes': 8, 'num_blocks': 257},
+        {'operator_expansion': 10**12},
+        {'num_channels': 10**9},
+        {'num_channels': None},
+        {'pattern_size': 64.0},
+        {'first_channels': -1},
+        {'input_energy': 0.0},
+        {'refiner_widths': [10**9]},
+        {'activation': 'exp'},
+    ],
+    ids=str,
+)
+def test_layout_that_no_network_has_is_refused(change: dict[str, Any]) -> None:
+    layout = PinnLayout('main', 64, 4, (32, 64, 128), (64, 32), 4, 32, 4, 4)
+    text = json.dumps({**json.loads(layout.to_text()), **change})
+    config = make_config({'network': {'kind': 'ptychopinn', 'layout': text}})
+    with pytest.raises(ValueError):
+        build_network(config.network)
 
 
 @pytest.mark.parametrize(
