@@ -14,6 +14,7 @@ WITH_SCANS = False
 NUMBER_OF_EACH = 15
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('seed', [7])
 def test_a_spoilt_file_ends_in_one_sentence(tmp_path: Path, seed: int) -> None:
     kinds = (*KINDS, *SCAN_KINDS) if WITH_SCANS else KINDS
