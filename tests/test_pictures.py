@@ -20,7 +20,7 @@ from ptychodus_pinn_torch.pictures import (
     draw_reconstruction,
     draw_scan,
 )
-from ptychodus_pinn_torch.scan.files import Image
+from ptychodus_pinn_torch.scan.io.images import Image
 from ptychodus_pinn_torch.scan.scan import Scan
 
 

@@ -21,6 +21,7 @@ from ..config import Config, override_config
 from ..models.opening import open_model
 from ..models.safe_zip import SafeZip
 from ..models.torch_file import load_tensors
+from ..scan.io.build import build_scan
 from ..scan.io.output import write_atomically
 from ..scan.io.raw import RawScan
 from ..scan.io.reading import read_scan

@@ -166,12 +166,12 @@ def make_samples(folder: Path) -> None:
     """Writes one good file of each kind."""
     from scipy.io import savemat
 
-    from ptychodus_pinn_torch.scan.files import (
+    from ptychodus_pinn_torch.scan.io.hdf5 import write_scan_hdf5
+    from ptychodus_pinn_torch.scan.io.output import (
         write_product,
         write_reconstruction_npz,
         write_scan_npz,
     )
-    from ptychodus_pinn_torch.scan.hdf5_arrays import write_scan_hdf5
     from ptychodus_pinn_torch.simulation.simulated_scan import SimulationSpec, simulate_scan
 
     scan = simulate_scan(
@@ -209,7 +209,7 @@ def make_samples(folder: Path) -> None:
 def _write_cxi(folder: Path, scan: object) -> None:
     from ptychodus.plugins.cxi_file import CXIProductFileIO
 
-    from ptychodus_pinn_torch.scan.products import make_host_product
+    from ptychodus_pinn_torch.scan.io.products import make_host_product
     from ptychodus_pinn_torch.scan.scan import Scan
 
     assert isinstance(scan, Scan)
