@@ -5,32 +5,34 @@ from __future__ import annotations
 import argparse
 import contextlib
 import csv
+import io
 import json
 import logging
-import os
 import sys
 import time
+import zipfile
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+import h5py
 
 from ..config import Config
 from ..scan.io.output import write_atomically
 from . import UsageError
 from ._images import IMAGE_SUFFIXES, figures_of, make_image
+from ._outputs import FileKey, check_output, keys_of
 
 __all__ = ['is_many', 'run_many']
 
 SCAN_SUFFIXES = ('.npz', '.h5', '.hdf5', '.cxi')
+PATTERNS = ('diff3d', 'diffraction', 'patterns', 'entry_1')
 DIFFRACTION, PRODUCT = 'diffraction.h5', 'product.h5'
 TABLE, TABLE_S = 'results.csv', 10.0
 COLUMNS = ('name', 'scan', 'verdict', 'to_noise', 'held_out', 'seconds', 'freed', 'failure')
 READING = ('crop', 'bin', 'diffraction_kind', 'exchange_axes', 'flip_y', 'flip_x')
 """Flags that make another image of the same file."""
-
-
-class OtherImageError(FileExistsError):
-    """An image is there already, and was made of something else."""
 
 
 def is_many(arguments: argparse.Namespace) -> bool:
@@ -63,41 +65,44 @@ def run_many(arguments: argparse.Namespace, config: Config, backend: str) -> int
         raise UsageError(f'{folder}: of several scans, --output must be a folder.')
     named = _name_scans(list(_expand(arguments.scans)))
     chosen = _part_of(sorted(named), arguments.part)
-    folder.mkdir(parents=True, exist_ok=True)
-    if not os.access(folder, os.W_OK):
-        raise PermissionError(f'{folder}: cannot be written to: choose another folder.')
+    inputs = keys_of((*named.values(), arguments.model))
+    table = folder / TABLE
+    check_output(table, arguments, suffixes=(TABLE,), inputs=inputs, is_ours=_is_table(table))
     with _errors_only():
-        model = _load_model(arguments, config, backend)
+        run = _Run(arguments, config, backend, _load_model(arguments, config, backend), inputs)
         try:
-            counts = _make_all(
-                arguments, {name: named[name] for name in chosen}, config, backend, model
-            )
+            counts = _make_all(run, {name: named[name] for name in chosen})
         finally:
             _write_table(folder)
     if not arguments.quiet and not arguments.json:
         told = ', '.join(f'{number} {word}' for word, number in counts.items())
-        sys.stdout.write(f'{len(chosen)} scans: {told or "nothing to do"}; {folder / TABLE}\n')
+        sys.stdout.write(f'{len(chosen)} scans: {told or "nothing to do"}; {table}\n')
     return int('failed' in counts)
 
 
-def _make_all(
-    arguments: argparse.Namespace,
-    scans: Mapping[str, Path],
-    config: Config,
-    backend: str,
-    model: Any,
-) -> dict[str, int]:
+@dataclass(frozen=True)
+class _Run:
+    """What is the same for all scans; `inputs` are the keys of all files that are read."""
+
+    arguments: argparse.Namespace
+    config: Config
+    backend: str
+    model: Any
+    inputs: frozenset[FileKey]
+
+
+def _make_all(run: _Run, scans: Mapping[str, Path]) -> dict[str, int]:
     """Returns how many scans have come to what; writes the table now and then."""
-    folder: Path = arguments.output
+    folder: Path = run.arguments.output
     counts: dict[str, int] = {}
     written_s = time.monotonic()
     for number, (name, scan) in enumerate(scans.items(), 1):
-        record, is_new = _make(arguments, scan, folder / name, config, backend, model)
+        record, is_new = _make(run, scan, folder / name)
         row = _row(name, record)
         word = ('' if is_new else 'done before, ') + (row['verdict'] or 'made')
         word = 'failed' if record.get('failure') else word
         counts[word] = counts.get(word, 0) + 1
-        _tell(arguments, f'[{number}/{len(scans)}]', row, word, record)
+        _tell(run.arguments, f'[{number}/{len(scans)}]', row, word, record)
         if time.monotonic() - written_s > TABLE_S:
             written_s = time.monotonic()
             _write_table(folder)
@@ -125,13 +130,27 @@ def _expand(paths: Sequence[Path]) -> Iterator[Path]:
         inside = [
             child
             for child in sorted(path.iterdir())
-            if child.suffix in SCAN_SUFFIXES or _is_scan(child)
+            if not child.name.startswith('.')  # nobody's scan, but what is being written
+            and (_is_scan(child) or child.suffix in SCAN_SUFFIXES and not _is_image(child))
         ]
         if not inside:
             raise ValueError(
                 f'{path}: holds no scans, neither *.npz nor folders with {DIFFRACTION}.'
             )
         yield from inside
+
+
+def _is_image(path: Path) -> bool:
+    """Returns whether a file is an image, and no scan, by what lies in it."""
+    keys: set[str] = set()
+    with contextlib.suppress(OSError, RuntimeError, zipfile.BadZipFile):
+        if path.is_file() and zipfile.is_zipfile(path):
+            with zipfile.ZipFile(path) as archive:
+                keys = {name.removesuffix('.npy') for name in archive.namelist()}
+        elif path.is_file() and h5py.is_hdf5(path):
+            with h5py.File(path, 'r') as file:
+                keys = set(file)
+    return 'object' in keys and keys.isdisjoint(PATTERNS)
 
 
 def _name_scans(paths: Sequence[Path]) -> dict[str, Path]:
@@ -164,33 +183,62 @@ def _load_model(arguments: argparse.Namespace, config: Config, backend: str) -> 
     return load_model(arguments.model, config, backend)
 
 
-def _make(
-    arguments: argparse.Namespace, scan: Path, base: Path, config: Config, backend: str, model: Any
-) -> tuple[dict[str, Any], bool]:
+def _make(run: _Run, scan: Path, base: Path) -> tuple[dict[str, Any], bool]:
     """Returns the record of a scan, and whether it was made now."""
+    arguments = run.arguments
     output = base.with_name(f'{base.name}.{arguments.format or "npz"}')
     record_file = base.with_name(f'{base.name}.json')
-    before, made_of = _read_record(record_file), None
+    picture = None if arguments.no_picture else base.with_name(f'{base.name}.png')
+    before, begun = _read_record(record_file), None
     try:
-        made_of = _identity(arguments, scan, config, backend)
-        if output.exists() and not arguments.overwrite:
-            _check_same(output, before.get('made_of'), made_of)
+        made_of = _identity(arguments, scan, run.config, run.backend)
+        if output.exists() and not arguments.overwrite and before.get('made_of'):
+            _check_same(output, before['made_of'], made_of)
             if 'output' in before:
                 return before, False
+        files = _check_free(run, before, record_file, output, picture)
         # so that an image whose figures were never written is known for one of ours
-        _write_record(record_file, {'scan': str(scan), 'made_of': made_of})
-        image = make_image(arguments, scan, config, backend, model=model)
+        begun = {'scan': str(scan), 'made_of': made_of, 'files': files}
+        _write_record(record_file, begun)
+        image = make_image(arguments, scan, run.config, run.backend, model=run.model)
         image.write(output)
-        if not arguments.no_picture:
-            image.draw(base.with_name(f'{base.name}.png'))
-        record = {'output': output.name, **figures_of(image)}
-    except (ValueError, KeyError, OSError, RuntimeError, MemoryError) as error:
-        record = {'failure': ' '.join(str(error).split()) or type(error).__name__}
-        if isinstance(error, OtherImageError):
-            return record, False  # nothing of the image that is there is touched
-    record |= {'scan': str(scan), 'made_of': made_of}
+        if picture is not None:
+            image.draw(picture)
+        record = {'output': output.name, **figures_of(image), **begun}
+    except Exception as error:  # noqa: BLE001 - whatever is wrong with one, the others go on
+        record = {'failure': _explain(error, scan)}
+        if begun is None:
+            return record, False  # nothing of what is there is touched
+        record |= begun
     _write_record(record_file, record)
     return record, True
+
+
+def _check_free(
+    run: _Run, before: Mapping[str, Any], record_file: Path, output: Path, picture: Path | None
+) -> list[str]:
+    """Returns the names of all files that runs have made of a scan, with those that come now.
+
+    Raises:
+        UsageError, OSError: a file is there that no run has made, or an input; see `check_output`.
+    """
+    owned = {*before.get('files', ()), *filter(None, [before.get('output')])}
+    named = {record_file: bool(before), output: output.name in owned}
+    if picture is not None:
+        named[picture] = picture.name in owned
+    for path, is_ours in named.items():
+        check_output(
+            path, run.arguments, suffixes=(path.suffix,), inputs=run.inputs, is_ours=is_ours
+        )
+    return sorted(owned | {output.name, *([] if picture is None else [picture.name])})
+
+
+def _explain(error: Exception, scan: Path) -> str:
+    """Returns a sentence that names the scan; errors that nobody foresaw say their kind too."""
+    text = ' '.join(str(error).split())
+    if not text or not isinstance(error, (ValueError, OSError, RuntimeError, MemoryError)):
+        text = f'{type(error).__name__}: {text}'.rstrip(': ')
+    return text if scan.name in text else f'{scan}: {text}'
 
 
 def _write_record(path: Path, record: Mapping[str, Any]) -> None:
@@ -203,7 +251,9 @@ def _identity(
 ) -> dict[str, Any]:
     """Returns what an image is made of, as far as it decides how it looks."""
     file = scan / DIFFRACTION if scan.is_dir() else scan
-    found = file.stat()
+    size, changed_s = None, None
+    with contextlib.suppress(OSError):  # who reads it says so
+        size, changed_s = file.stat().st_size, file.stat().st_mtime
     model = arguments.model
     options = {f'--{name.replace("_", "-")}': getattr(arguments, name) for name in READING}
     options['--scale-positions'] = arguments.scale_positions
@@ -212,34 +262,31 @@ def _identity(
         parts = values.items() if isinstance(values, dict) else (('', values),)
         options |= {f'{section}.{name}'.rstrip('.'): value for name, value in parts}
     return {
-        'scan': [file.name, found.st_size, found.st_mtime],
+        'scan': [file.name, size, changed_s],
         'model': None if model is None else [str(model), Path(model).stat().st_mtime],
         'backend': backend,
         **options,
     }
 
 
-def _check_same(output: Path, before: Mapping[str, Any] | None, now: Mapping[str, Any]) -> None:
+def _check_same(output: Path, before: Mapping[str, Any], now: Mapping[str, Any]) -> None:
     """Refuses to take an image for done that was made of something else."""
-    if before is None:
-        raise OtherImageError(
-            f'{output}: exists already, and not of such a run: choose another folder, or --overwrite.'
-        )
     known = json.loads(json.dumps(now))
     changed = sorted(name for name in known if before.get(name) != known[name])
     if changed:
-        raise OtherImageError(
+        raise FileExistsError(
             f'{output}: was made of another {", ".join(changed)}: choose another folder, or '
             '--overwrite to make it again.'
         )
 
 
 def _read_record(path: Path) -> dict[str, Any]:
+    """Returns the record in a file; nothing where the file is no record of such a run."""
     try:
         record = json.loads(path.read_text(encoding='utf-8'))
-    except (OSError, ValueError):
+    except (OSError, ValueError, RecursionError):
         return {}
-    return record if isinstance(record, dict) else {}
+    return record if isinstance(record, dict) and {'scan', 'made_of'} <= set(record) else {}
 
 
 def _row(name: str, record: Mapping[str, Any]) -> dict[str, Any]:
@@ -270,14 +317,30 @@ def _tell(
 
 
 def _write_table(folder: Path) -> None:
-    """Writes the table of all images in a folder that such runs have made."""
-    records = {path.stem: _read_record(path) for path in sorted(folder.glob('*.json'))}
-    rows = [_row(name, record) for name, record in records.items() if 'scan' in record]
+    """Writes the table of all images in a folder that such runs have made.
 
-    def write(path: Path) -> None:
-        with path.open('w', newline='', encoding='utf-8') as file:
-            writer = csv.DictWriter(file, COLUMNS)
-            writer.writeheader()
-            writer.writerows(rows)
+    Other parts may write it at the same time. Each looks after writing whether it would write
+    the same again, so that whoever is last has written all.
+    """
+    written = None
+    while (text := _table(folder)) != written:
+        write_atomically(folder / TABLE, lambda part: part.write_text(text, 'utf-8', newline=''))
+        written = text
 
-    write_atomically(folder / TABLE, write)
+
+def _table(folder: Path) -> str:
+    files = sorted(path for path in folder.glob('*.json') if not path.name.startswith('.'))
+    records = {path.stem: record for path in files if (record := _read_record(path))}
+    text = io.StringIO()
+    writer = csv.DictWriter(text, COLUMNS)
+    writer.writeheader()
+    writer.writerows(_row(name, record) for name, record in records.items())
+    return text.getvalue().encode(errors='backslashreplace').decode()  # names need not be text
+
+
+def _is_table(path: Path) -> bool:
+    """Returns whether a file is a table of such runs."""
+    if not path.is_file():
+        return False
+    with path.open('rb') as file:
+        return file.readline().strip() == ','.join(COLUMNS).encode()
