@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import importlib
+import io
 import logging
 import os
 import signal
@@ -97,6 +98,8 @@ def _run(words: list[str], terminated: threading.Event) -> int:
     )
     for noisy in ('lightning', 'pytorch_lightning', 'matplotlib', 'h5py', 'PIL'):
         logging.getLogger(noisy).setLevel(logging.ERROR)
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors='backslashreplace')  # file names need not be text
     module = importlib.import_module(f'.commands.{parsed.command}', __package__)
     with _pass_on_termination(terminated, parsed.command):
         return int(module.run(parsed) or EXIT_DONE)
@@ -115,13 +118,16 @@ def _inputs(words: Sequence[str]) -> list[str]:
 
 @contextlib.contextmanager
 def _pass_on_termination(terminated: threading.Event, command: str) -> Iterator[None]:
-    """Lets SIGTERM act like Ctrl-C, so that a batch system that ends a run loses nothing."""
+    """Lets SIGTERM act like Ctrl-C, so that a batch system that ends a run loses nothing.
+
+    Nor is anything left half written; the window of Ptychodus has its own way to end.
+    """
 
     def pass_on(*_: object) -> None:
         terminated.set()
         signal.raise_signal(signal.SIGINT)
 
-    if command not in CONFIGURED or threading.current_thread() is not threading.main_thread():
+    if command == 'app' or threading.current_thread() is not threading.main_thread():
         yield
         return
     previous = signal.signal(signal.SIGTERM, pass_on)

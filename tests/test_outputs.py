@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import shutil
 import sys
 from pathlib import Path
 from typing import Any
@@ -13,7 +15,7 @@ from ptychodus_pinn_torch.backend import Reconstruction
 from ptychodus_pinn_torch.cli import main
 from ptychodus_pinn_torch.commands import demo
 from ptychodus_pinn_torch.reconstruction import procedure
-from ptychodus_pinn_torch.scan.io.output import write_product
+from ptychodus_pinn_torch.scan.io.output import write_atomically, write_product
 from ptychodus_pinn_torch.scan.io.reading import read_scan
 from ptychodus_pinn_torch.scan.scan import Scan
 
@@ -144,3 +146,41 @@ def test_a_model_is_not_trained_over_itself(tmp_path, tiny_scan_path, precious, 
 def test_demo_works_where_nobody_counts_memory(monkeypatch):
     monkeypatch.setitem(sys.modules, 'resource', None)
     assert demo._peak_memory_mb() is None
+
+
+def test_a_link_that_leads_nowhere_is_not_replaced_unasked(tmp_path, tiny_scan_path, engine):
+    link = tmp_path / 'image.npz'
+    link.symlink_to(tmp_path / 'elsewhere.npz')
+    words = ('reconstruct', tiny_scan_path, '--output', link, '--no-picture')
+    assert call(*words) == 1 and link.is_symlink() and engine.runs == 0
+    assert call(*words, '--overwrite') == 0
+    assert not link.is_symlink() and not (tmp_path / 'elsewhere.npz').exists()
+
+
+@pytest.mark.parametrize('name', [b'a$_{$.npz', b'scan\xff.npz'])
+def test_any_file_name_is_drawn_and_told(tmp_path, tiny_scan_path, name, capsys):
+    scan = tiny_scan_path.rename(tmp_path / os.fsdecode(name))
+    words = ('reconstruct', scan, '--output', scan.with_name(f'out_{scan.name}'))
+    assert call(*words) == 0, capsys.readouterr().err
+    assert scan.with_name(f'out_{scan.stem}.png').read_bytes().startswith(b'\x89PNG')
+    assert call('inspect', scan, '--draw', tmp_path / 'scan.png') == 0, capsys.readouterr().err
+
+
+def full_disk(path: Path) -> None:
+    path.write_bytes(b'half')
+    raise OSError(28, 'No space left on device', str(path))
+
+
+def nameless(path: Path) -> None:
+    raise OSError(f'cannot write {path}')
+
+
+def no_source(path: Path) -> None:
+    shutil.copyfile(path.with_name('gone.npz'), path)
+
+
+@pytest.mark.parametrize(('write', 'named'), [(full_disk, 'image.npz'), (nameless, 'image.npz'), (no_source, 'gone.npz')])  # fmt: skip
+def test_an_error_of_writing_names_the_file_that_was_asked_for(tmp_path, write, named):
+    with pytest.raises(OSError, match=named) as caught:
+        write_atomically(tmp_path / 'image.npz', write)
+    assert '/.' not in str(caught.value) and not list(tmp_path.iterdir())

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-import tempfile
+import secrets
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -41,18 +41,17 @@ def write_atomically(path: Path | str, write: Callable[[Path], object]) -> Path:
         raise IsADirectoryError(21, 'Is a directory', str(path))
     if not path.parent.is_dir():
         raise FileNotFoundError(2, 'No such folder', str(path.parent))
-    handle, name = tempfile.mkstemp(dir=path.parent, prefix='.', suffix=path.suffix)
-    os.close(handle)
-    temporary = Path(name)
+    # a name that is known before the file is there, so that nothing can end in between
+    temporary = path.with_name(f'.{secrets.token_hex(8)}{path.suffix}')
     try:
         write(temporary)
-        umask = os.umask(0)
-        os.umask(umask)
-        temporary.chmod(0o666 & ~umask)
         temporary.replace(path)
     except OSError as error:
         if error.errno is None:
-            raise
+            raise OSError(f'{path}: {error}'.replace(str(temporary), str(path))) from error
+        named = {str(name) for name in (error.filename, error.filename2) if name is not None}
+        if named and str(temporary) not in named:
+            raise  # it is about another file, which was read
         raise OSError(error.errno, os.strerror(error.errno), str(path)) from error
     finally:
         temporary.unlink(missing_ok=True)
