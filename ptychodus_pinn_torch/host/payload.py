@@ -6,6 +6,7 @@ import contextlib
 import json
 import logging
 import mmap
+import os
 import shutil
 import tempfile
 from collections.abc import Iterator, Mapping
@@ -122,9 +123,10 @@ def working_folder() -> Iterator[Path]:
     _remove_abandoned_folders(Path(tempfile.gettempdir()))
     with (
         tempfile.TemporaryDirectory(prefix=FOLDER_PREFIX, ignore_cleanup_errors=True) as name,
-        Path(name, _LOCK_NAME).open('w') as lock,
+        Path(name, f'new {_LOCK_NAME}').open('w') as lock,
     ):
-        _try_lock(lock)
+        if _try_lock(lock):
+            os.replace(lock.name, Path(name, _LOCK_NAME))  # never seen before it is locked
         yield Path(name)
 
 
@@ -133,7 +135,7 @@ def _try_lock(file: IO[str]) -> bool:
         import fcntl
 
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except (ImportError, OSError):  # Windows refuses to remove the open file, which does as well
+    except (ImportError, OSError):  # such a folder is never taken for an abandoned one
         return False
     return True
 

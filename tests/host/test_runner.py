@@ -149,6 +149,21 @@ def test_folders_of_dead_processes_are_removed_and_those_of_living_ones_kept(tem
         assert living.is_dir() and other.is_dir()
 
 
+def test_a_folder_is_not_taken_for_abandoned_while_it_is_made(temporary_root, monkeypatch):
+    lock = payload_module._try_lock
+
+    def look_first(file):
+        monkeypatch.setattr(payload_module, '_try_lock', lock)
+        payload_module._remove_abandoned_folders(temporary_root)
+        return lock(file)
+
+    monkeypatch.setattr(payload_module, '_try_lock', look_first)
+    with working_folder() as folder:
+        payload_module._remove_abandoned_folders(temporary_root)
+        assert folder.is_dir() and (folder / payload_module._LOCK_NAME).exists()
+    assert not list(temporary_root.iterdir())
+
+
 def test_a_memory_map_is_passed_on_and_not_copied(tmp_path):
     patterns = numpy.arange(5 * 4 * 4, dtype=numpy.uint16).reshape(5, 4, 4)
     patterns.tofile(tmp_path / 'patterns.raw')
