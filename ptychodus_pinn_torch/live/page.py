@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import logging
 import math
+import sys
 import threading
 import time
 from collections.abc import Callable
@@ -11,6 +13,11 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
 __all__ = ['LivePage']
+
+logger = logging.getLogger(__name__)
+
+SOCKET_S = 10.0
+"""Seconds after which a browser that says nothing more is left alone."""
 
 LAST_S = 2.0
 """Seconds that somebody who looks at the page has for the last picture."""
@@ -48,6 +55,16 @@ update();
 """
 
 
+class _Server(ThreadingHTTPServer):
+    daemon_threads = True
+
+    def handle_error(self, request: Any, client_address: Any) -> None:
+        """Says nothing of browsers that leave; other errors are told."""
+        error = sys.exc_info()[1]
+        if not isinstance(error, (ConnectionError, TimeoutError)):
+            logger.warning('the live page could not answer: %s', error)
+
+
 class LivePage:
     """Serves a page with the status and the picture of a live reconstruction.
 
@@ -68,9 +85,14 @@ class LivePage:
         page = self
 
         class Handler(BaseHTTPRequestHandler):
+            timeout = SOCKET_S
+
             def do_GET(self) -> None:
                 name, page._asked_s = self.path.partition('?')[0], time.monotonic()
-                if name == '/':
+                # another name that leads to this machine is that of a page of somebody else
+                if self.headers.get('Host') not in page._hosts:
+                    self.send_error(403)
+                elif name == '/':
                     self._answer('text/html; charset=utf-8', HTML.encode())
                 elif name == '/status.json':
                     self._answer('application/json', json.dumps(status()).encode())
@@ -81,19 +103,24 @@ class LivePage:
                 else:
                     self.send_error(404)
 
+            def do_HEAD(self) -> None:
+                self.do_GET()
+
             def _answer(self, kind: str, body: bytes) -> None:
                 self.send_response(200)
                 self.send_header('Content-Type', kind)
                 self.send_header('Content-Length', str(len(body)))
                 self.send_header('Cache-Control', 'no-store')
                 self.end_headers()
-                self.wfile.write(body)
+                if self.command != 'HEAD':
+                    self.wfile.write(body)
 
             def log_message(self, format: str, *args: Any) -> None:
                 """Says nothing: the console shows the status."""
 
-        self._server = ThreadingHTTPServer(('127.0.0.1', port), Handler)
-        self._server.daemon_threads = True
+        self._server = _Server(('127.0.0.1', port), Handler)
+        port = self._server.server_address[1]
+        self._hosts = {f'127.0.0.1:{port}', f'localhost:{port}'}
         self._thread = threading.Thread(target=self._server.serve_forever, daemon=True)
         self._thread.start()
 

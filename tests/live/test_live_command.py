@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 import contextlib
+import http.client
 import json
+import shutil
+import socket
+import struct
 import threading
 import time
 import urllib.error
 import urllib.request
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -145,6 +150,20 @@ def test_an_interrupted_run_goes_on_where_it_was(
     assert 'exists already' in capsys.readouterr().err
 
 
+def test_what_a_run_reads_is_not_replaced_when_it_goes_on(
+    scan_file: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / 'out'
+    out.mkdir()
+    shutil.copyfile(scan_file, out / 'image.npz')
+    before = (out / 'image.npz').read_bytes()
+    for flag in ('--resume', '--overwrite'):
+        words = ['live', '--probe', out / 'image.npz', '--output', out, '--folder', tmp_path, flag]
+        assert main([str(word) for word in words]) == 2
+        assert 'image.npz: is an input of this command' in capsys.readouterr().err
+    assert (out / 'image.npz').read_bytes() == before
+
+
 @pytest.mark.parametrize(
     ('words', 'status', 'reason'),
     [
@@ -181,6 +200,66 @@ def test_the_page_is_read_only_and_bound_to_this_machine() -> None:
             found.value.close()
     finally:
         page.close()
+
+
+STATUS = {'sentence': 'x', 'trouble': '', 'picture': 0}
+
+
+@pytest.fixture
+def page() -> Iterator[LivePage]:
+    shown = LivePage(0, lambda: STATUS)
+    yield shown
+    shown.close()
+
+
+@pytest.mark.parametrize(
+    ('host', 'status'),
+    [('127.0.0.1:PORT', 200), ('localhost:PORT', 200), ('localhost', 403), ('evil.example', 403),
+     ('evil.example:PORT', 403), ('127.0.0.1:1', 403), ('', 403)],
+)  # fmt: skip
+@pytest.mark.parametrize('method', ['GET', 'HEAD'])
+def test_the_page_answers_to_its_own_name_only(
+    page: LivePage, host: str, status: int, method: str
+) -> None:
+    port = int(page.address.rstrip('/').rpartition(':')[2])
+    connection = http.client.HTTPConnection('127.0.0.1', port)
+    connection.request(method, '/status.json', headers={'Host': host.replace('PORT', str(port))})
+    answer = connection.getresponse()
+    body = answer.read()
+    connection.close()
+    assert answer.status == status
+    if status == 200:
+        assert body == (b'' if method == 'HEAD' else json.dumps(STATUS).encode())
+        assert int(answer.headers['Content-Length']) > 0
+
+
+def test_a_browser_that_leaves_is_no_trouble(
+    page: LivePage, capfd: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture
+) -> None:
+    page.show(b'x' * 10_000_000)
+    port = int(page.address.rstrip('/').rpartition(':')[2])
+    for _ in range(5):
+        with socket.create_connection(('127.0.0.1', port)) as connection:
+            connection.sendall(b'GET /image.png HTTP/1.1\r\nHost: localhost:%d\r\n\r\n' % port)
+            connection.recv(10)
+            linger = struct.pack('ii', 1, 0)
+            connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, linger)
+    wait = time.monotonic() + 5.0
+    while threading.active_count() > 2 and time.monotonic() < wait:
+        time.sleep(0.02)
+    told = capfd.readouterr()
+    assert told.err == told.out == caplog.text == ''
+    assert urllib.request.urlopen(page.address).status == 200
+
+
+def test_a_browser_that_says_nothing_is_left_alone(
+    page: LivePage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(page._server.RequestHandlerClass, 'timeout', 0.1)
+    port = int(page.address.rstrip('/').rpartition(':')[2])
+    with socket.create_connection(('127.0.0.1', port), timeout=20.0) as connection:
+        connection.sendall(b'GET / HTT')
+        assert connection.recv(10) == b'', 'the page hangs up'
 
 
 def test_a_product_serves_as_the_probe(scan_file: Path, tmp_path: Path, tiny_scan: Scan) -> None:
