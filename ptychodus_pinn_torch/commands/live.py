@@ -95,9 +95,11 @@ def run(arguments: argparse.Namespace) -> int:
     sources = _sources(arguments)
     folder: Path = arguments.output
     files = {name: folder / name for name in ('live.png', 'product.h5', 'image.npz', 'image.png')}
-    if not arguments.resume:
-        for path in files.values():
-            check_output(path, arguments, suffixes=(path.suffix,), inputs=(arguments.probe,))
+    inputs = [arguments.probe, arguments.model, *(text.split(':')[0] for text in arguments.hdf5)]
+    for path in files.values():
+        check_output(
+            path, arguments, suffixes=(path.suffix,), inputs=inputs, is_ours=arguments.resume
+        )
     from ..live.live_reconstruction import LiveReconstruction
 
     known = _known(arguments.probe)

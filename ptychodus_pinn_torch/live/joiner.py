@@ -32,6 +32,12 @@ class Joined:
     def __len__(self) -> int:
         return len(self.ids)
 
+    def only(self, chosen: NDArray[Any]) -> Joined:
+        """Returns some of them, by their places or by True and False."""
+        return Joined(
+            self.ids[chosen], self.rows[chosen], self.positions[chosen], self.since_s[chosen]
+        )
+
 
 class _Column:
     """An array that grows."""

@@ -19,6 +19,7 @@ class LiveStatus:
         joined: Frames with counts and position.
         waiting_frames: Frames without a position; `waiting_positions` likewise.
         repeated: Frames and positions that came again and were left out.
+        far: Joined frames that are left out of the image, too far from the others.
         late: Frames that came after `finish`, and are not in its image.
         seen: Joined frames that are in the image.
         lag_s: How long the oldest joined frame has been waiting to be seen; 0 when all are.
@@ -37,6 +38,7 @@ class LiveStatus:
     lag_s: float
     frames_per_s: float
     trouble: str = ''
+    far: int = 0
 
     def sentence(self) -> str:
         """Returns the same as a line."""
@@ -48,6 +50,8 @@ class LiveStatus:
             )
         if self.repeated:
             parts.append(f'{self.repeated} came again')
+        if self.far:
+            parts.append(f'{self.far} left out, too far from the others')
         parts.append(f'{self.frames_per_s:.0f} frames/s, lag {self.lag_s:.1f} s')
         return ', '.join([*parts, *([self.trouble] if self.trouble else [])])
 

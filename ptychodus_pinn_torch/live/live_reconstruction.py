@@ -6,6 +6,8 @@ import logging
 import shutil
 import tempfile
 import threading
+import weakref
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
@@ -16,9 +18,6 @@ from numpy.typing import ArrayLike, NDArray
 
 from ..backend import Reconstruction, ReconstructRequest, Report, ignore_report, resolve_backend
 from ..config import Config, override_config, refuse_without_effect
-from ..scan.io.build import build_scan
-from ..scan.io.npz import NpzArrays
-from ..scan.io.output import write_npz
 from ..scan.io.pattern_store import stage_blocks
 from ..scan.io.raw import RawScan
 from ..scan.scan import Scan
@@ -26,6 +25,8 @@ from .arrivals import check_frames, check_positions, check_type
 from .frame_store import FrameStore, JournalError
 from .joiner import Joined, Joiner
 from .live_image import LiveImage, LiveStatus
+from .reach import Reach, find_near
+from .setup import Setup, begin_journal, is_journal, open_journal
 
 if TYPE_CHECKING:
     from .paced_image import PacedImage
@@ -33,8 +34,6 @@ if TYPE_CHECKING:
 __all__ = ['LiveReconstruction']
 
 logger = logging.getLogger(__name__)
-
-SETUP = 'setup.npz'
 
 FIRST_FRAMES, FIRST_WAIT_S = 16, 0.5
 """The image begins with so many frames, or with what has come when the first has waited so long."""
@@ -89,21 +88,12 @@ class LiveReconstruction:
         options: dict[str, Any] | None = None,
         backend: str | None = None,
     ) -> None:
-        modes = numpy.asarray(probe, dtype=numpy.complex64)
-        modes = modes[None] if modes.ndim == 2 else modes
-        mask = numpy.zeros(modes.shape[-2:], bool) if bad_pixels is None else numpy.asarray(bad_pixels, bool)  # fmt: skip
-        if modes.ndim != 3 or modes.shape[1] != modes.shape[2] or not numpy.isfinite(modes).all():
-            raise ValueError(
-                f'the probe has shape {modes.shape}: finite modes (P, N, N) are needed.'
-            )
-        if mask.shape != modes.shape[-2:]:
-            raise ValueError(f'the mask has shape {mask.shape} but patterns {modes.shape[-2:]}.')
-        if folder is not None and (Path(folder) / SETUP).exists():
+        setup = Setup.of(probe, bad_pixels, pixel_size_m)
+        if folder is not None and is_journal(Path(folder)):
             raise JournalError(
                 f'{folder}: holds a journal already: resume it, or name another folder.'
             )
-        self._begin(modes, mask, pixel_size_m, folder, model, config, options, backend)
-        self._store: FrameStore | None = None
+        self._begin(setup, folder, model, config, options, backend)
 
     @classmethod
     def resume(
@@ -120,33 +110,19 @@ class LiveReconstruction:
         Raises:
             JournalError: no journal that can be read.
         """
-        folder = Path(folder)
-        if not (folder / SETUP).is_file():
-            raise JournalError(f'{folder}: holds no journal: start without resuming.')
-        reader = NpzArrays(folder / SETUP)
+        setup, store = open_journal(Path(folder))
         live = cls.__new__(cls)
-        probe, mask = reader.array('probe'), reader.array('bad_pixels')
-        live._begin(
-            probe, mask, reader.pair('pixel_size_m'), folder, model, config, options, backend
-        )
-        live._store = None
-        try:
-            live._store = FrameStore.open(folder)
-        except JournalError:
-            if (folder / 'journal.json').exists():
-                raise
-            return live  # it was stopped before the first frame
-        ids, positions = live._store.positions()
-        live._joiner.add_frames(live._store.frame_ids(), 0)
-        live._joiner.add_positions(ids, positions)
-        live._start()
+        live._begin(setup, folder, model, config, options, backend)
+        live._store = store
+        if store is not None:
+            live._joiner.add_frames(store.frame_ids(), 0)
+            live._joiner.add_positions(*check_positions(*store.positions()))
+            live._start()
         return live
 
     def _begin(
         self,
-        probe: NDArray[numpy.complex64],
-        bad_pixels: NDArray[numpy.bool_],
-        pixel_size_m: tuple[float, float] | None,
+        setup: Setup,
         folder: Path | str | None,
         model: Path | str | None,
         config: Config | None,
@@ -160,12 +136,17 @@ class LiveReconstruction:
             self._config, command='reconstruct', backend=self._backend, given=given
         )
         self._model = None if model is None else Path(model)
-        self._probe, self._bad_pixels, self._pixel_size_m = probe, bad_pixels, pixel_size_m
-        self._is_temporary = folder is None
+        self._setup = setup
         self._folder = Path(
             tempfile.mkdtemp(prefix='ptychodus-pinn-') if folder is None else folder
         )
-        self._joiner = Joiner()
+        self._remove_temporary: Callable[[], object] = lambda: None
+        if folder is None:  # it goes with the object, or with the process
+            self._remove_temporary = weakref.finalize(
+                self, shutil.rmtree, self._folder, ignore_errors=True
+            )
+        self._store: FrameStore | None = None
+        self._joiner, self._reach = Joiner(), Reach(setup.pattern_shape[0])
         self._lock = threading.Lock()
         self._arrived, self._stopping = threading.Event(), threading.Event()
         self._ready = threading.Event()
@@ -188,7 +169,7 @@ class LiveReconstruction:
     @property
     def probe(self) -> NDArray[numpy.complex64]:
         """The probe (P, H, W) as it was given."""
-        return self._probe
+        return self._setup.probe
 
     def prepare(self) -> None:
         """Loads libraries and model; without it the first frames wait until that is done."""
@@ -200,11 +181,13 @@ class LiveReconstruction:
     def append(self, ids: ArrayLike, frames: NDArray[Any]) -> None:
         """Takes frames (n, H, W) by number (n,); they are in the journal when this returns.
 
+        Frames with counts that are not finite are named and left out.
+
         Raises:
             ValueError: frames of another shape, that are not numbers, or negative.
             OSError: the disk is full; these frames are not taken.
         """
-        numbers, frames = check_frames(ids, frames, self._probe.shape[-2:])
+        numbers, frames = check_frames(ids, frames, self._setup.pattern_shape)
         with self._lock:
             if self._is_finished:
                 self._late += len(numbers)
@@ -222,8 +205,11 @@ class LiveReconstruction:
     def append_positions(self, ids: ArrayLike, positions: ArrayLike) -> None:
         """Takes positions (n, 2) of (y, x) in object pixels by the numbers (n,) of their frames.
 
+        Those that are not finite are named and left out. Of one that is too far from the others
+        for an image of all, the frame is kept, named, and left out of the image.
+
         Raises:
-            ValueError: another shape, or values that are not finite.
+            ValueError: another shape.
         """
         numbers, places = check_positions(ids, positions)
         with self._lock:
@@ -239,13 +225,7 @@ class LiveReconstruction:
     def _open_store(self) -> FrameStore:
         """Returns the journal, which is made when something comes for the first time."""
         if self._store is None:
-            height, width = self._probe.shape[-2:]
-            self._folder.mkdir(parents=True, exist_ok=True)
-            setup = {'probe': self._probe, 'bad_pixels': self._bad_pixels}
-            if self._pixel_size_m is not None:
-                setup['pixel_size_m'] = numpy.asarray(self._pixel_size_m)
-            write_npz(self._folder / SETUP, setup)
-            self._store = FrameStore(self._folder, (height, width))
+            self._store = begin_journal(self._folder, self._setup)
         return self._store
 
     # -- what goes out
@@ -266,7 +246,8 @@ class LiveReconstruction:
                 waiting_positions=joiner.num_waiting_positions,
                 repeated=joiner.repeated_frames + joiner.repeated_positions,
                 late=self._late,
-                seen=self._seen,
+                seen=int(self._reach.near[: self._seen].sum()),
+                far=self._reach.num_far,
                 lag_s=float(now - waiting[0]) if len(waiting) and not self._is_finished else 0.0,
                 frames_per_s=len(recent) / max(now - recent[0], 1.0) if len(recent) else 0.0,
                 trouble=self._trouble,
@@ -278,9 +259,10 @@ class LiveReconstruction:
         return self._snapshot
 
     def joined(self) -> Joined:
-        """Returns numbers and positions of the frames that are joined."""
+        """Returns numbers and positions of the frames that are joined, and near enough."""
         with self._lock:
-            return self._joiner.joined()
+            joined = self._joiner.joined()
+        return joined.only(self._reach.of(joined))
 
     def scan(self) -> Scan:
         """Returns what was joined so far as a scan, in the order of the numbers of the frames.
@@ -293,6 +275,7 @@ class LiveReconstruction:
             if not len(joined) or self._store is None:
                 raise ValueError('no frame has both counts and a position yet: there is no scan.')
             frames = self._store.frames()
+        joined = joined.only(find_near(joined.positions, self._setup.pattern_shape[0]))
         order = numpy.argsort(joined.ids, kind='stable')
         rows = joined.rows[order]
         patterns = stage_blocks(
@@ -301,10 +284,10 @@ class LiveReconstruction:
         raw = RawScan(
             patterns=patterns,
             positions_px=joined.positions[order],
-            probe=self._probe,
+            probe=self._setup.probe,
             object_=None,
-            bad_pixels=self._bad_pixels,
-            pixel_size_m=self._pixel_size_m,
+            bad_pixels=self._setup.bad_pixels,
+            pixel_size_m=self._setup.pixel_size_m,
         )
         return replace(build_scan(Path('live scan'), raw), source=None)
 
@@ -318,8 +301,6 @@ class LiveReconstruction:
             ValueError: nothing was joined.
         """
         self._stop()
-        with self._lock:
-            self._is_finished = True
         from ..reconstruction.procedure import reconstruct
 
         request = ReconstructRequest(self.scan(), self._config, self._model, self._backend)
@@ -329,21 +310,22 @@ class LiveReconstruction:
         """Ends the work; the journal stays, unless it was a temporary one."""
         self._stop()
         with self._lock:
-            self._is_finished = True
             if self._store is not None:
                 self._store.close()
-        if self._is_temporary:
-            shutil.rmtree(self._folder, ignore_errors=True)
+        self._remove_temporary()
 
     # -- the thread
 
     def _start(self) -> None:
         self._arrived.set()
-        if self._thread is None and not self._is_finished:
-            self._thread = threading.Thread(target=self._work, name='live', daemon=True)
-            self._thread.start()
+        with self._lock:  # several sources may be the first
+            if self._thread is None and not self._is_finished:
+                self._thread = threading.Thread(target=self._work, name='live', daemon=True)
+                self._thread.start()
 
     def _stop(self) -> None:
+        with self._lock:
+            self._is_finished = True
         self._stopping.set()
         self._arrived.set()
         if self._thread is not None:
@@ -354,30 +336,47 @@ class LiveReconstruction:
         try:
             from .paced_image import PacedImage
 
-            image = PacedImage(
-                self._probe, ~self._bad_pixels, self._config, self._model, self._backend
-            )
-            self._ready.set()
+            is_valid = False
             while not self._stopping.is_set():
+                if not is_valid:
+                    image = PacedImage(
+                        self._setup.probe,
+                        ~self._setup.bad_pixels,
+                        self._config,
+                        self._model,
+                        self._backend,
+                    )
+                self._ready.set()
                 self._arrived.clear()
-                self._round(image)
-        except (RuntimeError, ValueError, IndexError, MemoryError, OSError) as error:
-            self._trouble = f'the image no longer grows: {error}'
+                is_valid = self._round(image)
+        except Exception as error:  # or nobody would hear of it in this thread
+            reason = ' '.join(str(error).split()) or type(error).__name__
+            self._trouble = f'the image no longer grows: {reason}'
             logger.error('%s', self._trouble)
+            logger.debug('here', exc_info=error)
         finally:
             self._ready.set()
 
-    def _round(self, image: PacedImage) -> None:
+    def _round(self, image: PacedImage) -> bool:
+        """Takes new frames in, or refines; returns False where the image must begin again."""
         with self._lock:
-            new = self._joiner.joined(self._seen)
+            is_more = self._joiner.num_joined > len(self._reach.near)
+            if is_more and self._reach.update(self._joiner.joined()):
+                self._seen = 0
+                return False
+            places = numpy.flatnonzero(self._reach.near[self._seen :])
+            if not len(places):  # those that are too far do not wait
+                self._seen = len(self._reach.near)
+            new = self._joiner.joined(self._seen).only(places)
             frames = self._store.frames() if self._store is not None and len(new) else None
             waited = self._joiner.clock() - new.since_s[0] if len(new) else 0.0
         is_first = not self._seen and len(new) < FIRST_FRAMES and waited < FIRST_WAIT_S
         if frames is None or is_first:
             if not image.refine():
                 self._arrived.wait(IDLE_S if is_first else 10 * IDLE_S)
-                return
+                return True
         else:
             taken = image.see(frames, new, waited)
-            self._seen += taken
+            self._seen += int(places[taken - 1]) + 1
         self._snapshot = image.snapshot()
+        return True

@@ -7,7 +7,7 @@ import re
 import threading
 import time
 import zipfile
-from collections.abc import Callable, Sequence
+from collections.abc import Generator, Iterator, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -39,6 +39,10 @@ FRAME_NAMES = (
 )
 POSITION_NAMES = ('entry/positions_px', 'positions_px', 'entry/positions')
 ID_NAMES = ('entry/frame_ids', 'frame_ids')
+
+
+Item = tuple[bool, Any, Any]
+"""Whether these are frames, their numbers, and frames or positions."""
 
 
 class SourceError(ValueError):
@@ -85,20 +89,27 @@ class Hdf5Source:
 
     def run(self, sink: Sink, stopping: threading.Event) -> None:
         """Feeds what is written; a file that is not there yet, or not readable yet, is waited for."""
-        while not stopping.is_set():
+        # errors of the sink are raised here, where none of them is taken for one of the file
+        for is_frames, ids, values in self._read(stopping):
+            (sink.append if is_frames else sink.append_positions)(ids, values)
+
+    def _read(self, stopping: threading.Event) -> Iterator[Item]:
+        """Yields what is written until it is finished."""
+        is_finished = False
+        while not (is_finished or stopping.is_set()):
             try:
                 with h5py.File(self.path, 'r', libver='latest', swmr=True) as file:
-                    if self._follow(file, sink, stopping):
-                        return
+                    is_finished = yield from self._follow(file, stopping)
             except (FileNotFoundError, BlockingIOError):
                 pass
             except OSError as error:
                 if not _may_become_hdf5(self.path):
                     raise SourceError(f'{self.path}: cannot be read as HDF5: {error}.') from error
-            stopping.wait(POLL_S)
+            if not is_finished:
+                stopping.wait(POLL_S)
 
-    def _follow(self, file: h5py.File, sink: Sink, stopping: threading.Event) -> bool:
-        """Returns whether the file is finished; False where it must be opened again."""
+    def _follow(self, file: h5py.File, stopping: threading.Event) -> Generator[Item, None, bool]:
+        """Yields what is new; returns whether the file is finished, or must be opened again."""
         frames = _find(file, self.frames, FRAME_NAMES, 3, self.path)
         if frames is None:
             return False  # its datasets are not there yet
@@ -110,24 +121,21 @@ class Hdf5Source:
             for dataset in (frames, positions, ids):
                 if dataset is not None:
                     dataset.id.refresh()
-            known = len(frames) if ids is None else min(len(frames), len(ids))
-            self._hand_over('frames', frames, ids, known, sink.append)
-            if positions is not None:
-                known = len(positions) if ids is None else min(len(positions), len(ids))
-                self._hand_over('positions', positions, ids, known, sink.append_positions)
+            for name, values in (('frames', frames), ('positions', positions)):
+                if values is not None:
+                    known = len(values) if ids is None else min(len(values), len(ids))
+                    yield from self._news(name, values, ids, known)
             if is_finished or self._done == before:
                 return is_finished  # where nothing new is seen, another file may have its name
             stopping.wait(POLL_S)
         return False
 
-    def _hand_over(
-        self, what: str, dataset: Any, ids: Any, known: int, take: Callable[[Any, Any], None]
-    ) -> None:
-        while self._done[what] < known:
-            part = slice(self._done[what], min(known, self._done[what] + BLOCK))
+    def _news(self, name: str, values: Any, ids: Any, known: int) -> Iterator[Item]:
+        while self._done[name] < known:
+            part = slice(self._done[name], min(known, self._done[name] + BLOCK))
             numbers = numpy.arange(part.start, part.stop) if ids is None else ids[part]
-            take(numbers, dataset[part])
-            self._done[what] = part.stop
+            yield name == 'frames', numbers, values[part]
+            self._done[name] = part.stop  # it was taken
 
 
 def _may_become_hdf5(path: Path) -> bool:
@@ -213,22 +221,29 @@ class FolderSource:
             self._sizes[path] = size
             return False
         try:
-            for ids, values, is_frames in self._read(path):
-                (sink.append if is_frames else sink.append_positions)(ids, values)
+            items = self._read(path)
         except (ValueError, KeyError, EOFError, OSError, zipfile.BadZipFile) as error:
-            logger.warning('%s is left out, unless it still grows: %s', path, error)
-            self._unreadable[path] = size
-            return True
+            return self._leave_out(path, size, error)
+        try:  # an OSError is one of the journal, and of no file
+            for is_frames, ids, values in items:
+                (sink.append if is_frames else sink.append_positions)(ids, values)
+        except ValueError as error:
+            return self._leave_out(path, size, error)
         self._done.add(path)
         return True
 
+    def _leave_out(self, path: Path, size: int, error: Exception) -> bool:
+        logger.warning('%s is left out, unless it still grows: %s', path, error)
+        self._unreadable[path] = size
+        return True
+
     @staticmethod
-    def _read(path: Path) -> list[tuple[Any, Any, bool]]:
-        """Returns numbers, values, and whether these are frames."""
+    def _read(path: Path) -> list[Item]:
+        """Returns whether these are frames, their numbers, and values."""
         if path.suffix == '.npz':
             with numpy.load(path, allow_pickle=False) as file:
                 parts = [
-                    (file['ids'], file[name], name == 'frames')
+                    (name == 'frames', file['ids'], file[name])
                     for name in ('frames', 'positions_px')
                     if name in file and 'ids' in file
                 ]
@@ -243,7 +258,7 @@ class FolderSource:
         values = numpy.load(path, allow_pickle=False)
         is_frames = path.stem.startswith('frame')
         values = values[None] if values.ndim == (2 if is_frames else 1) else values
-        return [(int(number[1]) + numpy.arange(len(values)), values, is_frames)]
+        return [(is_frames, int(number[1]) + numpy.arange(len(values)), values)]
 
 
 class ZmqSource:

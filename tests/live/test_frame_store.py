@@ -46,7 +46,7 @@ def test_everything_comes_back(tmp_path: Path) -> None:
     store.append_positions(numpy.asarray([3, 7]), numpy.asarray([[3.0, -1.5], [7.0, -3.5]]))
     assert check(store, 15) == 15
     store.close()
-    again = FrameStore.open(tmp_path / 'journal')
+    again = FrameStore.open(tmp_path / 'journal', (8, 8))
     assert check(again, 15) == 15 and again.dtype == numpy.dtype('<u2')
     again.append(numpy.asarray([20]), frame_of(20)[None])
     assert check(again, 16) == 16
@@ -54,19 +54,34 @@ def test_everything_comes_back(tmp_path: Path) -> None:
         FrameStore(tmp_path / 'journal', (8, 8))
 
 
-def test_what_is_half_written_is_cut_off(tmp_path: Path) -> None:
+def test_what_is_half_written_is_left_out(tmp_path: Path) -> None:
     store = FrameStore(tmp_path, (8, 8))
     store.append(numpy.arange(4), numpy.stack([frame_of(n) for n in range(4)]))
     store.close()
     with (tmp_path / FRAMES).open('ab') as file:
         file.write(b'half a frame')
-    assert check(FrameStore.open(tmp_path), 4) == 4
+    assert check(FrameStore.open(tmp_path, (8, 8)), 4) == 4
     with (tmp_path / FRAME_IDS).open('ab') as file:
         file.write(b'\x07\x00\x00')
-    again = FrameStore.open(tmp_path)
+    again = FrameStore.open(tmp_path, (8, 8))
     assert check(again, 4) == 4
     again.append(numpy.asarray([9]), frame_of(9)[None])
     assert check(again, 5) == 5
+
+
+def journal(folder: Path, number: int = 4) -> dict[str, bytes]:
+    """Makes a journal; returns what its files hold."""
+    store = FrameStore(folder, (8, 8))
+    if number:
+        store.append(numpy.arange(number), numpy.stack([frame_of(n) for n in range(number)]))
+        places = numpy.arange(number)[:, None] * [1.0, -0.5]
+        store.append_positions(numpy.arange(number), places)
+    store.close()
+    return contents(folder)
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in folder.iterdir()}
 
 
 @pytest.mark.parametrize(
@@ -74,18 +89,88 @@ def test_what_is_half_written_is_cut_off(tmp_path: Path) -> None:
     [
         ('', 'no journal that can be read'),
         ('[]', 'no journal that can be read'),
+        ('[' * 100_000, 'no journal that can be read'),
         ('{"version": 1}', 'no journal that can be read'),
         ('{"version": 1, "dtype": "x", "pattern_shape": [8, 8]}', 'no journal that can be read'),
         ('{"version": 9, "dtype": "<u2", "pattern_shape": [8, 8]}', 'a journal of version 9'),
+        ('{"version": 1, "dtype": "|O", "pattern_shape": [8, 8]}', "type '|O'"),
+        ('{"version": 1, "dtype": "<M8[s]", "pattern_shape": [8, 8]}', 'type .<M8'),
+        ('{"version": 1, "dtype": null, "pattern_shape": [8, 8]}', 'type None but frames.raw'),
+        ('{"version": 1, "dtype": "<f8", "pattern_shape": [8, 8]}', 'type float64 but frames.raw'),
+        ('{"version": 1, "dtype": "<u2", "pattern_shape": [4, 4]}', 'but the probe has'),
+        ('{"version": 1, "dtype": "<u2", "pattern_shape": 1e400}', 'but the probe has'),
+        (None, 'no journal that can be read'),
     ],
 )
-def test_a_header_that_cannot_be_read_is_one_sentence(
-    tmp_path: Path, text: str, reason: str
+def test_a_journal_that_does_not_fit_its_header_is_refused_and_left_as_it_is(
+    tmp_path: Path, text: str | None, reason: str
 ) -> None:
-    FrameStore(tmp_path, (8, 8)).close()
-    (tmp_path / HEADER).write_text(text)
+    before = journal(tmp_path)
+    if text is None:
+        (tmp_path / HEADER).unlink()
+        del before[HEADER]
+    else:
+        (tmp_path / HEADER).write_text(text)
+        before[HEADER] = text.encode()
     with pytest.raises(JournalError, match=reason):
-        FrameStore.open(tmp_path)
+        FrameStore.open(tmp_path, (8, 8))
+    with pytest.raises(JournalError, match='holds a journal already'):
+        FrameStore(tmp_path, (8, 8))
+    assert contents(tmp_path) == before
+
+
+@pytest.mark.parametrize('name', [FRAMES, FRAME_IDS])
+def test_a_journal_with_a_file_missing_is_refused_and_left_as_it_is(
+    tmp_path: Path, name: str
+) -> None:
+    journal(tmp_path)
+    (tmp_path / name).unlink()
+    before = contents(tmp_path)
+    with pytest.raises(JournalError, match=f'{name} is missing'):
+        FrameStore.open(tmp_path, (8, 8))
+    assert contents(tmp_path) == before
+
+
+@pytest.mark.skipif(sys.platform == 'win32', reason='Windows has no such lock')
+def test_one_process_at_a_time_has_a_journal(tmp_path: Path) -> None:
+    journal(tmp_path)
+    store = FrameStore.open(tmp_path, (8, 8))
+    code = (
+        'import sys; from pathlib import Path\n'
+        'from ptychodus_pinn_torch.live.frame_store import FrameStore, JournalError\n'
+        'try: FrameStore.open(Path(sys.argv[1]), (8, 8))\n'
+        'except JournalError as error: print(error)\n'
+    )
+    words = [sys.executable, '-c', code, str(tmp_path)]
+    told = subprocess.run(words, capture_output=True, text=True, check=True).stdout
+    assert 'another process has this journal open' in told
+    store.close()
+    assert subprocess.run(words, capture_output=True, text=True, check=True).stdout == ''
+
+
+def test_numbers_of_frames_that_a_full_disk_has_refused_are_not_read_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    journal(tmp_path)
+    store = FrameStore.open(tmp_path, (8, 8))
+    file = store._files[FRAME_IDS]
+
+    class Full:
+        """A file on a disk that takes one more number."""
+
+        def write(self, data: memoryview) -> int:
+            if len(data) < 48:
+                raise OSError(28, 'No space left on device')
+            return file.write(data[:8])
+
+        def __getattr__(self, name: str) -> object:
+            return getattr(file, name)
+
+    store._files[FRAME_IDS] = Full()  # type: ignore[assignment]
+    with pytest.raises(OSError, match='No space'):
+        store.append(numpy.arange(4, 10), numpy.stack([frame_of(n) for n in range(4, 10)]))
+    store.close()
+    assert check(FrameStore.open(tmp_path, (8, 8)), 4) == 4
 
 
 def test_a_full_disk_takes_nothing_and_goes_on_later(
@@ -116,7 +201,7 @@ sys.path.insert(0, sys.argv[2])
 from test_frame_store import frame_of
 from ptychodus_pinn_torch.live.frame_store import FrameStore
 folder = Path(sys.argv[1])
-store = FrameStore.open(folder) if (folder / 'journal.json').exists() else FrameStore(folder, (8, 8))
+store = FrameStore.open(folder, (8, 8)) if (folder / 'journal.json').exists() else FrameStore(folder, (8, 8))
 known = set(store.frame_ids().tolist())
 print('ready', flush=True)
 number = 0
@@ -147,7 +232,7 @@ def test_nothing_is_lost_when_it_is_killed_at_twenty_moments(tmp_path: Path) -> 
         words = process.stdout.read().split('\n')[:-1]
         process.wait()
         taken = max([taken, *(int(word) for word in words)])
-        store = FrameStore.open(folder)
+        store = FrameStore.open(folder, (8, 8))
         ids = store.frame_ids().tolist()
         assert len(ids) == len(set(ids)) and set(range(taken + 1)) <= set(ids)
         check(store, taken + 1)

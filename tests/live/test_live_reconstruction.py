@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -14,6 +16,7 @@ import numpy
 import pytest
 
 import ptychodus_pinn_torch as pinn
+from ptychodus_pinn_torch.live import live_reconstruction
 from ptychodus_pinn_torch.live.frame_store import JournalError
 from ptychodus_pinn_torch.live.live_image import LiveImage
 from ptychodus_pinn_torch.live.live_reconstruction import LiveReconstruction
@@ -47,7 +50,7 @@ def error(object_: Any, scan: Scan) -> float:
     return compare_objects(object_, scan.truth, weights=coverage_mask(scan)).nrmse
 
 
-def wait_for(condition: Callable[[], bool], seconds: float = 300.0) -> None:
+def wait_for(condition: Callable[[], bool], seconds: float = 100.0) -> None:
     end = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < end, 'it does not come to an end'
@@ -127,10 +130,14 @@ def test_bad_frames_and_positions_are_refused_and_nothing_is_taken(scan: Scan) -
         (lambda live: live.append(ids, frames[:, :16]), 'frames have shape'),
         (lambda live: live.append(ids, frames.astype('U4')), 'frames have shape .* type <U4'),
         (lambda live: live.append(ids, -frames.astype(float) - 1), 'negative'),
-        (lambda live: live.append(ids, frames * numpy.nan), 'no numbers'),
         (lambda live: live.append(ids * 0.5, frames), 'whole numbers'),
         (lambda live: live.append_positions(ids, frames[:, 0, :3]), 'positions have shape'),
-        (lambda live: live.append_positions(ids, [[0.0, numpy.nan]] * 2), 'finite'),
+        (lambda live: live.append(ids.astype(numpy.uint64) + 2**63, frames), 'number 92233720368'),
+        (lambda live: live.append(ids - 1, frames), 'a frame has the number -1'),
+        (
+            lambda live: live.append_positions(ids - 1, frames[:, 0, :2]),
+            'a frame has the number -1',
+        ),
         (lambda live: live.finish(), 'no frame has both'),
     ]
     for action, reason in bad:
@@ -151,6 +158,117 @@ def test_bad_frames_and_positions_are_refused_and_nothing_is_taken(scan: Scan) -
     ):
         with pytest.raises(ValueError, match=reason):
             LiveReconstruction(probe, bad_pixels=mask)
+
+
+@pytest.mark.parametrize('value', [numpy.inf, numpy.nan, 1e300])
+def test_what_is_not_finite_is_named_and_left_out_and_the_rest_is_taken(
+    scan: Scan, value: float, caplog: pytest.LogCaptureFixture
+) -> None:
+    frames, places = numpy.array(scan.patterns[:3], float), scan.positions_px[:3].copy()
+    frames[1, 2, 3] = value
+    places[2, 0] = value if value < 0 else numpy.inf
+    with LiveReconstruction(scan.probe, options=OPTIONS) as live:
+        live.append([10, 11, 12], frames)
+        live.append_positions([10, 11, 12], places)
+        assert 'of frame 11 came counts' in caplog.text
+        assert 'of frame 12 came a position' in caplog.text
+        assert live.status().frames == live.status().positions == 2
+        live.append([11], frames[:1])  # sent again, and right
+        assert live.status().joined == 2
+
+
+@pytest.mark.parametrize('first', [True, False])
+@pytest.mark.parametrize('far', [3e4, 1e9, 1e18, 1e308])
+def test_a_position_that_is_too_far_away_ends_no_image(
+    scan: Scan, tmp_path: Path, caplog: pytest.LogCaptureFixture, far: float, first: bool
+) -> None:
+    folder, ids = tmp_path / 'journal', numpy.arange(scan.num_patterns)
+    with LiveReconstruction(scan.probe, folder=folder, options=OPTIONS) as live:
+        live.prepare()
+        if not first:
+            feed(live, scan, ids)
+            wait_for(lambda: live.status().seen == scan.num_patterns)
+        live.append([999], scan.patterns[:1])
+        live.append_positions([999], [[-far, far]])
+        if first:
+            wait_for(lambda: live.image() is not None)
+            feed(live, scan, ids)
+        wait_for(lambda: live.status().far == 1)
+        wait_for(lambda: live.status().seen == scan.num_patterns)
+        wait_for(lambda: live.image().num_frames == scan.num_patterns)  # type: ignore[union-attr]
+        assert 'the position of frame 999' in caplog.text and live.status().lag_s == 0.0
+        assert '1 left out, too far from the others' in live.status().sentence()
+        assert len(live.joined()) == scan.num_patterns and not live.status().trouble
+        assert live.finish().trust.verdict == 'right'  # type: ignore[union-attr]
+    with LiveReconstruction.resume(folder, options=OPTIONS) as live:
+        assert live.status().joined == scan.num_patterns + 1, 'it is kept'
+
+
+def test_one_thread_works_whoever_is_first(scan: Scan, monkeypatch: pytest.MonkeyPatch) -> None:
+    class Slow(threading.Thread):
+        def __init__(self, **words: Any) -> None:
+            time.sleep(0.01)  # long enough for the others to come as far
+            super().__init__(**words)
+
+    worked: list[LiveReconstruction] = []
+    monkeypatch.setattr(LiveReconstruction, '_work', lambda self: worked.append(self))
+    with LiveReconstruction(scan.probe) as live:
+        starters = [threading.Thread(target=live._start) for _ in range(8)]
+        monkeypatch.setattr(live_reconstruction.threading, 'Thread', Slow)
+        for thread in starters:
+            thread.start()
+        for thread in starters:
+            thread.join()
+    assert len(worked) == 1
+
+
+@pytest.mark.parametrize('error', [KeyError('x'), TypeError('two things'), AssertionError()])
+def test_any_error_of_the_image_is_said(
+    scan: Scan, monkeypatch: pytest.MonkeyPatch, error: Exception
+) -> None:
+    from ptychodus_pinn_torch.live import growing_image
+
+    def fail(*_: Any, **__: Any) -> None:
+        raise error
+
+    monkeypatch.setattr(growing_image.GrowingImage, 'see', fail)
+    with LiveReconstruction(scan.probe, options=OPTIONS) as live:
+        feed(live, scan, numpy.arange(60))
+        wait_for(lambda: bool(live.status().trouble))
+        assert (str(error) or 'AssertionError') in live.status().trouble
+
+
+def test_a_temporary_journal_goes_with_its_process(scan: Scan, tmp_path: Path) -> None:
+    code = (
+        'import numpy\n'
+        'from ptychodus_pinn_torch.live.live_reconstruction import LiveReconstruction\n'
+        'live = LiveReconstruction(numpy.ones((8, 8)), options={"reconstruction.start": "flat"})\n'
+        'live.append([1], numpy.ones((1, 8, 8)))\n'
+        'print(live._folder.is_dir())\n'
+    )
+    done = subprocess.run(
+        [sys.executable, '-c', code],
+        env={**os.environ, 'TMPDIR': str(tmp_path)}, capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert done.stdout == 'True\n', done.stderr
+    assert not list(tmp_path.glob('ptychodus-pinn-*'))
+
+
+def test_a_journal_without_its_header_is_refused_and_kept(scan: Scan, tmp_path: Path) -> None:
+    folder, ids = tmp_path / 'journal', numpy.arange(20)
+    with LiveReconstruction(scan.probe, folder=folder, options=OPTIONS) as live:
+        feed(live, scan, ids)
+    (folder / 'journal.json').unlink()
+    before = {path: path.read_bytes() for path in folder.iterdir()}
+    with pytest.raises(JournalError, match='holds no journal that can be read'):
+        LiveReconstruction.resume(folder)
+    (folder / 'setup.npz').rename(tmp_path / 'setup.npz')
+    with pytest.raises(JournalError, match='holds a journal already'):
+        LiveReconstruction(scan.probe, folder=folder)
+    with pytest.raises(JournalError, match='setup.npz is missing'):
+        LiveReconstruction.resume(folder)
+    (tmp_path / 'setup.npz').rename(folder / 'setup.npz')
+    assert {path: path.read_bytes() for path in folder.iterdir()} == before
 
 
 def test_what_was_taken_before_a_stop_is_there_afterwards(scan: Scan, tmp_path: Path) -> None:

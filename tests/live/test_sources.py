@@ -313,3 +313,29 @@ def test_a_replay_that_makes_no_sense_is_a_usage_error(
     path = write_scan_npz(tmp_path / 'scan.npz', tiny_scan)
     assert main(['replay', str(path), *words]) == 2
     assert reason in capsys.readouterr().err
+
+
+class FullBasin(Basin):
+    """A sink whose disk is full."""
+
+    def append(self, ids: Any, frames: Any) -> None:
+        raise OSError(28, 'No space left on device', 'frames.raw')
+
+
+@pytest.mark.parametrize('kind', ['folder', 'hdf5'])
+def test_an_error_of_the_journal_is_not_taken_for_one_of_a_file(tmp_path: Path, kind: str) -> None:
+    frames, source = numpy.ones((3, 8, 8)), Path(tmp_path / 'source')
+    source.mkdir()
+    if kind == 'folder':
+        numpy.save(source / 'frames_0.npy', frames)
+        (source / 'finished').touch()
+    else:
+        with h5py.File(source / 'scan.h5', 'w') as file:
+            file['diff3d'] = frames
+            file.attrs['finished'] = True
+    made: Source = FolderSource(source) if kind == 'folder' else Hdf5Source(source / 'scan.h5')
+    with pytest.raises(OSError, match='No space left'):
+        made.run(FullBasin(), threading.Event())
+    basin = Basin()
+    made.run(basin, threading.Event())
+    assert len(basin.frames) == 3, 'they come again when there is space'
