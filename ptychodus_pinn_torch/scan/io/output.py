@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import io
 import os
 import secrets
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 import numpy
 from numpy.typing import ArrayLike, NDArray
@@ -193,4 +194,6 @@ def write_product(
         comments = add_comment(str(scan.metadata.get('comments', '')), comment)
         scan = replace(scan, metadata={**scan.metadata, 'comments': comments})
     product = make_host_product(scan, object_, positions_px, probe, losses)
-    return write_atomically(path, lambda temporary: save_product(temporary, product))
+    content = io.BytesIO()  # h5py itself ends the process where a disk is full
+    save_product(cast(Path, content), product)
+    return write_atomically(path, lambda temporary: temporary.write_bytes(content.getbuffer()))
