@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import shutil
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -67,6 +68,7 @@ class PINNTorchReconstructor(TrainableReconstructor):
         self._curve_in_use = TrainingCurve()
         self._progress_goal = 1
         self._logged_s = 0.0
+        self._is_trained = False
         self.model = ModelFile()
         self.task = HostTask()
         self.engine = ''
@@ -132,6 +134,7 @@ class PINNTorchReconstructor(TrainableReconstructor):
             FileNotFoundError: no training data.
             WorkerError: the worker failed.
         """
+        from ..training.run_folder import best_of
         from .payload import TrainPayload, working_folder
         from .runner import Worker
         from .training_data import find_training_scans
@@ -144,9 +147,14 @@ class PINNTorchReconstructor(TrainableReconstructor):
             logger.info(text, len(inputs), input_path, backend)
             output = output_path / MODEL_NAME
             payload = TrainPayload(backend, config, folder, inputs, validation, output, self.engine)
-            self.training_curve = TrainingCurve()
-            with Worker(payload) as worker:
-                yield from self._follow_training(worker)
+            self.training_curve, self._is_trained = TrainingCurve(), False
+            best_of(output).unlink(missing_ok=True)
+            try:
+                with Worker(payload) as worker:
+                    yield from self._follow_training(worker)
+            finally:
+                if not self._is_trained:
+                    self._accept_best(output, best_of(output))
 
     def reconstruct(self, parameters: ReconstructInput) -> Iterator[ReconstructOutput]:
         """Yields one product, on the grid of the object that was given.
@@ -201,7 +209,7 @@ class PINNTorchReconstructor(TrainableReconstructor):
                 if message['tag'] == 'report':
                     step = self._receive_report(message)
                 elif message['tag'] == 'trained':
-                    self._accept_model(message)
+                    self._accept_model(Path(message['path']))
                 if self.task.is_stopping():
                     self._stop_training(worker)
                     return
@@ -216,15 +224,24 @@ class PINNTorchReconstructor(TrainableReconstructor):
     def _stop_training(self, worker: Worker) -> None:
         for message in worker.stop():
             if message['tag'] == 'trained':
-                self._accept_model(message)
+                self._accept_model(Path(message['path']))
                 logger.info('Training was stopped; its best model so far is in use.')
-                return
-        logger.info('Training was stopped before it had a model.')
 
-    def _accept_model(self, message: Message) -> None:
-        self.model.use(Path(message['path']))
-        self._curve_in_use = self.training_curve
-        logger.info('The model is in %s, and in use.', message['path'])
+    def _accept_best(self, output: Path, best: Path) -> None:
+        """Uses the best model of a worker that was ended before it wrote its last one."""
+        from ..scan.output import write_atomically
+
+        if not best.is_file():
+            logger.info('Training ended before it had a model.')
+            return
+        write_atomically(output, lambda part: shutil.copyfile(best, part))
+        self._accept_model(output)
+        logger.info('Training did not come to its end; its best model so far is in use.')
+
+    def _accept_model(self, path: Path) -> None:
+        self.model.use(path)
+        self._curve_in_use, self._is_trained = self.training_curve, True
+        logger.info('The model is in %s, and in use.', path)
 
     def _make_train_output(self, step: int) -> TrainOutput:
         curve = self.training_curve

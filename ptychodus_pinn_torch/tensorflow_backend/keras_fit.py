@@ -170,6 +170,7 @@ class RunCallback(keras.callbacks.Callback):  # type: ignore[misc, name-defined]
             if error < self.best_error - 1e-6:
                 self.best_error, self.best_epoch = error, self.epoch
                 self.best = self.pinn.arrays()
+                self.run.keep_best(self.pinn.archive_weights(), 'tensorflow')
             if self.run.config.training.schedule == 'plateau':
                 self.plateau.step(error)
         self.pinn.assign(present)

@@ -10,13 +10,15 @@ import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint
 
+from ..models.archive import NETWORK_PREFIX
 from ..networks.contract import TrainableNetwork
 from .batches import Batches
+from .fitting import TrainingRun
 from .loggers import log_image
 from .module import PtychoPINN
 from .training_log import TrainingLog
 
-__all__ = ['EpochCheckpoint', 'ImageCallback', 'LogCallback']
+__all__ = ['BestCheckpoint', 'EpochCheckpoint', 'ImageCallback', 'LogCallback']
 
 
 class LogCallback(Callback):
@@ -99,6 +101,36 @@ class ImageCallback(Callback):
             network = cast(TrainableNetwork, cast(PtychoPINN, pl_module).network)
             step, device = trainer.global_step, pl_module.device
             log_image(trainer.logger, network.reconstruct, self.batches, step, device)
+
+
+class BestCheckpoint(ModelCheckpoint):
+    """Keeps the best model, and as an archive too, which is whole whenever the run is ended.
+
+    Args:
+        run: Whose folder it goes to.
+    """
+
+    def __init__(self, run: TrainingRun) -> None:
+        super().__init__(
+            dirpath=run.folder,
+            filename='best',
+            monitor=None if run.batches.validation() is None else 'held_out',
+            mode='min',
+            save_top_k=1,
+            enable_version_counter=False,
+        )
+        self.run = run
+
+    def _save_checkpoint(self, trainer: Trainer, filepath: str) -> None:
+        super()._save_checkpoint(trainer, filepath)
+        if trainer.is_global_zero:  # from the file, whose weights may be averages
+            state = torch.load(filepath, map_location='cpu', weights_only=True)['state_dict']
+            weights = {
+                name: value.numpy()
+                for name, value in state.items()
+                if name.startswith(NETWORK_PREFIX)
+            }
+            self.run.keep_best(weights, 'pytorch')
 
 
 class EpochCheckpoint(ModelCheckpoint):

@@ -10,7 +10,9 @@ from typing import Any
 from numpy.typing import NDArray
 
 from ..config import Config
+from ..models.archive import Archive, write_archive
 from .batches import Batches
+from .run_folder import BEST_NAME
 from .training_log import TrainingLog
 
 __all__ = ['Fitted', 'TrainingRun']
@@ -47,6 +49,16 @@ class TrainingRun:
     def is_finetuned(self) -> bool:
         """Whether the weights come from a model, so that `training.finetune` applies."""
         return self.weights is not None
+
+    def keep_best(self, weights: Mapping[str, NDArray[Any]], backend: str) -> None:
+        """Writes the best weights so far as an archive; whoever ends the run, now or never, has it.
+
+        Args:
+            weights: Of the network, as archives hold them.
+            backend: Name of the engine.
+        """
+        archive = Archive(self.config, weights, tuple(self.log.history), backend=backend)
+        write_archive(self.folder / BEST_NAME, archive)
 
     def validation_interval(self, steps_per_epoch: int) -> int:
         """Returns the epochs between two validations; one where they decide about the end."""

@@ -19,7 +19,7 @@ from ..models.archive import NETWORK_PREFIX, Archive, check_backend
 from ..networks.contract import Network
 from ..networks.registry import build_with_weights, load_weights
 from ..physics.devices import choose_accelerator, choose_device
-from .callbacks import EpochCheckpoint, ImageCallback, LogCallback
+from .callbacks import BestCheckpoint, EpochCheckpoint, ImageCallback, LogCallback
 from .data_module import BatchDataModule
 from .fitting import Fitted, TrainingRun
 from .loggers import make_logger
@@ -57,7 +57,7 @@ class PyTorchBackend:
         module = PtychoPINN(run.config, run.batches.probes, is_finetuned=run.is_finetuned)
         if run.weights is not None:
             load_weights(module.network, run.weights, run.start)
-        data, best = BatchDataModule(run.batches), _best_checkpoint(run)
+        data, best = BatchDataModule(run.batches), BestCheckpoint(run)
         for name in ('lightning.pytorch', 'lightning.fabric'):
             logging.getLogger(name).setLevel(logging.ERROR)
         trainer = _trainer(run, module, [*_callbacks(run), best])
@@ -74,17 +74,6 @@ class PyTorchBackend:
             best_held_out=error,
             is_main=trainer.is_global_zero,
         )
-
-
-def _best_checkpoint(run: TrainingRun) -> ModelCheckpoint:
-    return ModelCheckpoint(
-        dirpath=run.folder,
-        filename='best',
-        monitor=None if run.batches.validation() is None else 'held_out',
-        mode='min',
-        save_top_k=1,
-        enable_version_counter=False,
-    )
 
 
 def _callbacks(run: TrainingRun) -> list[Callback]:

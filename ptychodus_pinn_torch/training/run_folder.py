@@ -4,21 +4,32 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from ..config import Config, ConfigError
 from ..scan.io.output import write_atomically
-from .batches import Batches
 from .processes import process_rank
 
-__all__ = ['folder_of', 'prepare_folder']
+if TYPE_CHECKING:
+    from .batches import Batches
+
+__all__ = ['BEST_NAME', 'best_of', 'folder_of', 'prepare_folder']
+
+BEST_NAME = 'best.h5.zip'
 
 CONFIG_NAME, DATA_NAME = 'config.json', 'data.json'
 CHECKPOINTS = ('*.ckpt', '*.safetensors')
+LEFTOVERS = (*CHECKPOINTS, BEST_NAME)
 
 
 def folder_of(output: Path) -> Path:
     """Returns the folder that belongs to an archive."""
     return output.parent / f'{output.name.removesuffix(".h5.zip")}.run'
+
+
+def best_of(output: Path) -> Path:
+    """Returns where the best model of a run is while it lasts, whole at any moment."""
+    return folder_of(output) / BEST_NAME
 
 
 def prepare_folder(folder: Path, config: Config, batches: Batches, *, is_resumed: bool) -> None:
@@ -37,7 +48,7 @@ def prepare_folder(folder: Path, config: Config, batches: Batches, *, is_resumed
     folder.mkdir(parents=True, exist_ok=True)
     if process_rank()[0] != 0:
         return
-    for leftover in (path for pattern in CHECKPOINTS for path in folder.glob(pattern)):
+    for leftover in (path for pattern in LEFTOVERS for path in folder.glob(pattern)):
         leftover.unlink()
     for name, text in texts.items():
         write_atomically(folder / name, lambda path, text=text: path.write_text(text, 'utf-8'))  # type: ignore[misc]

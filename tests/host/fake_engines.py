@@ -159,3 +159,33 @@ class MuteEngine(PlainEngine):
         time.sleep(600)
 
     reconstruct = train
+
+
+class SlowStepEngine(PlainEngine):
+    """Trains in earnest; once there is a best model, a step lasts ten seconds and hears nothing."""
+
+    def train(self, request, report):
+        from ptychodus_pinn_torch.config import override_config
+        from ptychodus_pinn_torch.training.run import train
+        from ptychodus_pinn_torch.training.run_folder import best_of
+
+        def slow(item):
+            end_s = time.monotonic() + 10.0 * best_of(request.output).exists()
+            while time.monotonic() < end_s:
+                time.sleep(0.05)
+            report(item)
+
+        options = {
+            'training.start': 'none',
+            'training.max_steps': 100_000,
+            'training.warmup_fraction': 0.0,
+            'training.early_stopping': 1000,  # judged after each epoch
+            'network.num_stages': 2,
+            'network.width': 4,
+            'network.num_memory': 2,
+            'grouping.group_size': 9,
+        }
+        request = replace(
+            request, backend='pytorch', config=override_config(request.config, options)
+        )
+        return train(request, slow)

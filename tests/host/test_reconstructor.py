@@ -6,10 +6,13 @@ import numpy
 import pytest
 from host_scans import CENTER_M, PIXEL_M, make_parameters
 from ptychodus.api.probe import ProbeSequence
+from ptychodus.api.settings import SettingsRegistry
 
 from ptychodus_pinn_torch.config import ConfigError
 from ptychodus_pinn_torch.host import model_file
+from ptychodus_pinn_torch.host.library import PtychoPINNTorchReconstructorLibrary
 from ptychodus_pinn_torch.host.runner import WorkerError
+from ptychodus_pinn_torch.models.archive import read_archive
 from ptychodus_pinn_torch.scan.io.reading import read_scan
 
 
@@ -252,6 +255,29 @@ def test_stopped_training_keeps_the_best_so_far(reconstructor, training_folder, 
     assert (training_folder / 'model.h5.zip').is_file()
     assert reconstructor.model.path == training_folder / 'model.h5.zip'
     assert 'best model so far' in caplog.text
+
+
+def test_stop_keeps_the_best_model_of_a_worker_that_does_not_hear_it(tmp_path, parameters, caplog):
+    library = PtychoPINNTorchReconstructorLibrary(SettingsRegistry(), False)
+    reconstructor, folder = library.reconstructors[0], tmp_path / 'training'
+    folder.mkdir()
+    reconstructor.export_training_data(folder / 'one.npz', parameters)
+    reconstructor.engine = 'fake_engines:SlowStepEngine'
+    (folder / 'model.run').mkdir()
+    (folder / 'model.run' / 'best.h5.zip').write_text('of another run')
+    training, best = reconstructor.train(folder, folder), folder / 'model.run' / 'best.h5.zip'
+    for _ in training:
+        if best.is_file():
+            break
+    assert best.read_bytes() != b'of another run'
+    training.close()
+    model = folder / 'model.h5.zip'
+    assert (
+        reconstructor.model.path == model
+        and 'did not come to its end; its best model' in caplog.text
+    )
+    archive = read_archive(model)
+    assert archive.config.network.width == 4 and len(archive.weights) > 3
 
 
 def test_a_model_is_loaded_checked_saved_and_missed(reconstructor, parameters, tmp_path):
