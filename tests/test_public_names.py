@@ -44,6 +44,7 @@ ANY_SHAPE = {
     'load_weights',
     'check_weights',
     'TrainingRun',
+    'TrainingRun.keep_best',
     'Fitted',
     'Hdf5Reader.array',
     'NpzReader.array',
