@@ -229,7 +229,7 @@ class PINNTorchReconstructor(TrainableReconstructor):
 
     def _accept_best(self, output: Path, best: Path) -> None:
         """Uses the best model of a worker that was ended before it wrote its last one."""
-        from ..scan.output import write_atomically
+        from ..scan.io.output import write_atomically
 
         if not best.is_file():
             logger.info('Training ended before it had a model.')

@@ -18,6 +18,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from ..backend import Reconstruction, ReconstructRequest, Report, ignore_report, resolve_backend
 from ..config import Config, override_config, refuse_without_effect
+from ..scan.io.build import build_scan
 from ..scan.io.pattern_store import stage_blocks
 from ..scan.io.raw import RawScan
 from ..scan.scan import Scan

@@ -9,8 +9,8 @@ from typing import Any, Self
 import numpy
 from numpy.typing import ArrayLike, NDArray
 
-from ..scan.npz_layouts import NpzReader
-from ..scan.output import write_npz
+from ..scan.io.npz import NpzArrays
+from ..scan.io.output import write_npz
 from .frame_store import FrameStore, JournalError
 
 __all__ = ['SETUP', 'Setup', 'begin_journal', 'is_journal', 'open_journal']
@@ -89,7 +89,7 @@ def open_journal(folder: Path) -> tuple[Setup, FrameStore | None]:
     """
     if not (folder / SETUP).is_file():
         raise JournalError(f'{folder}: holds no journal, for {SETUP} is missing: name another.')
-    reader = NpzReader(folder / SETUP)
+    reader = NpzArrays(folder / SETUP)
     try:
         setup = Setup.of(
             reader.array('probe'), reader.array('bad_pixels'), reader.pair('pixel_size_m')

@@ -19,6 +19,11 @@ logger = logging.getLogger(__name__)
 
 _BORDER_PX = 4
 MAX_OBJECT_PIXELS = 2**28
+"""Pixels of the largest object that is meant; its arrays take 2 GB each."""
+
+MAIN_PART, MOST_GROWTH = 0.75, 4.0
+"""Where so many windows hang together, others that touch none of them are glitches of the encoder if
+the object would be so many times larger with them: a second area of a scan is smaller than that."""
 
 
 @dataclass(frozen=True)

@@ -27,8 +27,8 @@ import numpy
 
 import ptychodus_pinn_torch as pinn
 from ptychodus_pinn_torch.models.archive import read_archive
-from ptychodus_pinn_torch.scan.files import read_image
-from ptychodus_pinn_torch.scan.output import write_scan_npz
+from ptychodus_pinn_torch.scan.io.images import read_image
+from ptychodus_pinn_torch.scan.io.output import write_scan_npz
 
 PRECIOUS = {'notes.json': b'{"scan": 1}', 'scan0.csv': b'1,2\n', 'mine.png': b'\x89PNG of mine'}
 QUICK = ['--threads', '1', '--refine', '3', '--quiet']

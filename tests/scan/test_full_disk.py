@@ -8,14 +8,15 @@ from pathlib import Path
 
 import pytest
 
-from ptychodus_pinn_torch.scan.output import write_product, write_scan_npz
+from ptychodus_pinn_torch.scan.io.output import write_product, write_scan_npz
 from ptychodus_pinn_torch.scan.scan import Scan
 
 WRITER = """
 import resource, signal, sys
-from ptychodus_pinn_torch.scan.files import read_scan, write_product, write_reconstruction_npz
-from ptychodus_pinn_torch.scan.hdf5_arrays import write_scan_hdf5
-from ptychodus_pinn_torch.scan.output import write_scan_npz
+from ptychodus_pinn_torch.scan.io.output import write_product, write_reconstruction_npz
+from ptychodus_pinn_torch.scan.io.reading import read_scan
+from ptychodus_pinn_torch.scan.io.hdf5 import write_scan_hdf5
+from ptychodus_pinn_torch.scan.io.output import write_scan_npz
 import ptychodus.api.io
 scan, path, kind = read_scan(sys.argv[1]), sys.argv[2], sys.argv[3]
 image = dict(object_=scan.object_, positions_px=scan.positions_px, probe=scan.probe, losses=[])

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import io
 import math
+import os
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -21,6 +23,7 @@ from .raw import StoredPatterns
 __all__ = ['Hdf5Arrays', 'check_links', 'is_hdf5', 'open_hdf5', 'store_patterns', 'write_scan_hdf5']
 
 MATLAB = b'MATLAB 7.3 MAT-file'
+_HEADER_BYTES = 2**20
 MOST_LINKS, MOST_BYTES = 16, 2**30
 """Links in a row that are followed; bytes of an array that is read into memory."""
 
@@ -208,7 +211,8 @@ def write_scan_hdf5(path: Path | str, scan: Scan, extra: Mapping[str, Any] = NOT
 
 def _write_arrays(path: Path | str, arrays: Mapping[str, Any]) -> Path:
     def write(temporary: Path) -> None:
-        with h5py.File(temporary, 'w') as file:
+        _reserve(temporary, sum(numpy.asarray(value).nbytes for value in arrays.values()))
+        with h5py.File(temporary, 'r+') as file:
             for name, value in arrays.items():
                 values = numpy.asarray(value)
                 is_text = values.dtype.kind == 'U'
@@ -217,3 +221,21 @@ def _write_arrays(path: Path | str, arrays: Mapping[str, Any]) -> Path:
                 )  # contiguous, so that it can be mapped
 
     return write_atomically(path, write)
+
+
+def _reserve(path: Path, num_bytes: int) -> None:
+    """Makes an empty HDF5 file for which the file system has set space aside.
+
+    HDF5 itself ends the process where a disk is full.
+
+    Raises:
+        OSError: there is not so much space.
+    """
+    empty = io.BytesIO()
+    with h5py.File(empty, 'w'):
+        pass
+    with path.open('wb') as file:
+        file.write(empty.getbuffer())
+        file.flush()
+        if hasattr(os, 'posix_fallocate'):
+            os.posix_fallocate(file.fileno(), 0, num_bytes + _HEADER_BYTES)
