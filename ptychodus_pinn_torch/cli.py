@@ -33,6 +33,7 @@ _COMMANDS = {
     'demo': 'simulate, train, reconstruct, compare: one picture and its metrics',
     'simulate': 'write a simulated scan with its truth',
     'check': 'examine a scan before a long run',
+    'formats': 'list the formats of scans that are read',
     'inspect': 'say what is in a scan or a model',
     'evaluate': 'compare an image with a reference',
     'compare': 'compare several images of one scan',

@@ -46,11 +46,6 @@ def _figure(width: float, height: float) -> Any:
     return Figure(figsize=(width, height), layout='constrained')
 
 
-def _plain(text: str) -> str:
-    """Returns a text of others, such as a file name, so that it is drawn and not interpreted."""
-    return text.encode(errors='backslashreplace').decode().replace('$', r'\$')
-
-
 def _save(figure: Any, path: Path) -> Path:
     """Returns the path, written; names in the figure are shown as they are, dollars included."""
     from matplotlib.text import Text
@@ -70,7 +65,7 @@ def draw_scan(path: Path, scan: Scan) -> Path:
     single = numpy.asarray(scan.patterns[middle], dtype=float)
     object_, what = (scan.object_, 'object') if scan.truth is None else (scan.truth, 'truth')
     figure = _figure(13.8, 8.2)
-    figure.suptitle(_plain(scan.name))
+    figure.suptitle(scan.name)
     axes = figure.subplots(2, 3).ravel()
     for place, counts, title in zip(axes, (mean, single), ('mean pattern', f'pattern {middle}')):
         counts = numpy.where(scan.good_pixels, counts, numpy.nan)
@@ -93,7 +88,7 @@ def draw_image(path: Path, image: Image) -> Path:
     """Returns the path of a PNG with amplitude, phase and, where there is one, the probe."""
     columns = 2 if image.probe is None else 3
     figure = _figure(4.6 * columns, 4.1)
-    figure.suptitle(_plain(image.path.name))
+    figure.suptitle(image.path.name)
     axes = figure.subplots(1, columns)
     _show_object(axes, image.object_)
     if image.probe is not None:
@@ -156,14 +151,14 @@ def draw_reconstruction(path: Path, scan: Scan, result: Reconstruction) -> Path:
     title = f'{scan.name}: {scan.num_patterns} patterns, from the {result.start} start'
     if result.trust is None:
         axes[2].set_axis_off()
-        figure.suptitle(_plain(title))
+        figure.suptitle(title)
         return _save(figure, path)
     _show_misfit(axes[2], result.trust.map[window])
     told = result.trust.summary(without=scan.name)
     told = f'{told[:1].upper()}{told[1:]}'
     caption = textwrap.fill(told, _CAPTION_LENGTH, break_on_hyphens=False)
     colour = _VERDICTS.get(result.trust.verdict, 'black')
-    figure.suptitle(_plain(f'{title}\n{caption}'), color=colour, fontsize=11)
+    figure.suptitle(f'{title}\n{caption}', color=colour, fontsize=11)
     return _save(figure, path)
 
 
@@ -191,7 +186,7 @@ def draw_live(
         axes[2].set_axis_off()
     else:
         _show_misfit(axes[2], misfit_map[window])
-    figure.suptitle(_plain(textwrap.fill(title, _CAPTION_LENGTH)), fontsize=11)
+    figure.suptitle(textwrap.fill(title, _CAPTION_LENGTH), fontsize=11)
     return _save(figure, path)
 
 
@@ -256,7 +251,7 @@ def draw_comparison(
             found = panel.metrics
             if found is not None and found.frc_frequency:
                 label = panel.title if len(rows) == 1 else f'{title}: {panel.title}'
-                right.plot(found.frc_frequency, found.frc_correlation, label=_plain(label), lw=1)
+                right.plot(found.frc_frequency, found.frc_correlation, label=label, lw=1)
     right.axhline(0.5, color='gray', ls=':')
     right.set(xlabel='frequency / Nyquist', title='Fourier ring correlation', ylim=(-0.1, 1.05))
     right.legend(fontsize=6, ncols=2)
@@ -266,7 +261,7 @@ def draw_comparison(
 def _draw_row(
     part: Any, title: str, panels: Sequence[Panel], coverage: NDArray[Any], columns: int
 ) -> None:
-    part.suptitle(_plain(title))
+    part.suptitle(title)
     axes = part.subplots(2, columns, squeeze=False)
     for spare in axes[:, len(panels) :].ravel():
         spare.set_axis_off()
@@ -280,7 +275,7 @@ def _draw_row(
         row[0].set_ylabel(label)
     for place, panel in zip(axes[0], panels):
         score = '' if panel.metrics is None else f'\nNRMSE {panel.metrics.nrmse:.3f}'
-        place.set_title(_plain(panel.title) + score, fontsize=9)
+        place.set_title(panel.title + score, fontsize=9)
 
 
 def _draw_history(axes: Any, history: Sequence[Mapping[str, float | None]]) -> None:

@@ -41,16 +41,13 @@ UNITLESS = {
     'RunLog.seconds',
 }
 ANY_SHAPE = {
+    'build_with_weights',
     'load_weights',
     'check_weights',
     'TrainingRun',
     'TrainingRun.keep_best',
     'Fitted',
-    'Hdf5Reader.array',
-    'NpzReader.array',
-    'NpzReader.optional',
     'map_npz_member',
-    'map_hdf5_dataset',
     'stage_npz_member',
     'stage_blocks',
     'judge',

@@ -8,8 +8,8 @@ from dataclasses import dataclass, replace
 import numpy
 import torch
 
-from ..physics.measured_scan import measure_scan
 from ..physics.noise import root_noise
+from ..reconstruction.defocus import quick_misfit
 from ..reconstruction.splitting import take_middle
 from ..scan.calibration import calibrate_scan
 from ..scan.findings import Finding, found_ok, found_warning
@@ -17,8 +17,6 @@ from ..scan.positions import PositionTransform
 from ..scan.resampling import crop_scan
 from ..scan.scan import Scan
 from ..scan.triage import Triage
-from ..solver.rpie import RpieSettings, rpie_epoch
-from ..solver.state import SolverState
 
 __all__ = [
     'ORIENTATIONS',
@@ -61,8 +59,6 @@ _NOISE_PART = 0.8
 _NUM_FRAMES = 48
 _NUM_MODES = 2
 _NUM_EPOCHS = 12
-_BATCH = 8
-_ALPHA = 0.05
 _MAX_SIZE = 128
 
 
@@ -116,9 +112,11 @@ def compare_orientations(scan: Scan) -> OrientationErrors:
         turned = replace(part, positions_px=transform.apply(part.positions_px))
         is_same = numpy.allclose(turned.positions_px, part.positions_px, atol=1e-3)
         if name == 'as given' or not is_same:
-            errors[name] = _reconstruct(turned)
+            errors[name] = quick_misfit(turned, _NUM_EPOCHS, _NUM_MODES)
     order = numpy.random.default_rng(0).permutation(part.num_patterns)
-    by_chance = _reconstruct(replace(part, positions_px=part.positions_px[order]))
+    by_chance = quick_misfit(
+        replace(part, positions_px=part.positions_px[order]), _NUM_EPOCHS, _NUM_MODES
+    )
     return OrientationErrors(errors, by_chance, _photon_noise(part))
 
 
@@ -127,19 +125,6 @@ def _photon_noise(part: Scan) -> float:
     mean = numpy.asarray(part.patterns).mean(axis=0, dtype=numpy.float64)[part.good_pixels]
     noise = root_noise(torch.from_numpy(mean.astype(numpy.float32)))
     return float(noise.sum()) / max(float(mean.sum()), 1e-9)
-
-
-@torch.no_grad()
-def _reconstruct(part: Scan) -> float:
-    """Returns the relative amplitude error of the last epoch, taken before each update."""
-    measurement = measure_scan(part, num_probe_modes=_NUM_MODES).measurement
-    state = SolverState.start(measurement.flat(), measurement)
-    num_subsets = -(-part.num_patterns // _BATCH)
-    batches = [torch.arange(k, part.num_patterns, num_subsets) for k in range(num_subsets)]
-    settings, error = RpieSettings(alpha=_ALPHA), 0.0
-    for _ in range(_NUM_EPOCHS):
-        error = rpie_epoch(state, measurement, batches, settings)
-    return error
 
 
 def examine_orientation(scan: Scan, triage: Triage, change: PositionTransform) -> Iterator[Finding]:

@@ -10,6 +10,7 @@ from scipy.spatial import KDTree
 
 from ..config import Config
 from ..physics.probe import support_box
+from ..reconstruction.defocus import with_found_defocus
 from ..scan.calibration import calibrate_scan
 from ..scan.findings import Finding, Level, found_error, found_ok, found_warning
 from ..scan.positions import PositionTransform
@@ -35,9 +36,14 @@ def examine_scan(scan: Scan, change: PositionTransform | None = None) -> list[Fi
         change: What was done to its positions then, so that the flags that are named stand for
             all that has to be done to those of the file.
     """
-    triage = examine_frames(scan)
+    triage, said = examine_frames(scan), list[Finding]()
+    scan = with_found_defocus(
+        scan,
+        lambda text: said.append(found_ok('probe', text.partition(': ')[2].capitalize())),
+        triage,
+    )
     has_probe = numpy.isfinite(scan.probe).all() and 0.0 < _probe_power(scan).sum() < numpy.inf
-    findings = [*scan.findings, *examine_counts(scan, triage)]
+    findings = [*scan.findings, *said, *examine_counts(scan, triage)]
     has_counts = all(finding.level != 'error' for finding in findings)
     if not has_probe:
         findings.append(

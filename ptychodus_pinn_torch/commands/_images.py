@@ -85,7 +85,13 @@ def write_image(output: Path, scan: Scan, result: Reconstruction) -> None:
     }
     if output.suffix == '.npz':
         variation = result.probe_variation
-        write_reconstruction_npz(output, **contents, judged=_judged(result), variation=variation)
+        write_reconstruction_npz(
+            output,
+            **contents,
+            judged=_judged(result),
+            variation=variation,
+            messages=result.messages,
+        )
     else:
         comment = '' if result.trust is None else result.trust.summary(without=scan.name)
         scan = replace(scan, probe_variation=result.probe_variation)

@@ -23,6 +23,7 @@ from ..scan.io.output import write_atomically
 from . import UsageError
 from ._images import IMAGE_SUFFIXES, figures_of, make_image
 from ._outputs import FileKey, check_output, keys_of
+from ._scan_options import flags_of_reading
 
 __all__ = ['is_many', 'run_many']
 
@@ -31,8 +32,6 @@ PATTERNS = ('diff3d', 'diffraction', 'patterns', 'entry_1')
 DIFFRACTION, PRODUCT = 'diffraction.h5', 'product.h5'
 TABLE, TABLE_S = 'results.csv', 10.0
 COLUMNS = ('name', 'scan', 'verdict', 'to_noise', 'held_out', 'seconds', 'freed', 'failure')
-READING = ('crop', 'bin', 'diffraction_kind', 'exchange_axes', 'flip_y', 'flip_x')
-"""Flags that make another image of the same file."""
 
 
 def is_many(arguments: argparse.Namespace) -> bool:
@@ -255,8 +254,7 @@ def _identity(
     with contextlib.suppress(OSError):  # who reads it says so
         size, changed_s = file.stat().st_size, file.stat().st_mtime
     model = arguments.model
-    options = {f'--{name.replace("_", "-")}': getattr(arguments, name) for name in READING}
-    options['--scale-positions'] = arguments.scale_positions
+    options = flags_of_reading(arguments)
     tree = config.model_dump(mode='json', exclude={'execution'})
     for section, values in tree.items():
         parts = values.items() if isinstance(values, dict) else (('', values),)

@@ -15,6 +15,7 @@ from . import UsageError
 __all__ = [
     'RARE',
     'add_scan_options',
+    'flags_of_reading',
     'position_transform_from',
     'read_options_from',
     'read_scan_from',
@@ -98,6 +99,12 @@ def read_options_from(arguments: argparse.Namespace) -> ReadOptions:
         return ReadOptions(**values, positions=position_transform_from(arguments))
     except ValueError as error:
         raise UsageError(str(error)) from error
+
+
+def flags_of_reading(arguments: argparse.Namespace) -> dict[str, str]:
+    """Returns what the flags say of a scan, as words, by flag: what makes another image of a file."""
+    names = [item.name for item in fields(ReadOptions) if item.metadata]
+    return {_flag(name): str(getattr(arguments, name)) for name in (*names, *_TURNS)}
 
 
 def refuse_scan_options(arguments: argparse.Namespace, why: str) -> None:

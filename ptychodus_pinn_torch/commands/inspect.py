@@ -11,7 +11,10 @@ from typing import Any
 import numpy
 
 from ..models.archive import BUNDLE_NAME
+from ..scan.io.apart import read_apart
+from ..scan.io.hdf5 import is_hdf5, open_hdf5
 from ..scan.io.images import Image, read_image
+from ..scan.io.npz import damage_named
 from ..scan.scan import Scan
 from . import UsageError, describe_shape
 from ._outputs import add_overwrite_option, check_output
@@ -64,7 +67,7 @@ def _names(path: Path) -> set[str]:
     """Returns the names in a zip; none where the file is something else."""
     if not path.is_file() or not zipfile.is_zipfile(path):
         return set()
-    with zipfile.ZipFile(path) as archive:
+    with damage_named(path), zipfile.ZipFile(path) as archive:
         return set(archive.namelist())
 
 
@@ -74,12 +77,14 @@ def _is_image(path: Path, names: set[str]) -> bool:
         return 'object.npy' in names and not names & {'diffraction.npy', 'diff3d.npy'}
     if not path.is_file() or path.with_name('diffraction.h5').exists():
         return False
-    import h5py
-
-    if not h5py.is_hdf5(path):
+    if not is_hdf5(path):
         return False
-    with h5py.File(path, 'r') as product:
-        return 'object' in product and 'patterns' not in product
+
+    def find() -> dict[str, bool]:
+        with open_hdf5(path) as product:
+            return {'is_image': 'object' in product and 'patterns' not in product}
+
+    return bool(read_apart(path, find)['is_image'])
 
 
 def describe_image(image: Image) -> str:

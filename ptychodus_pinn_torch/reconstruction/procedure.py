@@ -23,12 +23,14 @@ from ..physics.measurement import Measurement
 from ..physics.memory import ChunkLimit
 from ..physics.shifted_probes import ShiftedProbes
 from ..physics.team import ALONE, Team
+from ..scan.io.build import ESTIMATED
 from ..scan.probe_mask import mask_probe
 from ..scan.scan import Scan, fingerprint
 from ..scan.triage import examine_frames
 from ..solver.state import Freed, SolverState, tilted_phase
 from ..solver.tiles import is_wide
 from .centring import centre_beam
+from .defocus import with_found_defocus
 from .examining import Examination, Found
 from .placing import place_on_grid
 from .refined import Refined
@@ -124,6 +126,7 @@ def reconstruct(
         triage = examine_frames(scan)
         if triage.sentence():
             log.say(f'{scan.name}: {triage.sentence()}')
+        scan = with_found_defocus(scan, log.say, triage)
         measured = measure_scan(
             scan,
             triage=triage,
@@ -269,7 +272,10 @@ def _with_trained_probe(scan: Scan, archive: Archive, log: RunLog) -> Scan:
             f'{len(scan.probe)} modes.'
         )
         parts = numpy.asarray(array, dtype=numpy.float32)
-        return replace(scan, probe=(parts[..., 0] + 1j * parts[..., 1]).astype(numpy.complex64))
+        probe = (parts[..., 0] + 1j * parts[..., 1]).astype(numpy.complex64)
+        metadata = {**scan.metadata}
+        metadata.pop(ESTIMATED, None)
+        return replace(scan, probe=probe, metadata=metadata)
     return scan
 
 

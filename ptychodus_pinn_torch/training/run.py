@@ -15,6 +15,7 @@ from ..models.card import write_card
 from ..models.opening import open_model
 from ..physics.devices import set_threads
 from ..physics.measured_scan import MeasuredScan, measure_scan
+from ..reconstruction.defocus import with_found_defocus
 from ..scan.probe_mask import mask_probe
 from ..scan.scan import Scan
 from .batches import ScanBatches
@@ -75,7 +76,8 @@ def train(request: TrainRequest, report: Report) -> Path:
 
 
 def _measure(scan: Scan, config: Config) -> MeasuredScan:
-    masked = mask_probe(scan, config.physics.probe_mask_px)
+    focused = with_found_defocus(scan, logger.info)
+    masked = mask_probe(focused, config.physics.probe_mask_px)
     return measure_scan(masked, num_probe_modes=config.physics.num_probe_modes)
 
 

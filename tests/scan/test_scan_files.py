@@ -373,7 +373,7 @@ def test_reconstruction_has_its_four_keys(tmp_path: Path, tiny_scan: Scan):
         losses=[(1, 0.5)],
     )
     with numpy.load(path, allow_pickle=False) as file:
-        assert set(file) == {'object', 'positions_px', 'probe', 'losses'}
+        assert set(file) == {'object', 'positions_px', 'probe', 'losses', 'messages'}
         assert file['object'].dtype == numpy.complex64 and file['losses'].shape == (1, 2)
 
 

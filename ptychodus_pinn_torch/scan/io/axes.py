@@ -59,6 +59,10 @@ def order_probe(
         ValueError: another shape, or values that make no probe.
     """
     given, said = probe.shape, []
+    if not probe.size:
+        raise ValueError(
+            f'{path}: the probe has shape {given}, no pixels at all: give another probe.'
+        )
     while probe.ndim > 3 and probe.shape[0] == 1:
         probe = probe[0]
     if probe.ndim == 3 and probe.shape[1:] != window and probe.shape[:2] == window:

@@ -23,7 +23,14 @@ if TYPE_CHECKING:
     from ptychodus.api.plugins import PluginRegistry
     from ptychodus.api.probe_positions import ProbePositionSequence
 
-__all__ = ['find_format', 'load_registry', 'read_hosted', 'read_mask', 'replace_positions']
+__all__ = [
+    'find_format',
+    'load_registry',
+    'make_probe',
+    'read_hosted',
+    'read_mask',
+    'replace_positions',
+]
 
 logger = logging.getLogger(__name__)
 
@@ -251,6 +258,45 @@ def _with_geometry(raw: RawScan, about: Any, options: ReadOptions) -> RawScan:
             f'{pixel_m} m make no object pixel: say the right ones.'
         )
     return replace(raw, pixel_size_m=(size[0], size[1]), metadata=metadata)
+
+
+def make_probe(raw: RawScan, name: str) -> NDArray[Any]:
+    """Returns the probe (1, H, W) that a zone plate or mirrors of Ptychodus make, in focus.
+
+    Raises:
+        ValueError: the optics are not known, or the geometry of the scan is not.
+    """
+    from ptychodus.api.constants import energy_eV_to_wavelength_m
+    from ptychodus.api.probe import ProbeGeometry
+    from ptychodus.api.simulate.probe import (
+        generate_fresnel_zone_plate_probe,
+        generate_kb_mirror_probe,
+    )
+
+    registry = load_registry()
+    makers = (
+        (registry.fresnel_zone_plates, generate_fresnel_zone_plate_probe),
+        (registry.kb_mirrors, generate_kb_mirror_probe),
+    )
+    known = [each.simple_name for chooser, _ in makers for each in chooser]
+    energy_ev = raw.metadata.get('photon_energy_eV')
+    if name not in known:
+        raise ValueError(f'--probe-preset {name}: Ptychodus knows {", ".join(known)}.')
+    if not energy_ev or raw.pixel_size_m is None:
+        raise ValueError(
+            f'--probe-preset {name}: energy and size of an object pixel are not known: say --energy-ev, '
+            '--distance-m and --detector-pixel-um.'
+        )
+    height, width = raw.patterns.shape[-2:]
+    geometry = ProbeGeometry(width, height, raw.pixel_size_m[1], raw.pixel_size_m[0])
+    wavelength_m = energy_eV_to_wavelength_m(float(energy_ev))
+    for chooser, make in makers:
+        optics = next((each.strategy for each in chooser if each.simple_name == name), None)
+        if optics is not None:
+            made: Any = make
+            found = made(geometry, optics, photon_wavelength_m=wavelength_m, defocus_distance_m=0.0)
+            return numpy.asarray(found.get_array())
+    raise AssertionError(name)
 
 
 def read_mask(path: Path) -> tuple[NDArray[Any], bool]:

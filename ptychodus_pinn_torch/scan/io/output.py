@@ -150,13 +150,15 @@ def write_reconstruction_npz(
     losses: ArrayLike | Sequence[tuple[int, float]],
     judged: Mapping[str, NDArray[Any]] = NOTHING,
     variation: ProbeVariation | None = None,
+    messages: Sequence[str] = (),
 ) -> Path:
     """Returns the path of the NPZ that now holds an image.
 
     Keys: `object` (Y, X) and `probe` (P, H, W) complex64, `positions_px` (N, 2) float64,
     `losses` (n, 2) with epoch and value; and what is known of the image's quality, as float32, by
     the keys of `judged`: `coverage` and `misfit_map` (Y, X), `misfit_frames` (N,). Where the probe
-    varies, `probe_variations` (V, H, W) and `probe_weights` (N, 1 + V) say how.
+    varies, `probe_variations` (V, H, W) and `probe_weights` (N, 1 + V) say how. `messages` are the
+    sentences that were said of scan and image.
     """
     return write_npz(
         path,
@@ -167,6 +169,7 @@ def write_reconstruction_npz(
             'losses': numpy.asarray(losses, dtype=numpy.float64).reshape(-1, 2),
             **_variation_arrays(variation),
             **{key: numpy.asarray(values, numpy.float32) for key, values in judged.items()},
+            'messages': numpy.asarray(messages, dtype=numpy.str_),
         },
     )
 

@@ -181,6 +181,9 @@ def unlike_pixels(
         found = (filled == 0.0) & (around > BRIGHT) & (expected > BRIGHT)
         filled = numpy.where(found, around, filled)
         dead |= found
+    for axis in (0, 1):  # a gap between modules goes on where light is too weak to tell
+        is_empty = (counts * good == 0.0).all(axis=axis, keepdims=True)
+        dead |= is_empty & dead.any(axis=axis, keepdims=True)
     ring = numpy.ones((3, 3), bool)
     ring[1, 1] = False
     near = ndimage.rank_filter(_fill(counts, good & ~dead), -2, footprint=ring, mode='nearest')

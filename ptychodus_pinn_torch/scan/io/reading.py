@@ -14,7 +14,7 @@ from ..scan import Scan
 from .apart import read_apart
 from .build import build_scan
 from .hdf5 import is_hdf5
-from .hosted import find_format, read_hosted, read_mask, replace_positions
+from .hosted import find_format, make_probe, read_hosted, read_mask, replace_positions
 from .matlab import MatlabArrays, is_matlab
 from .named import read_named
 from .npz import NpzArrays, damage_named
@@ -148,6 +148,10 @@ def _read_raw(path: Path, options: ReadOptions) -> RawScan:
                 options.positions_file, lambda: vars(replace_positions(raw, options))
             )
             raw = RawScan(**found)
+    if options.probe_preset is not None:
+        if raw.probe is not None:
+            raise ValueError(f'{path} has a probe: leave out --probe-preset.')
+        raw = replace(raw, probe=make_probe(raw, options.probe_preset))
     if options.bad_pixels is not None:
         with damage_named(options.bad_pixels):
             mask, is_good = read_mask(options.bad_pixels)
