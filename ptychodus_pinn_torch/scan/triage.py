@@ -245,24 +245,29 @@ def _compare_neighbours(
 
 
 def _measure(scan: Scan) -> _Frames:
-    number, (height, width) = scan.num_patterns, scan.pattern_shape
-    bands = numpy.zeros((number, 2 * BANDS))
-    totals, peaks = numpy.zeros(number), numpy.zeros(number)
-    places, full = numpy.zeros(number, numpy.int64), []
-    edges = [numpy.linspace(0, size, BANDS + 1).astype(int)[:-1] for size in (height, width)]
+    (height, width), num_patterns = scan.pattern_shape, scan.num_patterns
+    bands = numpy.zeros((num_patterns, 2 * BANDS))
+    totals, peaks = numpy.zeros(num_patterns), numpy.zeros(num_patterns)
+    places, full = numpy.zeros(num_patterns, numpy.int64), []
+    number = next(each for each in (BANDS, 2, 1) if height % each == width % each == 0)
     has_bad = not scan.good_pixels.all()
-    for rows in block_slices(number, scan.patterns[0].nbytes):
+    for rows in block_slices(num_patterns, scan.patterns[0].nbytes):
         counts = numpy.asarray(scan.patterns[rows])
         if has_bad:
             counts = counts * scan.good_pixels
         flat = counts.reshape(len(counts), -1)
         places[rows] = flat.argmax(axis=1)
         peaks[rows] = numpy.take_along_axis(flat, places[rows, None], axis=1)[:, 0]
-        for axis, first in ((2, 0), (1, BANDS)):
-            profile = counts.sum(axis=axis, dtype=numpy.float64)
-            bands[rows, first : first + BANDS] = numpy.add.reduceat(
-                profile, edges[first // BANDS], axis=1
-            )
+        # one pass over the counts: the sums of columns within horizontal bands
+        columns = numpy.einsum(
+            'nbhw->nbw',
+            counts.reshape(len(counts), number, -1, width),
+            dtype=numpy.float64,
+            casting='unsafe',
+        )
+        bands[rows, :number] = columns.sum(axis=2)
+        down = columns.sum(axis=1).reshape(len(counts), number, -1)
+        bands[rows, BANDS : BANDS + number] = down.sum(axis=2)
         totals[rows] = bands[rows, :BANDS].sum(axis=1)
         if peaks[rows].max(initial=0.0) >= scan.saturation:
             full.append(numpy.argwhere(counts >= scan.saturation) + [rows.start, 0, 0])

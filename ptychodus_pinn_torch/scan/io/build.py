@@ -133,13 +133,14 @@ def _settle_patterns(door: _Door) -> tuple[NDArray[numpy.bool_], float]:
     survey, good = _find_odd_pixels(door)
     kind = _settle_kind(door, good)
     counts = kind.factor * (survey.power if kind.is_amplitude else survey.total)
+    highest = kind.factor * survey.highest ** (2 if kind.is_amplitude else 1)
     axes = corner_axes(counts, good)
     beam = None
     if door.probe is not None:
         far_field = numpy.fft.fft2(door.probe)
         beam = (far_field.real**2 + far_field.imag**2).sum(axis=0, dtype=numpy.float64)
         beam = numpy.fft.fftshift(beam, [axis for axis in (0, 1) if not axes[axis]])
-    for what, pixels in unlike_pixels(counts, survey.num_frames, good, beam).items():
+    for what, pixels in unlike_pixels(counts, highest, survey.num_frames, good, beam).items():
         good = _call_bad(door, good, what, pixels)
     broken, wrong = find_wrong_values(door.patterns, good, has_noise=survey.has_noise)
     if len(broken):

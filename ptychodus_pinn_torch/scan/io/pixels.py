@@ -160,6 +160,7 @@ def odd_pixels(survey: Survey) -> dict[str, NDArray[numpy.bool_]]:
 
 def unlike_pixels(
     counts: NDArray[numpy.float64],
+    highest: NDArray[numpy.float64],
     num_frames: int,
     good: NDArray[numpy.bool_],
     beam: NDArray[numpy.float64] | None,
@@ -168,6 +169,7 @@ def unlike_pixels(
 
     Args:
         counts: Of each pixel, all frames together.
+        highest: The most that a pixel has in a frame: what single frames make is no hot pixel.
         num_frames: So many.
         good: Pixels that are not known to be bad.
         beam: What the probe alone would send there, in any unit; where it is dark, dark is right.
@@ -189,6 +191,7 @@ def unlike_pixels(
     near = ndimage.rank_filter(_fill(counts, good & ~dead), -2, footprint=ring, mode='nearest')
     floor = HOT * (near + 1.0) + 10.0 * numpy.sqrt(near + 1.0)
     hot = good & (counts > floor) & (counts > 2.0 * num_frames)
+    hot &= counts > min(FEWEST, 0.5 * num_frames) * highest
     return {'dead': dead & good, 'hot': hot}
 
 
