@@ -10,15 +10,13 @@ import json
 import logging
 import sys
 import time
-import zipfile
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import h5py
-
 from ..config import Config
+from ..scan.io.images import is_image
 from ..scan.io.output import write_atomically
 from . import UsageError
 from ._images import IMAGE_SUFFIXES, figures_of, make_image
@@ -28,7 +26,6 @@ from ._scan_options import flags_of_reading
 __all__ = ['is_many', 'run_many']
 
 SCAN_SUFFIXES = ('.npz', '.h5', '.hdf5', '.cxi')
-PATTERNS = ('diff3d', 'diffraction', 'patterns', 'entry_1')
 DIFFRACTION, PRODUCT = 'diffraction.h5', 'product.h5'
 TABLE, TABLE_S = 'results.csv', 10.0
 COLUMNS = ('name', 'scan', 'verdict', 'to_noise', 'held_out', 'seconds', 'freed', 'failure')
@@ -141,15 +138,10 @@ def _expand(paths: Sequence[Path]) -> Iterator[Path]:
 
 def _is_image(path: Path) -> bool:
     """Returns whether a file is an image, and no scan, by what lies in it."""
-    keys: set[str] = set()
-    with contextlib.suppress(OSError, RuntimeError, zipfile.BadZipFile):
-        if path.is_file() and zipfile.is_zipfile(path):
-            with zipfile.ZipFile(path) as archive:
-                keys = {name.removesuffix('.npy') for name in archive.namelist()}
-        elif path.is_file() and h5py.is_hdf5(path):
-            with h5py.File(path, 'r') as file:
-                keys = set(file)
-    return 'object' in keys and keys.isdisjoint(PATTERNS)
+    try:
+        return is_image(path)
+    except (ValueError, OSError):
+        return False  # who reads it says what is wrong
 
 
 def _name_scans(paths: Sequence[Path]) -> dict[str, Path]:

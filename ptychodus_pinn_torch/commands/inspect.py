@@ -11,9 +11,7 @@ from typing import Any
 import numpy
 
 from ..models.archive import BUNDLE_NAME
-from ..scan.io.apart import read_apart
-from ..scan.io.hdf5 import is_hdf5, open_hdf5
-from ..scan.io.images import Image, read_image
+from ..scan.io.images import Image, is_image, read_image
 from ..scan.io.npz import damage_named
 from ..scan.scan import Scan
 from . import UsageError, describe_shape
@@ -73,18 +71,7 @@ def _names(path: Path) -> set[str]:
 
 def _is_image(path: Path, names: set[str]) -> bool:
     """Returns whether the file holds an image but no patterns, nor lies beside its patterns."""
-    if names:
-        return 'object.npy' in names and not names & {'diffraction.npy', 'diff3d.npy'}
-    if not path.is_file() or path.with_name('diffraction.h5').exists():
-        return False
-    if not is_hdf5(path):
-        return False
-
-    def find() -> dict[str, bool]:
-        with open_hdf5(path) as product:
-            return {'is_image': 'object' in product and 'patterns' not in product}
-
-    return bool(read_apart(path, find)['is_image'])
+    return is_image(path) and (bool(names) or not path.with_name('diffraction.h5').exists())
 
 
 def describe_image(image: Image) -> str:

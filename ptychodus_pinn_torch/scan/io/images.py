@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import zipfile
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,12 +14,13 @@ from numpy.typing import NDArray
 from ..probe_variation import ProbeVariation
 from .apart import read_apart
 from .build import check_object
-from .hdf5 import is_hdf5
+from .hdf5 import is_hdf5, open_hdf5
+from .named import PATTERNS
 from .npz import NpzArrays
 from .pair import read_product
 from .raw import ReadOptions
 
-__all__ = ['Image', 'read_image', 'read_object']
+__all__ = ['Image', 'is_image', 'read_image', 'read_object']
 
 _ZIP_MAGIC = b'PK\x03\x04'
 _MIN_ILLUMINATION = 0.3
@@ -43,6 +45,25 @@ class Image:
     positions_px: NDArray[numpy.float64] | None = None
     probe: NDArray[Any] | None = None
     probe_variation: ProbeVariation | None = None
+
+
+def is_image(path: Path) -> bool:
+    """Returns whether a file is an image, and no scan, by the names of what lies in it.
+
+    Raises:
+        ValueError: it is damaged.
+    """
+    keys: set[str] = set()
+    if path.is_file() and zipfile.is_zipfile(path):
+        keys = set(NpzArrays(path).keys)
+    elif path.is_file() and is_hdf5(path):
+
+        def find() -> dict[str, Any]:
+            with open_hdf5(path) as file:
+                return {'keys': list(file)}
+
+        keys = set(read_apart(path, find)['keys'])
+    return 'object' in keys and keys.isdisjoint((*PATTERNS, 'entry_1'))
 
 
 def read_image(path: Path | str, *, is_reference: bool = False) -> Image:
