@@ -402,3 +402,21 @@ def test_the_command_lists_every_format(capsys: pytest.CaptureFixture[str]) -> N
     assert [len(told[kind]) for kind in ('patterns', 'positions', 'products')] == [27, 32, 7]
     assert main(['formats']) == 0
     assert 'CNM_APS_HXN_TIFF' in capsys.readouterr().out
+
+
+def test_positions_of_another_file_leave_mapped_patterns_where_they_are(
+    tmp_path: Path, tiny_scan: Scan
+) -> None:
+    numpy.savez(tmp_path / 'a.npz', diff3d=tiny_scan.patterns, probeGuess=tiny_scan.probe)
+    metres = tiny_scan.positions_px * 1e-8
+    rows = ''.join(f'{y!r},{x!r}\n' for y, x in metres.tolist())
+    (tmp_path / 'p.csv').write_text(rows, encoding='ascii')
+    more = hosted(tiny_scan, positions_file=tmp_path / 'p.csv')
+    scan = read_scan(tmp_path / 'a.npz', **more)
+    base: Any = scan.patterns
+    while not isinstance(base, numpy.memmap):
+        base = base.base
+    assert Path(base.filename) == tmp_path / 'a.npz'
+    assert numpy.abs(numpy.diff(scan.positions_px - tiny_scan.positions_px, axis=0)).max() < 1e-6
+    with pytest.raises(ValueError, match='--positions-format has no effect'):
+        read_scan(tmp_path / 'a.npz', positions_format='CSV', positions=None)

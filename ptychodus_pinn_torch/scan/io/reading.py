@@ -8,6 +8,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import numpy
+
 from ..positions import PositionTransform
 from ..resampling import bin_scan, crop_scan
 from ..scan import Scan
@@ -133,6 +135,8 @@ def _read_raw(path: Path, options: ReadOptions) -> RawScan:
             '--patterns-format (see ptychodus-pinn formats), or a folder with diffraction.h5 and '
             'product.h5.'
         )
+    if options.positions_format is not None and options.positions_file is None:
+        raise ValueError(f'{path}: --positions-format has no effect without --positions.')
     raw = layout.read(path, options)
     if layout.read is not _read_by_host:
         names = ('distance_m', 'detector_pixel_um', 'energy_ev', 'patterns_format')
@@ -144,10 +148,7 @@ def _read_raw(path: Path, options: ReadOptions) -> RawScan:
                     'says it itself: leave it out.'
                 )
         if options.positions_file is not None:
-            found = read_apart(
-                options.positions_file, lambda: vars(replace_positions(raw, options))
-            )
-            raw = RawScan(**found)
+            raw = _with_positions(raw, options)
     if options.probe_preset is not None:
         if raw.probe is not None:
             raise ValueError(f'{path} has a probe: leave out --probe-preset.')
@@ -157,6 +158,28 @@ def _read_raw(path: Path, options: ReadOptions) -> RawScan:
             mask, is_good = read_mask(options.bad_pixels)
         raw = replace(raw, bad_pixels=mask, is_good_mask=is_good)
     return raw
+
+
+def _with_positions(raw: RawScan, options: ReadOptions) -> RawScan:
+    """Returns the scan with the positions of another file; its patterns stay where they are."""
+    assert options.positions_file is not None
+    numbers = numpy.arange(raw.patterns.shape[0]).reshape(-1, 1, 1)
+    stand_in = replace(raw, patterns=numpy.broadcast_to(numbers, raw.patterns.shape))
+
+    def read() -> dict[str, Any]:
+        found = replace_positions(stand_in, options)
+        rows = numpy.array(found.patterns[:, 0, 0])
+        return {
+            'rows': rows,
+            'positions_m': found.positions_m,
+            'pixel_size_m': found.pixel_size_m,
+            'metadata': found.metadata,
+        }
+
+    found = read_apart(options.positions_file, read)
+    rows = found.pop('rows')
+    patterns = raw.patterns if len(rows) == len(raw.patterns) else raw.patterns[rows]
+    return replace(raw, patterns=patterns, positions_px=None, **found)
 
 
 def _apart(read: Callable[[Path, ReadOptions], RawScan]) -> Callable[[Path, ReadOptions], RawScan]:
