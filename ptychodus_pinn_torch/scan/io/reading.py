@@ -137,6 +137,8 @@ def _read_raw(path: Path, options: ReadOptions) -> RawScan:
         )
     if options.positions_format is not None and options.positions_file is None:
         raise ValueError(f'{path}: --positions-format has no effect without --positions.')
+    if options.product is not None and layout.read in (_read_npz, _read_matlab_apart):
+        raise ValueError(f'{path} holds a whole scan: --product has no effect on it, leave it out.')
     raw = layout.read(path, options)
     if layout.read is not _read_by_host:
         names = ('distance_m', 'detector_pixel_um', 'energy_ev', 'patterns_format')
@@ -199,14 +201,14 @@ def _read_matlab(path: Path, options: ReadOptions) -> RawScan:
     return read_named(MatlabArrays(path), needs_positions=options.positions_file is None)
 
 
-_read_by_host = _apart(read_hosted)
+_read_by_host, _read_matlab_apart = _apart(read_hosted), _apart(_read_matlab)
 
 LAYOUTS = (
     Layout(lambda path, options: path.is_file() and find_format(path, options) is not None,
            _read_by_host),
     Layout(lambda path, _: path.is_dir() or is_hdf5(path), _apart(read_hdf5)),
     Layout(lambda path, _: _read_magic(path).startswith(_ZIP_MAGIC), _read_npz),
-    Layout(lambda path, _: is_matlab(path), _apart(_read_matlab)),
+    Layout(lambda path, _: is_matlab(path), _read_matlab_apart),
 )  # fmt: skip
 """The first that recognises a path reads it; a new one goes to the front."""
 
