@@ -34,6 +34,7 @@ from ptychodus_pinn_torch.simulation.simulated_scan import SimulationSpec, simul
 
 DATA_VARIABLE = 'PTYCHODUS_PINN_DATA'
 FULL, SMALL = 'velociprobe_siemens_128.npz', 'velociprobe_siemens_128_small.npz'
+ELECTRONS = 'electron_cryo_160.npz'
 
 
 def find_data(name: str) -> Path:
@@ -74,6 +75,12 @@ def real_scan(real_scan_path: Path) -> Scan:
 def small_real_scan(small_real_scan_path: Path) -> Scan:
     """Its middle, read."""
     return read_scan(small_real_scan_path)
+
+
+@pytest.fixture(scope='session')
+def electron_scan() -> Scan:
+    """A measured scan of electrons, 576 patterns of 160 x 160 pixels on an exact raster."""
+    return read_scan(find_data(ELECTRONS))
 
 
 @pytest.fixture(scope='session')

@@ -13,6 +13,7 @@ import sys
 import threading
 import traceback
 from collections.abc import Iterator, Sequence
+from types import FrameType
 
 from . import __version__
 from .commands import UsageError
@@ -124,9 +125,11 @@ def _pass_on_termination(terminated: threading.Event, command: str) -> Iterator[
     Nor is anything left half written; the window of Ptychodus has its own way to end.
     """
 
-    def pass_on(*_: object) -> None:
+    def pass_on(_: int, frame: FrameType | None) -> None:
         terminated.set()
-        signal.raise_signal(signal.SIGINT)
+        interrupt = signal.getsignal(signal.SIGINT)  # a shell has it ignored in the background
+        act = interrupt if callable(interrupt) else signal.default_int_handler
+        act(signal.SIGINT, frame)
 
     if command == 'app' or threading.current_thread() is not threading.main_thread():
         yield

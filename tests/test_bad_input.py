@@ -67,6 +67,10 @@ def _poke(key: str, index: Any, value: Any, dtype: Any = None) -> Callable[[Arra
 
 BAD_NPZ: dict[str, tuple[Callable[[Arrays], Any], tuple[str, ...]]] = {
     'no patterns key': (_drop('diff3d'), ("no key 'diff3d'", 'it holds xcoords, ycoords')),
+    'more counts than any detector holds': (
+        _set('diff3d', lambda a: a['diff3d'] * 1e300),
+        ('0 of 1024 detector pixels hold counts',),
+    ),
     'no position key': (_drop('ycoords'), ("no key 'ycoords'",)),
     'no known key': (
         lambda a: [a.pop(k) for k in list(a)[:3]],
@@ -405,3 +409,13 @@ def test_an_image_with_one_probe_mode_is_compared(
     assert main(['compare', str(path), '--scan', scan, '--json']) == 0
     assert main(['evaluate', str(path), '--scan', scan]) == 0
     assert 'probe_overlap' in capsys.readouterr().out
+
+
+@pytest.mark.parametrize('name', ['spoilt.npz', 'spoilt.ckpt'])
+@pytest.mark.parametrize('command', ['inspect', 'check', 'evaluate'])
+def test_a_zip_that_goes_on_elsewhere_is_named(tmp_path, capsys, name: str, command: str) -> None:
+    path = tmp_path / name
+    locator = b'PK\x06\x07' + (0).to_bytes(4, 'little') + bytes(8) + (2).to_bytes(4, 'little')
+    path.write_bytes(b'PK\x03\x04' + bytes(60) + locator + b'PK\x05\x06' + bytes(18))
+    more = ['--reference', str(path)] if command == 'evaluate' else []
+    _expect(capsys, [command, str(path), *more], 1, name, 'multiple disks')

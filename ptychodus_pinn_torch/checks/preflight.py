@@ -11,6 +11,7 @@ from scipy.spatial import KDTree
 from ..config import Config
 from ..physics.probe import support_box
 from ..reconstruction.defocus import with_found_defocus
+from ..reconstruction.near_field import describe_near_field
 from ..scan.calibration import calibrate_scan
 from ..scan.findings import Finding, Level, found_error, found_ok, found_warning
 from ..scan.positions import PositionTransform
@@ -60,6 +61,8 @@ def examine_scan(scan: Scan, change: PositionTransform | None = None) -> list[Fi
         findings += _examine_overlap(scan, scan.positions_px[triage.kept(scan.num_patterns)])
     if has_counts:
         findings += examine_pixels(scan)
+        if sentence := describe_near_field(scan, triage):
+            findings.append(found_error('far field', sentence))
     if is_usable:
         findings += examine_orientation(calibrated, triage, change or PositionTransform())
     return [*findings, _estimate_cost(scan)]
@@ -76,14 +79,14 @@ def probe_support_px(scan: Scan) -> int:
 
 
 def probe_diameter_px(scan: Scan) -> float:
-    """Returns the diameter of the circle about the probe's centroid with 90 % of the power."""
+    """Returns the diameter of the circle about the probe's centroid with 90 % of the power, 1 px at least."""
     power = _probe_power(scan)
     y, x = numpy.indices(power.shape)
     middle_y, middle_x = (power * y).sum() / power.sum(), (power * x).sum() / power.sum()
     radius = numpy.hypot(y - middle_y, x - middle_x).ravel()
     order = numpy.argsort(radius)
     inside = numpy.cumsum(power.ravel()[order]) / power.sum()
-    return 2.0 * float(radius[order][numpy.searchsorted(inside, 0.9)])
+    return max(1.0, 2.0 * float(radius[order][numpy.searchsorted(inside, 0.9)]))
 
 
 def _examine_calibration(scan: Scan, brightest: float, factor: float) -> Finding:

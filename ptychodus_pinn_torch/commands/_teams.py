@@ -43,19 +43,16 @@ def share_scans(arguments: argparse.Namespace) -> None:
     arguments.part = f'{rank + 1}/{size}'
 
 
-def check_shared(config: Config, backend: str) -> None:
+def check_shared(backend: str) -> None:
     """Refuses what several processes cannot do together for one scan.
 
     Raises:
         UsageError: says what, and what to do.
     """
-    what = None
     if backend != 'pytorch':
-        what = f'--backend {backend}'
-    elif config.reconstruction.refine_method != 'rpie':
-        what = f'--reconstruction.refine-method {config.reconstruction.refine_method}'
-    if what is not None:
-        raise UsageError(f'{what}: runs in a single process: leave it out, or torchrun.')
+        raise UsageError(
+            f'--backend {backend}: runs in a single process: leave it out, or torchrun.'
+        )
 
 
 @contextlib.contextmanager

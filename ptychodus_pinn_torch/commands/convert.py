@@ -74,7 +74,7 @@ def _convert_scan(arguments: argparse.Namespace) -> str:
     from ..scan.io.hdf5 import write_scan_hdf5
     from ..scan.io.images import read_image
     from ..scan.io.output import write_scan_npz
-    from ..scan.labelling import cut_patches, label_scan
+    from ..training.labelling import cut_patches, label_scan
 
     output, extra, what = arguments.output, {}, ''
     is_hdf5 = output.suffix == '.h5'

@@ -12,7 +12,7 @@ import numpy
 
 from ..models.archive import BUNDLE_NAME
 from ..scan.io.images import Image, is_image, read_image
-from ..scan.io.npz import damage_named
+from ..scan.io.npz import damage_named, is_zip
 from ..scan.scan import Scan
 from . import UsageError, describe_shape
 from ._outputs import add_overwrite_option, check_output
@@ -63,7 +63,7 @@ def run(arguments: argparse.Namespace) -> int:
 
 def _names(path: Path) -> set[str]:
     """Returns the names in a zip; none where the file is something else."""
-    if not path.is_file() or not zipfile.is_zipfile(path):
+    if not is_zip(path):
         return set()
     with damage_named(path), zipfile.ZipFile(path) as archive:
         return set(archive.namelist())

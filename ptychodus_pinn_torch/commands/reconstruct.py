@@ -50,7 +50,7 @@ def run(arguments: argparse.Namespace) -> int:
         share_scans(arguments)
         return run_many(arguments, config, backend)
     if find_place()[1] > 1:
-        check_shared(config, backend)
+        check_shared(backend)
     for flag in ('format', 'part'):
         if getattr(arguments, flag) is not None:
             raise UsageError(f'--{flag} has no effect on a single scan: leave it out.')

@@ -14,6 +14,7 @@ from ..config import Config
 from ..models.archive import BUNDLE_NAME, NETWORK_PREFIX, Archive, ArchiveError, write_archive
 from ..models.opening import open_model
 from ..models.safe_zip import SafeZip
+from ..scan.io.npz import is_zip
 from ..scan.io.output import write_atomically
 from ..trees import parse_json
 from .legacy_config import dataclass_to_legacy_dict, legacy_from_config, update_legacy_dict
@@ -50,7 +51,7 @@ def load_inference_bundle_torch(
     path = folder / BUNDLE_NAME
     if not path.is_file():
         raise FileNotFoundError(f'{path}: there is no such model.')
-    if zipfile.is_zipfile(path) and MANIFEST in (bundle := SafeZip(path, str(path))).names:
+    if is_zip(path) and MANIFEST in (bundle := SafeZip(path, str(path))).names:
         models, params = _read_weights(bundle)
     else:
         models, params = {}, {}

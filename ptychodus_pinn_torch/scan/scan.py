@@ -98,16 +98,9 @@ class Scan:
 
     def mean_counts(self) -> float:
         """Returns the mean counts per pattern over good pixels, from evenly spread patterns."""
-        return float(self._sample_counts().mean())
-
-    def max_counts(self) -> float:
-        """Returns the highest counts per pattern among evenly spread patterns."""
-        return float(self._sample_counts().max())
-
-    def _sample_counts(self) -> NDArray[numpy.float64]:
         frames = self.frames()
         sample = numpy.asarray(self.patterns[frames[:: max(1, len(frames) // 256)]])
-        return sample[:, self.good_pixels].sum(axis=-1, dtype=numpy.float64)
+        return float(sample[:, self.good_pixels].sum(axis=-1, dtype=numpy.float64).mean())
 
 
 def split_positions(

@@ -35,8 +35,18 @@ EVEN = (0.4, 0.6)
 ALIKE = 0.5
 """Correlation of the mean patterns of two groups from which on both are light of the beam."""
 
-BANDS, LEAST = 4, 50.0
-"""Parts of a frame along each axis; counts that are expected in one that has none, where it is torn."""
+MORE_BORDER = 2.0
+"""How much longer the border of a dark region may be across the lines of a scan than along them."""
+
+MOST_FULL = 0.1
+"""Part of the pixels that are saturated from which on a frame is."""
+
+MOST_REPEATS = 0.9
+"""Where more frames than this part are repeated, they have no noise, and nothing is wrong."""
+
+BANDS, LEAST, BRIGHT_BAND = 4, 50.0, 0.2
+"""Parts of a frame along each axis; counts that are expected in one that has none, where it is torn; and
+the part of the counts from which on no frame lacks a band, whatever its neighbours do."""
 
 
 @dataclass(frozen=True)
@@ -110,7 +120,7 @@ class _Frames:
         totals: Counts.
         bands: (N, 2 * BANDS) counts in horizontal and in vertical bands.
         peaks: The most in a pixel, and `places` where, counted through the frame.
-        full: (n, 3) frame, row and column of saturated pixels.
+        full: (n, 3) frame, row and column of saturated pixels, whose counts are left out.
         repeats: Frames with the very counts of the one before.
     """
 
@@ -127,23 +137,25 @@ def examine_frames(scan: Scan) -> Triage:
     found, is_known = _measure(scan), numpy.zeros(scan.num_patterns, bool)
     is_known[scan.frames()] = True
     left_out = {why: frames for why, frames in scan.left_out.items() if len(frames)}
+    num_full = numpy.bincount(found.full[:, 0], minlength=scan.num_patterns)
+    _leave_out(left_out, 'saturated', num_full > MOST_FULL * scan.good_pixels.sum(), is_known)
     spikes = found.full[is_known[found.full[:, 0]]]
     for what, is_out in _compare_groups(scan, found, is_known).items():
         _leave_out(left_out, what, is_out, is_known)
     known = numpy.flatnonzero(is_known)
-    hit, num_full = numpy.empty(0, numpy.int64), len(spikes)
+    hit, num_spikes = numpy.empty(0, numpy.int64), len(spikes)
     if len(known) > NUM_NEIGHBOURS:
         hit = _compare_neighbours(scan, found, left_out, is_known, known)
         spikes = spikes[is_known[spikes[:, 0]]]
         y, x = numpy.divmod(found.places[hit], scan.pattern_shape[1])
-        num_full = len(spikes)
+        num_spikes = len(spikes)
         spikes = numpy.unique(numpy.concatenate([spikes, numpy.stack([hit, y, x], 1)]), axis=0)
     rest = found.totals.copy()
     rest[hit] -= found.peaks[hit]
     return Triage(
         left_out,
         spikes,
-        num_full,
+        num_spikes,
         float(rest[is_known].max(initial=0.0)),
         float(rest[is_known].mean()) if len(known) else 0.0,
         float(found.totals[is_known].sum()),
@@ -168,10 +180,10 @@ def _compare_groups(
 ) -> dict[str, NDArray[numpy.bool_]]:
     """Returns by what is wrong with them frames (N,) without counts, and a group unlike the rest."""
     is_dark = found.totals <= 0.0
-    totals = found.totals - found.peaks  # whatever single pixels have
+    totals = numpy.maximum(found.totals - found.peaks, 0.5)  # whatever single pixels have
     lit = numpy.sort(totals[is_known & ~is_dark])
     out = {'empty': is_dark}
-    if len(lit) < 2 or lit[0] <= 0.0:
+    if len(lit) < 2:
         return out
     steps = lit[1:] / lit[:-1]
     place = int(steps.argmax())
@@ -179,6 +191,8 @@ def _compare_groups(
         return out
     lower = is_known & ~is_dark & (totals <= lit[place])
     upper = is_known & ~is_dark & (totals > lit[place])
+    if _is_of_the_object(scan, lower, upper):
+        return out
     part = upper.sum() / len(lit)
     dim, bright = _mean(scan, lower), _mean(scan, upper)
     likeness = float(numpy.corrcoef(dim, bright)[0, 1]) if dim.std() * bright.std() else 0.0
@@ -186,8 +200,13 @@ def _compare_groups(
     is_fit = [
         1.0 / GAP < totals[group].max() / max(power, 1e-300) < GAP**0.5 for group in (lower, upper)
     ]
-    if likeness < ALIKE:  # what comes through a shutter
-        out['empty'] = is_dark | lower
+    if (
+        likeness < ALIKE
+    ):  # one of them is no light of the beam: that of a shutter, or the more even one
+        shares = [found.bands[group].sum(axis=0) for group in (lower, upper)]
+        low, high = (float(share.max() / share.sum()) for share in shares)
+        is_even = high < low - 3.0 * (low / shares[0].sum()) ** 0.5
+        out['far too bright' if is_even else 'empty'] = upper if is_even else is_dark | lower
     elif is_fit[0] != is_fit[1]:
         out['far too bright' if is_fit[0] else 'far too dim'] = upper if is_fit[0] else lower
     elif part > EVEN[1]:
@@ -195,6 +214,24 @@ def _compare_groups(
     else:
         out['far too bright'] = upper
     return out
+
+
+def _is_of_the_object(scan: Scan, lower: NDArray[numpy.bool_], upper: NDArray[numpy.bool_]) -> bool:
+    """Returns whether the smaller of two groups is a region, which the scan enters again and again.
+
+    A shutter, or a beam that fails, makes a group that ends in space where it ends in time, too.
+    """
+    frames = numpy.flatnonzero(lower | upper)
+    if len(frames) <= NUM_NEIGHBOURS:
+        return False
+    is_in = upper[frames] if 2 * upper.sum() <= len(frames) else lower[frames]
+    _, near = KDTree(scan.positions_px[frames]).query(
+        scan.positions_px[frames[is_in]], NUM_NEIGHBOURS + 1
+    )
+    is_other = numpy.abs(near - numpy.flatnonzero(is_in)[:, None]) > 1  # not the next in time
+    in_space = float((~is_in[near])[is_other].mean()) if is_other.any() else 1.0
+    in_time = float((is_in[1:] != is_in[:-1]).sum() / (2 * is_in.sum()))
+    return max(in_space, in_time) < 0.5 and in_space < MORE_BORDER * in_time
 
 
 def _mean(scan: Scan, group: NDArray[numpy.bool_]) -> NDArray[numpy.float64]:
@@ -227,10 +264,12 @@ def _compare_neighbours(
     if is_glaring.mean() > MOST_GLARING:
         is_glaring[:] = False
     share = found.bands[known] / numpy.maximum(totals, 1e-300)[:, None]
-    wanted = numpy.median(share[near[:, 1:]], axis=1) * rest[:, None]
+    usual = numpy.median(share, axis=0)
+    usual *= usual > BRIGHT_BAND
+    wanted = numpy.maximum(numpy.median(share[near[:, 1:]], axis=1), usual) * rest[:, None]
     is_torn = ((wanted > LEAST) & (found.bands[known] < EMPTY * wanted)).any(axis=1)
     is_repeat = numpy.isin(known, found.repeats)
-    if 2 * is_repeat.sum() > len(known):  # as patterns of an empty sample without noise are
+    if is_repeat.mean() > MOST_REPEATS:  # as patterns of an empty sample without noise are
         is_repeat[:] = False
     for what, is_out in (
         ('empty', rest < EMPTY * around),
@@ -255,6 +294,10 @@ def _measure(scan: Scan) -> _Frames:
         counts = numpy.asarray(scan.patterns[rows])
         if has_bad:
             counts = counts * scan.good_pixels
+        if counts.max(initial=0) >= scan.saturation:
+            is_full = counts >= scan.saturation
+            full.append(numpy.argwhere(is_full) + [rows.start, 0, 0])
+            counts = numpy.where(is_full, 0, counts)
         flat = counts.reshape(len(counts), -1)
         places[rows] = flat.argmax(axis=1)
         peaks[rows] = numpy.take_along_axis(flat, places[rows, None], axis=1)[:, 0]
@@ -269,8 +312,6 @@ def _measure(scan: Scan) -> _Frames:
         down = columns.sum(axis=1).reshape(len(counts), number, -1)
         bands[rows, BANDS : BANDS + number] = down.sum(axis=2)
         totals[rows] = bands[rows, :BANDS].sum(axis=1)
-        if peaks[rows].max(initial=0.0) >= scan.saturation:
-            full.append(numpy.argwhere(counts >= scan.saturation) + [rows.start, 0, 0])
     same = (numpy.diff(bands, axis=0) == 0.0).all(axis=1) & (numpy.diff(places) == 0)
     pairs = numpy.flatnonzero(same & (totals[1:] > LEAST))
     repeats = [k + 1 for k in pairs if numpy.array_equal(scan.patterns[k], scan.patterns[k + 1])]

@@ -127,7 +127,7 @@ def run_reading() -> None:
     path, rng = Path(tempfile.mkdtemp()) / 'scan.npz', numpy.random.default_rng(0)
     fall = numpy.exp(-((numpy.arange(64) - 32) ** 2) / 200.0)
     frames = rng.poisson(rng.exponential(20.0, (256, 64, 64)) * numpy.outer(fall, fall))
-    y, x = numpy.divmod(numpy.arange(36864), 192) * numpy.float64(3.0) + 40.0
+    y, x = 3.0 * numpy.stack(numpy.divmod(numpy.arange(36864), 192)) + 40.0
     probe = numpy.fft.fftshift(numpy.outer(fall, fall)).astype(numpy.complex64)
     counts = numpy.tile(frames.astype(numpy.uint16), (144, 1, 1))
     numpy.savez(path, diff3d=counts, xcoords=x, ycoords=y, probeGuess=probe)

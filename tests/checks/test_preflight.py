@@ -20,6 +20,7 @@ from ptychodus_pinn_torch.scan.io.output import write_scan_npz
 from ptychodus_pinn_torch.scan.io.reading import read_scan
 from ptychodus_pinn_torch.scan.positions import PositionTransform
 from ptychodus_pinn_torch.scan.scan import Scan
+from ptychodus_pinn_torch.scan.triage import examine_frames
 from ptychodus_pinn_torch.simulation.simulated_scan import SimulationSpec, simulate_scan
 
 OTHERS = [name for name in ORIENTATIONS if name != 'as given']
@@ -45,6 +46,13 @@ def test_measured_scan_is_well(real_scan: Scan):
     topics = {item.topic for item in findings}
     assert topics >= {'counts', 'calibration', 'overlap', 'probe', 'pixels', 'orientation', 'cost'}
     assert all(item.message.endswith('.') for item in findings)
+
+
+def test_a_probe_of_one_pixel_is_warned_of(simulated_scan: Scan):
+    probe = numpy.zeros_like(simulated_scan.probe)
+    probe[:, probe.shape[1] // 2, probe.shape[2] // 2] = 1.0
+    level, message = _find(replace(simulated_scan, probe=probe), 'overlap')
+    assert level == 'warning' and 'within 1.0' in message
 
 
 def test_simulated_scan_is_well(simulated_scan: Scan):
@@ -90,7 +98,7 @@ def test_uncalibrated_probe_is_noticed_and_repaired(simulated_scan: Scan):
     assert level == 'warning' and 'times more power' in message
     assert 'multiply its amplitude by 0.0146' in message
     probe, factor = calibrate_probe(scan)
-    brightest = scan.max_counts()
+    brightest = examine_frames(scan).brightest
     assert numpy.sum(numpy.abs(probe) ** 2) == pytest.approx(brightest, rel=1e-3) and factor < 1
 
 
@@ -225,7 +233,7 @@ def test_a_wrong_calibration_is_told_in_power_and_in_amplitude(
     simulated_scan: Scan, factor, words, caplog
 ):
     power = numpy.sum(numpy.abs(simulated_scan.probe) ** 2)
-    right = numpy.sqrt(simulated_scan.max_counts() / power)
+    right = numpy.sqrt(examine_frames(simulated_scan).brightest / power)
     scan = replace(simulated_scan, probe=simulated_scan.probe * numpy.float32(right * factor))
     level, message = _find(scan, 'calibration')
     assert level == 'warning' and words in message

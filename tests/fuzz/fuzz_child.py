@@ -49,7 +49,7 @@ def _functions() -> dict[str, Callable[[Path], object]]:
         '(backend)': backend,
         '(bundle)': lambda path: load_inference_bundle_torch(path.parent),
         '(legacy)': config_from_legacy,
-        '(flat)': lambda path: update_legacy_dict({}, dataclass_to_legacy_dict(path)),
+        '(flat)': lambda path: update_legacy_dict({}, path),
         '(commands)': lambda path: config_from_legacy(
             dataclass_to_legacy_dict(path), name=str(path)
         ),

@@ -8,16 +8,13 @@ import pytest
 from drive import GOOD, drive
 from fuzz_samples import KINDS, SCAN_KINDS
 
-WITH_SCANS = False
-"""Whether files of scans and images are spoilt as well."""
-
 NUMBER_OF_EACH = 15
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize('seed', [7])
 def test_a_spoilt_file_ends_in_one_sentence(tmp_path: Path, seed: int) -> None:
-    kinds = (*KINDS, *SCAN_KINDS) if WITH_SCANS else KINDS
+    kinds = (*KINDS, *SCAN_KINDS)
     failures, verdicts = [], set()
     for outcome in drive(kinds, range(NUMBER_OF_EACH), seed, num_children=1):
         verdicts.add(outcome.verdict)

@@ -241,6 +241,58 @@ def test_a_mask_that_calls_most_pixels_bad_is_asked_about(tmp_path: Path, tiny_s
         )
 
 
+@pytest.mark.parametrize('layout', ['npz', 'h5'])
+@pytest.mark.parametrize('is_last', [True, False])
+def test_metres_become_pixels_by_energy_distance_and_detector(
+    tmp_path: Path, tiny_scan: Scan, layout: str, is_last: bool
+) -> None:
+    values = numpy.array(tiny_scan.patterns)
+    said = {key: value for key, value in hosted(tiny_scan).items() if key != 'detector_pixel_um'}
+    arrays = {
+        'diff3d': numpy.moveaxis(values, 0, -1) if is_last else values,
+        'positions_m': tiny_scan.positions_px * 1e-8,
+    }
+    path = write(tmp_path / 'scan', layout, arrays)
+    with pytest.raises(ValueError, match='--energy-ev, --distance-m, --detector-pixel-um'):
+        read_scan(path)
+    told = read_scan(path, **hosted(tiny_scan))
+    pixel_m = hosted(tiny_scan)['detector_pixel_um'][0] * 1e-6
+    about = {'energy_eV': said['energy_ev'], 'distance_m': 1.0, 'detector_pixel_m': pixel_m}
+    oblong = {**about, 'detector_pixel_m': (pixel_m, 2 * pixel_m)}
+    with pytest.raises(ValueError, match='say --detector-pixel-um'):
+        read_scan(write(tmp_path / 'scan', layout, arrays | oblong))
+    scan = read_scan(write(tmp_path / 'scan', layout, arrays | about))
+    assert scan.pixel_size_m == told.pixel_size_m == pytest.approx((1e-8, 1e-8))
+    steps = numpy.diff(scan.positions_px, axis=0)
+    assert numpy.allclose(steps, numpy.diff(tiny_scan.positions_px, axis=0), atol=1e-6)
+
+
+def test_a_pixel_mask_is_not_zero_where_bad(tmp_path: Path, tiny_scan: Scan) -> None:
+    y, x = tiny_scan.positions_px.T
+    mask = numpy.zeros((32, 32), numpy.uint32)
+    mask[3, 4], mask[5, 6] = 1, 0x10
+    arrays = {'diff3d': tiny_scan.patterns, 'xcoords': x, 'ycoords': y, 'pixel_mask': mask}
+    scan = read_scan(write(tmp_path / 'scan', 'h5', arrays))
+    assert numpy.array_equal(scan.good_pixels, mask == 0)
+
+
+@pytest.mark.parametrize('key', ['name', 'diff3d_kind'])
+def test_a_name_that_is_a_python_object_is_left_out_and_never_loaded(
+    tmp_path: Path, tiny_scan: Scan, caplog: pytest.LogCaptureFixture, key: str
+) -> None:
+    y, x = tiny_scan.positions_px.T
+    numpy.savez(tmp_path / 'scan.npz', diff3d=tiny_scan.patterns, xcoords=x, ycoords=y,
+                **{key: numpy.array('counts', object)})  # fmt: skip
+    if key == 'name':
+        assert 'name' not in read_scan(tmp_path / 'scan.npz').metadata
+        assert (
+            "'name': it holds Python objects, which are never loaded. It is left out" in caplog.text
+        )
+        return
+    with pytest.raises(ValueError, match=r"diff3d_kind': it holds Python objects, which are never"):
+        read_scan(tmp_path / 'scan.npz')
+
+
 # -- containers
 
 
@@ -290,6 +342,109 @@ def test_a_virtual_dataset_is_read_from_its_parts_or_the_missing_one_is_named(
     (set_path.parent / 'raw.h5').unlink()
     with pytest.raises(ValueError, match='scan.h5.*raw.h5, which is missing'):
         read_scan(set_path)
+
+
+def link(file: Path, name: str, source: str, scan: Scan) -> None:
+    """Makes a dataset of the patterns that are `entry/data` of another file."""
+    shape = scan.patterns.shape
+    layout = h5py.VirtualLayout(shape, scan.patterns.dtype)
+    layout[:] = h5py.VirtualSource(source, 'entry/data', shape)
+    with h5py.File(file, 'a') as opened:
+        opened.create_virtual_dataset(name, layout)
+
+
+def test_raw_data_outside_of_hdf5_are_those_beside_the_file(
+    set_path: Path, tiny_scan: Scan, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    values = numpy.array(tiny_scan.patterns)
+    values.tofile(set_path.with_name('raw.bin'))
+    (values + 1).tofile(set_path.parents[1] / 'raw.bin')  # another file of the same name
+    monkeypatch.chdir(set_path.parents[1])
+    raw = {'external': [('raw.bin', 0, values.nbytes)]}
+    with h5py.File(set_path, 'r+') as file:
+        file.create_dataset('diff3d', values.shape, values.dtype, **raw)
+    with h5py.File(set_path.with_name('part.h5'), 'w') as file:
+        file.create_dataset('entry/data', values.shape, values.dtype, **raw)
+    assert numpy.array_equal(read_scan(set_path).patterns, values)
+    with h5py.File(set_path, 'r+') as file:
+        del file['diff3d']
+    link(set_path, 'diff3d', 'part.h5', tiny_scan)  # HDF5 takes no folder for these
+    with pytest.raises(ValueError, match=r'scan.h5.*raw.bin.*go to the folder'):
+        read_scan(set_path)
+    monkeypatch.chdir(set_path.parent)
+    assert numpy.array_equal(read_scan(set_path).patterns, values)
+
+
+@pytest.mark.parametrize('kind', ['external', 'virtual', 'virtual of virtual', 'raw', 'filter'])
+def test_what_is_missing_is_not_called_damaged(set_path: Path, tiny_scan: Scan, kind: str) -> None:
+    shape, dtype = tiny_scan.patterns.shape, tiny_scan.patterns.dtype
+    words = 'it links to gone.h5, which is missing: put that file beside it.'
+    if kind == 'virtual of virtual':
+        link(set_path.with_name('part.h5'), 'entry/data', 'gone.h5', tiny_scan)
+    if kind.startswith('virtual'):
+        link(set_path, 'diff3d', 'gone.h5' if kind == 'virtual' else 'part.h5', tiny_scan)
+    with h5py.File(set_path, 'r+') as file:
+        if kind == 'external':
+            file['diff3d'] = h5py.ExternalLink('gone.h5', '/entry/data')
+        elif kind == 'raw':
+            file.create_dataset(
+                'diff3d', shape, dtype, external=[('gone.h5', 0, tiny_scan.patterns.nbytes)]
+            )
+        elif kind == 'filter':
+            words = 'it is packed by the HDF5 filter 32123 (of a detector), which is not installed'
+            creation = h5py.h5p.create(h5py.h5p.DATASET_CREATE)
+            creation.set_chunk(shape)
+            creation.set_filter(32123, h5py.h5z.FLAG_OPTIONAL)
+            space = h5py.h5s.create_simple(shape)
+            h5py.h5d.create(file.id, b'diff3d', h5py.h5t.NATIVE_UINT16, space, creation)
+    with pytest.raises(ValueError) as caught:
+        read_scan(set_path)
+    assert str(caught.value).startswith(f"{set_path} cannot be read at key 'diff3d': {words}")
+
+
+@pytest.mark.parametrize('numbers', [(0, 1), (0, 2), (1, 2)])
+def test_a_gap_in_numbered_parts_of_a_virtual_dataset_is_named(
+    set_path: Path, tiny_scan: Scan, numbers: tuple[int, int]
+) -> None:
+    values = numpy.array(tiny_scan.patterns)[:34]
+    frames, rest = 17, values.shape[1:]
+    for number, part in zip(numbers, (values[:17], values[17:])):
+        with h5py.File(set_path.with_name(f'part_{number}.h5'), 'w') as file:
+            file['x'] = part
+    whole = h5py.h5s.create_simple((0, *rest), (h5py.h5s.UNLIMITED, *rest))
+    whole.select_hyperslab((0, 0, 0), (h5py.h5s.UNLIMITED, 1, 1), (frames, *rest), (frames, *rest))
+    creation = h5py.h5p.create(h5py.h5p.DATASET_CREATE)
+    creation.set_virtual(whole, b'part_%b.h5', b'x', h5py.h5s.create_simple((frames, *rest)))
+    with h5py.File(set_path, 'r+') as file:
+        for name in ('xcoords', 'ycoords'):
+            kept = file[name][:34]
+            del file[name]
+            file[name] = kept
+        kind = h5py.h5t.py_create(values.dtype)
+        h5py.h5d.create(file.id, b'diff3d', kind, whole, creation)
+    if numbers == (0, 1):
+        assert numpy.array_equal(read_scan(set_path).patterns, values)
+        return
+    missing = min({0, 1, 2} - set(numbers))
+    with pytest.raises(ValueError, match=f'scan.h5.*part_{missing}.h5, which is missing'):
+        read_scan(set_path)
+
+
+@pytest.mark.parametrize('num_groups', [1, 2])
+def test_a_scan_in_a_group_is_found_where_it_is_the_only_one(
+    tmp_path: Path, tiny_scan: Scan, num_groups: int
+) -> None:
+    y, x = tiny_scan.positions_px.T
+    with h5py.File(tmp_path / 'scan.h5', 'w') as file:
+        file['about/energy'] = 1.0
+        for number in range(num_groups):
+            group = file.create_group(f'entry/scan_{number}')
+            group['diffraction'], group['xcoords'], group['ycoords'] = tiny_scan.patterns, x, y
+    if num_groups == 1:
+        assert numpy.array_equal(read_scan(tmp_path / 'scan.h5').patterns, tiny_scan.patterns)
+        return
+    with pytest.raises(ValueError, match=r'scan.h5.*/entry/scan_0, /entry/scan_1'):
+        read_scan(tmp_path / 'scan.h5')
 
 
 def test_filters_of_detectors_are_read(set_path: Path, tiny_scan: Scan) -> None:

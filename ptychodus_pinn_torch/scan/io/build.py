@@ -3,30 +3,20 @@
 from __future__ import annotations
 
 import logging
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy
 from numpy.typing import NDArray
 
-from ..findings import Finding, found_ok, found_warning
+from ..findings import found_ok, found_warning
 from ..positions import MAX_OBJECT_PIXELS, find_lone, make_room
 from ..probe_estimate import estimate_probe
 from ..probe_variation import ProbeVariation
 from ..scan import Scan, split_positions
 from ..triage import name_frames
-from .axes import order_mask, order_patterns, order_probe
-from .kinds import PatternKind, recognise_kind
-from .pattern_store import stage_blocks
-from .pixels import (
-    Survey,
-    corner_axes,
-    find_wrong_values,
-    odd_pixels,
-    survey_patterns,
-    unlike_pixels,
-)
+from .axes import order_patterns, order_probe
+from .pattern_counts import Door, settle_patterns
 from .raw import RawScan, ReadOptions
 
 __all__ = ['ESTIMATED', 'build_scan', 'check_object']
@@ -38,28 +28,8 @@ ESTIMATED = 'probe_is_estimated'
 
 NOTHING = ReadOptions()
 
-_MIN_EXTENT_PX = 1e-3
+_MIN_EXTENT_PX = 1.0
 _BORDER_PX = 4
-_NUM_FRAMES, _NUM_VALUES = 32, 2**18
-"""Frames and values by which it is told what the numbers are."""
-
-
-@dataclass
-class _Door:
-    """A scan on its way in: what the file says, what the user says, and what was decided."""
-
-    path: Path
-    raw: RawScan
-    options: ReadOptions
-    patterns: NDArray[Any]
-    probe: NDArray[numpy.complex64] | None = None
-    said: list[Finding] = field(default_factory=list)
-    left_out: dict[str, NDArray[numpy.int64]] = field(default_factory=dict)
-
-    @property
-    def window(self) -> tuple[int, int]:
-        """(H, W) of a pattern."""
-        return self.patterns.shape[1], self.patterns.shape[2]
 
 
 def build_scan(path: Path, raw: RawScan, options: ReadOptions = NOTHING) -> Scan:
@@ -75,11 +45,11 @@ def build_scan(path: Path, raw: RawScan, options: ReadOptions = NOTHING) -> Scan
             settles it.
     """
     positions = _check_positions(path, raw)
-    door = _Door(path, raw, options, order_patterns(path, raw.patterns, len(positions)))
+    door = Door(path, raw, options, order_patterns(path, raw.patterns, len(positions)))
     if raw.probe is not None:
         door.probe, said = order_probe(path, raw.probe, len(positions), door.window)
         door.said += said
-    good_pixels, saturation = _settle_patterns(door)
+    good_pixels, saturation = settle_patterns(door)
     metadata = dict(raw.metadata)
     if door.probe is None:
         door.probe = _estimate_probe(door, good_pixels)
@@ -114,6 +84,8 @@ def build_scan(path: Path, raw: RawScan, options: ReadOptions = NOTHING) -> Scan
         left_out=door.left_out,
         saturation=saturation,
     )
+    if not len(scan.frames()):
+        raise ValueError(f'{path}: no frame can be used, all are {" or ".join(door.left_out)}.')
     if options.positions.moves_the_border:
         scan = make_room(scan)
     _check_inside(path, scan)
@@ -125,155 +97,15 @@ def build_scan(path: Path, raw: RawScan, options: ReadOptions = NOTHING) -> Scan
     return scan
 
 
-# -- patterns
-
-
-def _settle_patterns(door: _Door) -> tuple[NDArray[numpy.bool_], float]:
-    """Makes counts of the patterns of a door; returns good pixels and where saturation begins."""
-    survey, good = _find_odd_pixels(door)
-    kind = _settle_kind(door, good)
-    counts = kind.factor * (survey.power if kind.is_amplitude else survey.total)
-    highest = kind.factor * survey.highest ** (2 if kind.is_amplitude else 1)
-    axes = corner_axes(counts, good)
-    beam = None
-    if door.probe is not None:
-        far_field = numpy.fft.fft2(door.probe)
-        beam = (far_field.real**2 + far_field.imag**2).sum(axis=0, dtype=numpy.float64)
-        beam = numpy.fft.fftshift(beam, [axis for axis in (0, 1) if not axes[axis]])
-    for what, pixels in unlike_pixels(counts, highest, survey.num_frames, good, beam).items():
-        good = _call_bad(door, good, what, pixels)
-    broken, wrong = find_wrong_values(door.patterns, good, has_noise=survey.has_noise)
-    if len(broken):
-        door.left_out['broken'] = broken
-    good = _call_bad(door, good, 'without counts in some frames', wrong)
-    if not good.any() or 2 * good.sum() < good.size:
-        raise ValueError(
-            f'{door.path}: only {good.sum()} of {good.size} detector pixels hold counts that can be '
-            'trusted: check kind and type of the patterns, or name the bad ones with --bad-pixels.'
-        )
-    if not (counts[good] > 0.0).any() and not _has_counts(door.patterns, good):
-        raise ValueError(
-            f'{door.path}: all patterns are zero at the good pixels: check the shutter and the mask.'
-        )
-    has_nonsense = bool(survey.num_wrong.any()) or len(broken) > 0 or bool(wrong.any())
-    if any(axes):
-        door.said.append(
-            found_warning(
-                'centre',
-                f'The frames are fft-shifted along {" and ".join(numpy.array(["y", "x"])[list(axes)])}'
-                ': their zero frequency is put into the middle.',
-            )
-        )
-        good = numpy.fft.fftshift(good, [axis for axis in (0, 1) if axes[axis]])
-    if survey.has_noise:
-        door.said.append(
-            found_ok('counts', f'Values below zero (down to {survey.lowest.min():.4g}) are noise of '
-                     'a background that was taken off: they are read as zero.')
-        )  # fmt: skip
-    if has_nonsense or any(axes) or not kind.is_plain:
-        door.patterns = _convert(door.patterns, kind, axes, good, broken)
-    return good, (1.0 - 1e-6) * kind.factor * survey.limit ** (2 if kind.is_amplitude else 1)
-
-
-def _find_odd_pixels(door: _Door) -> tuple[Survey, NDArray[numpy.bool_]]:
-    """Returns what the frames hold, and good pixels by the mask and by values that are no counts."""
-    raw, good = door.raw, numpy.ones(door.window, bool)
-    if raw.bad_pixels is not None:
-        is_good = raw.is_good_mask != door.options.invert_mask
-        bad = order_mask(door.path, raw.bad_pixels, door.window, is_good=is_good)
-        if bad.any():
-            door.said.append(found_ok('mask', f'The mask leaves out {bad.sum()} pixels.'))
-        good = ~bad
-    elif door.options.invert_mask:
-        raise ValueError(f'{door.path}: there is no mask: leave out --invert-mask.')
-    survey = survey_patterns(door.patterns, good, door.options.saturation)
-    for what, pixels in odd_pixels(survey).items():
-        good = _call_bad(door, good, what, pixels)
-    return survey, good
-
-
-def _call_bad(
-    door: _Door, good: NDArray[numpy.bool_], what: str, pixels: NDArray[numpy.bool_]
-) -> NDArray[numpy.bool_]:
-    """Returns good pixels without some, which are said."""
-    new = numpy.argwhere(pixels & good)
-    if not len(new):
-        return good
-    y, x = new[0]
-    number = '1 detector pixel is' if len(new) == 1 else f'{len(new)} detector pixels are'
-    door.said.append(
-        found_warning('pixels', f'{number} {what} (the first at y {y}, x {x}): left out.')
-    )
-    return good & ~pixels
-
-
-def _settle_kind(door: _Door, good: NDArray[numpy.bool_]) -> PatternKind:
-    """Returns what the patterns are: what the user says decides, then the file, then the values."""
-    said, options = door.raw.kind, door.options
-    if said not in (None, 'counts', 'intensity', 'amplitude'):
-        raise ValueError(
-            f'{door.path}: diff3d_kind is {said[:40]!r} but counts or amplitude is needed: say '
-            '--diffraction-kind counts or amplitude.'
-        )
-    known = said if options.diffraction_kind == 'auto' else options.diffraction_kind
-    factor = 1.0 if options.gain is None else 1.0 / options.gain
-    if known == 'amplitude':
-        kind = PatternKind(True, factor**2)
-    elif options.gain is not None:
-        kind = PatternKind(False, factor)
-    elif known is not None and options.diffraction_kind != 'auto':
-        kind = PatternKind()
-    else:
-        step = max(1, len(door.patterns) // _NUM_FRAMES)
-        sample = numpy.asarray(door.patterns[::step])[:, good].ravel()
-        sample = sample[:: max(1, len(sample) // _NUM_VALUES)]
-        found = recognise_kind(sample[numpy.isfinite(sample)])
-        if found is None and known is None:
-            raise ValueError(
-                f'{door.path}: the patterns may hold counts or amplitudes; {door.patterns.dtype} '
-                f'values up to {sample.max():.4g} do not tell: say --diffraction-kind counts or '
-                'amplitude.'
-            )
-        kind = found or PatternKind()
-        if known is not None and kind.is_amplitude:
-            kind = PatternKind()  # the file says so
-    if text := kind.describe():
-        door.said.append(found_ok('counts', text))
-    return kind
-
-
-def _has_counts(patterns: NDArray[Any], good: NDArray[numpy.bool_]) -> bool:
-    return any(bool((numpy.asarray(frame)[good] > 0).any()) for frame in patterns)
-
-
-def _convert(
-    patterns: NDArray[Any],
-    kind: PatternKind,
-    axes: tuple[bool, ...],
-    good: NDArray[numpy.bool_],
-    broken: NDArray[numpy.int64],
-) -> NDArray[Any]:
-    """Returns counts (N, H, W) on disk: zero where pixels or frames are bad, and below zero."""
-    dtype = patterns.dtype if kind.is_plain else numpy.dtype(numpy.float32)
-    moved = [axis for axis in (1, 2) if axes[axis - 1]]
-
-    def read(rows: slice) -> NDArray[Any]:
-        values = numpy.fft.fftshift(patterns[rows], moved) if moved else patterns[rows]
-        values = numpy.where(good & (values > 0), values, 0)
-        values[broken[(broken >= rows.start) & (broken < rows.stop)] - rows.start] = 0
-        return (values if kind.is_plain else kind.to_counts(values)).astype(dtype, copy=False)
-
-    return stage_blocks(patterns.shape, dtype, read)
-
-
-# -- positions, probe and object
-
-
 def _check_positions(path: Path, raw: RawScan) -> NDArray[numpy.float64]:
     """Returns the positions (N, 2) in the unit of the file."""
     given = raw.positions_px if raw.positions_m is None else raw.positions_m
     if given is None:
         raise ValueError(f'{path} holds no positions: name their file with --positions.')
+    if given.ndim > 2 and given.size == 2 * len(given):
+        given = given.reshape(-1, 2)
+    if given.ndim == 2 and len(given) == 2 < given.shape[1]:
+        given = given.T
     if given.ndim != 2 or given.shape[1] != 2:
         raise ValueError(
             f'{path}: the positions have shape {given.shape} but (positions, 2) is needed: '
@@ -297,7 +129,7 @@ def _check_positions(path: Path, raw: RawScan) -> NDArray[numpy.float64]:
 
 
 def _place(
-    door: _Door, positions: NDArray[numpy.float64]
+    door: Door, positions: NDArray[numpy.float64]
 ) -> tuple[NDArray[numpy.float64], NDArray[numpy.bool_]]:
     """Returns positions (N, 2) in object pixels, and which of them are none; these are left out."""
     raw, path = door.raw, door.path
@@ -333,7 +165,7 @@ def _place(
     return positions, is_bad
 
 
-def _estimate_probe(door: _Door, good: NDArray[numpy.bool_]) -> NDArray[numpy.complex64]:
+def _estimate_probe(door: Door, good: NDArray[numpy.bool_]) -> NDArray[numpy.complex64]:
     try:
         probe = estimate_probe(door.patterns, good)
     except ValueError as error:
@@ -348,7 +180,7 @@ def _estimate_probe(door: _Door, good: NDArray[numpy.bool_]) -> NDArray[numpy.co
     return probe
 
 
-def _check_variation(door: _Door) -> ProbeVariation | None:
+def _check_variation(door: Door) -> ProbeVariation | None:
     """Returns how the probe varies, where the file says it for each of the patterns."""
     path, modes, weights = door.path, door.raw.probe_variations, door.raw.probe_weights
     if modes is None or weights is None:
@@ -410,7 +242,7 @@ def _check_inside(path: Path, scan: Scan) -> None:
 
 
 def _fit_object(
-    door: _Door, positions_px: NDArray[numpy.float64], is_lone: NDArray[numpy.bool_]
+    door: Door, positions_px: NDArray[numpy.float64], is_lone: NDArray[numpy.bool_]
 ) -> tuple[NDArray[numpy.float64], NDArray[numpy.complex64], tuple[float, float]]:
     """Returns positions moved onto a flat object that just covers them, that one, and its centre.
 

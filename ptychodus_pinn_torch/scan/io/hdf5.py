@@ -6,6 +6,7 @@ import contextlib
 import io
 import math
 import os
+import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -17,7 +18,7 @@ from numpy.typing import NDArray
 from ..scan import Scan
 from .npz import NamedArrays, damage_named
 from .output import NOTHING, scan_arrays, write_atomically
-from .pattern_store import block_slices, check_growth
+from .pattern_store import UnreadableError, block_slices, check_growth
 from .raw import StoredPatterns
 
 __all__ = ['Hdf5Arrays', 'check_links', 'is_hdf5', 'open_hdf5', 'store_patterns', 'write_scan_hdf5']
@@ -50,15 +51,15 @@ def open_hdf5(path: Path) -> Iterator[h5py.File]:
 
 
 class Hdf5Arrays(NamedArrays):
-    """Arrays at the top of one open HDF5 file.
+    """Arrays at the top of one open HDF5 file, or of a group in it.
 
     Args:
-        file: Open as long as this is used.
+        file: File or group, open as long as this is used.
         allow_links: Whether links may lead out of its folder.
     """
 
-    def __init__(self, file: h5py.File, *, allow_links: bool = False) -> None:
-        self.path, self._file, self._allow = Path(file.filename), file, allow_links
+    def __init__(self, file: h5py.Group, *, allow_links: bool = False) -> None:
+        self.path, self._file, self._allow = Path(file.file.filename), file, allow_links
         kinds = ((name, file.get(name, getclass=True, getlink=True)) for name in file)
         self.keys = tuple(
             name
@@ -66,9 +67,12 @@ class Hdf5Arrays(NamedArrays):
             if kind is not h5py.HardLink or file.get(name, getclass=True) is h5py.Dataset
         )
         self._is_matlab = False
-        if file.userblock_size:
+        if file.file.userblock_size:
             with self.path.open('rb') as stream:
                 self._is_matlab = stream.read(len(MATLAB)) == MATLAB
+
+    def __contains__(self, key: str) -> bool:
+        return key in self.keys or ('/' in key and key in self._file)
 
     def dataset(self, name: str) -> h5py.Dataset:
         """Returns the dataset of a path in the file, wherever links lead to.
@@ -79,7 +83,7 @@ class Hdf5Arrays(NamedArrays):
         found = _follow(self._file, name, self._allow, MOST_LINKS)
         if not isinstance(found, h5py.Dataset):
             raise ValueError(f'{self.path}: {name} is no dataset: export the scan again.')
-        _check_sources(found, self._allow)
+        _check_sources(found, self._allow, set())
         return found
 
     def read(self, name: str) -> NDArray[Any]:
@@ -87,7 +91,7 @@ class Hdf5Arrays(NamedArrays):
         dataset = self.dataset(name)
         is_text = h5py.check_string_dtype(dataset.dtype) is not None
         if dataset.dtype.kind == 'O' and not is_text:
-            raise ValueError('it holds objects')
+            raise UnreadableError('it holds objects')
         if dataset.shape is None:
             raise ValueError('it is empty')
         num_bytes = dataset.size * dataset.dtype.itemsize
@@ -124,7 +128,7 @@ def store_patterns(dataset: h5py.Dataset, *, is_transposed: bool = False) -> Sto
     def blocks() -> Iterator[NDArray[Any]]:
         with open_hdf5(source) as file:
             for rows in block_slices(shape[0], num_bytes // max(1, shape[0])):
-                yield file[name][rows]
+                yield _open(file, name)[rows]
 
     return StoredPatterns(shape, dataset.dtype, blocks, place, is_transposed)
 
@@ -132,7 +136,7 @@ def store_patterns(dataset: h5py.Dataset, *, is_transposed: bool = False) -> Sto
 def _follow(group: Any, name: str, allow_links: bool, left: int) -> Any:
     """Returns what a path leads to, from a group; None where there is nothing."""
     if left == 0:
-        raise ValueError(f'{name} leads in a circle')
+        raise UnreadableError(f'{name} leads in a circle')
     item = group.file['/'] if name.startswith('/') else group
     for part in filter(None, name.split('/')):
         link = item.get(part, getlink=True) if isinstance(item, h5py.Group) else None
@@ -145,62 +149,101 @@ def _follow(group: Any, name: str, allow_links: bool, left: int) -> Any:
         elif isinstance(link, h5py.SoftLink):
             item = _follow(item, link.path, allow_links, left - 1)
             if item is None:
-                raise ValueError(f'the link {part} leads to {link.path}, which is not there')
+                raise UnreadableError(f'the link {part} leads to {link.path}, which is not there')
         else:
-            item = item[part]
+            item = _open(item, part)
     return item
+
+
+def _open(group: h5py.Group, name: str) -> Any:
+    """Returns an item; raw data outside of HDF5 are those beside its file, not where we run."""
+    item = group[name]
+    if not isinstance(item, h5py.Dataset) or not item.external:
+        return item
+    del item  # HDF5 opens nothing in two ways at a time
+    access = h5py.h5p.create(h5py.h5p.DATASET_ACCESS)
+    access.set_efile_prefix(b'${ORIGIN}')
+    return h5py.Dataset(h5py.h5d.open(group.id, os.fsencode(name), access))
 
 
 def _check_folder(file: Path, name: str, allow_links: bool) -> Path:
     """Returns the path of a file that another one names, where it is there and may be read."""
     path = file.parent / name
     if not allow_links and not path.resolve().is_relative_to(file.parent.resolve()):
-        raise ValueError(
+        raise UnreadableError(
             f'it links to {name}, outside of its own folder: pass --allow-links to follow that'
         )
     if not path.is_file():
-        raise ValueError(f'it links to {name}, which is missing: put that file beside it')
+        raise UnreadableError(f'it links to {name}, which is missing: put that file beside it')
     return path
 
 
-def _check_sources(dataset: h5py.Dataset, allow_links: bool) -> None:
-    """Refuses a dataset of which parts or filters are not there, for they would be read as zeros."""
+def _check_sources(
+    dataset: h5py.Dataset, allow_links: bool, seen: set[Any], *, is_ours: bool = True
+) -> None:
+    """Refuses a dataset of which parts or filters are not there, for they would be read as zeros.
+
+    Args:
+        dataset: Its parts may have parts themselves.
+        allow_links: Whether they may lie out of its folder.
+        seen: Parts that were looked at; more are added.
+        is_ours: Whether `_open` opens it, not HDF5, which looks for raw data where the program runs.
+    """
     file = Path(dataset.file.filename)
-    for source in dataset.virtual_sources() if dataset.is_virtual else ():
-        if source.file_name == '.' or '%b' in source.file_name:
+    for name, part in _parts(dataset, file.parent):
+        path = file if name == '.' else _check_folder(file, name, allow_links)
+        if (path, part) in seen or '%b' in part:
             continue
-        path = _check_folder(file, source.file_name, allow_links)
+        seen.add((path, part))
         with h5py.File(path, 'r') as other:
-            if not isinstance(
-                _follow(other, source.dset_name, allow_links, MOST_LINKS), h5py.Dataset
-            ):
-                raise ValueError(f'its part {source.dset_name} is missing in {source.file_name}')
-    for name, *_ in dataset.external or ():
-        _check_folder(file, name.decode() if isinstance(name, bytes) else name, allow_links)
+            found = _follow(other, part, allow_links, MOST_LINKS)
+            if not isinstance(found, h5py.Dataset):
+                raise UnreadableError(f'its part {part} is missing in {name}')
+            _check_sources(found, allow_links, seen, is_ours=False)
+    for raw, *_ in dataset.external or ():
+        name = os.fsdecode(raw)
+        path = _check_folder(file, name, allow_links)
+        if not is_ours and path.resolve() != Path(name).resolve():
+            raise UnreadableError(
+                f'its data lie in {name}, which HDF5 looks for where the program runs: go to the '
+                'folder of the file'
+            )
     plist = dataset.id.get_create_plist()
     for number in range(plist.get_nfilters()):
         code, _, _, title = plist.get_filter(number)
         if not h5py.h5z.filter_avail(code):
             label = title.decode('utf-8', 'replace').partition(';')[0] or 'of a detector'
-            raise ValueError(
+            raise UnreadableError(
                 f'it is packed by the HDF5 filter {code} ({label}), which is not installed: '
                 "pip install 'ptychodus-pinn-torch[hdf5]'"
             )
 
 
+def _parts(dataset: h5py.Dataset, folder: Path) -> Iterator[tuple[str, str]]:
+    """Yields file and name of the parts of a virtual dataset; %b counts up to the last file there is."""
+    for source in dataset.virtual_sources() if dataset.is_virtual else ():
+        name, part = source.file_name, source.dset_name
+        if '%b' not in name:
+            yield name, part
+            continue
+        form = re.escape(Path(name).name).replace('%b', '(0|[1-9][0-9]*)', 1).replace('%b', r'\1')
+        matches = (re.fullmatch(form, path.name) for path in (folder / name).parent.glob('*'))
+        for number in range(max((int(each[1]) for each in matches if each), default=0) + 1):
+            yield name.replace('%b', str(number)), part.replace('%b', str(number))
+
+
 def check_links(file: h5py.File) -> None:
     """Refuses a file with links out of its folder, for a reader that follows whatever it meets."""
-    path = Path(file.filename)
-
-    def check(_: str, link: Any) -> None:
+    links: list[Any] = []
+    file.visititems_links(lambda _, link: links.append(link))  # which no error may leave
+    for link in links:
         if isinstance(link, h5py.ExternalLink):
-            _check_folder(path, link.filename, False)
+            _check_folder(Path(file.filename), link.filename, False)
 
     def check_item(_: str, item: Any) -> None:
         if isinstance(item, h5py.Dataset):
-            _check_sources(item, False)
+            _check_sources(item, False, set(), is_ours=False)
 
-    file.visititems_links(check)
     file.visititems(check_item)
 
 

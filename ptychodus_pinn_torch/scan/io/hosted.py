@@ -13,23 +13,26 @@ from typing import TYPE_CHECKING, Any
 import numpy
 from numpy.typing import NDArray
 
-from .hdf5 import Hdf5Arrays, check_links, is_hdf5, open_hdf5, store_patterns
+from .axes import order_patterns
+from .hdf5 import Hdf5Arrays, check_links, is_hdf5, open_hdf5
 from .named import named_mask
 from .npz import DAMAGE, NpzArrays
-from .pair import load_product, pair_by_index, raw_of_product, select_rows
+from .pair import put_product, select_rows
+from .product_files import find_product, load_product
 from .raw import RawScan, ReadOptions, StoredPatterns
 
 if TYPE_CHECKING:
     from ptychodus.api.plugins import PluginRegistry
-    from ptychodus.api.probe_positions import ProbePositionSequence
 
 __all__ = [
     'find_format',
     'load_registry',
     'make_probe',
+    'put_positions',
     'read_hosted',
     'read_mask',
-    'replace_positions',
+    'read_places',
+    'with_geometry',
 ]
 
 logger = logging.getLogger(__name__)
@@ -37,6 +40,11 @@ logger = logging.getLogger(__name__)
 PATTERNS_BY_ENDING = {'.cxi': 'CXI', '.npy': 'NPY', '.tif': 'TIFF', '.tiff': 'TIFF'}
 POSITIONS_BY_ENDING = {'.csv': 'CSV', '.txt': 'TXT', '.mda': 'MDA', '.cxi': 'CXI', '.npz': 'NPZ',
                        '.h5': 'HDF5', '.hdf5': 'HDF5'}  # fmt: skip
+CXI_PATTERNS = ('entry_1/data_1/data', 'entry_1/instrument_1/detector_1/data')
+CXI_PROBE = 'entry_1/instrument_1/source_1/illumination'
+CXI_POSITIONS = ('entry_1/sample_1/geometry_1/translation', 'entry_1/data_1/translation',
+                 'entry_1/instrument_1/detector_1/translation')  # fmt: skip
+CXI_NUMBERS = 'entry_1/ptychodus/probe_position_indexes'
 ALSO_POSITIONS = {'CNM_APS_HXN_TIFF': 'CNM_APS_HXN'}
 """Formats of patterns whose positions have another name."""
 
@@ -71,7 +79,8 @@ def find_format(path: Path, options: ReadOptions) -> str | None:
 def read_hosted(path: Path, options: ReadOptions) -> RawScan:
     """Returns the scan of patterns that a reader of Ptychodus reads.
 
-    Positions come from their own file, from a product, or from the file of the patterns.
+    Positions come from a product, or from the file of the patterns; those of a file of their own
+    are still to be put in their place.
 
     Raises:
         ValueError: the reader fails, or what is missing; names the flags that say it.
@@ -90,16 +99,23 @@ def read_hosted(path: Path, options: ReadOptions) -> RawScan:
         indexes = numpy.concatenate([numpy.asarray(array.get_indexes()) for array in arrays])
     except DAMAGE as error:
         raise ValueError(f'{path} cannot be read as {name} of Ptychodus: {error}') from error
-    patterns = _store(path, arrays, about)
-    if name == 'CXI':  # whose patterns can be mapped
+    raw = RawScan(
+        _store(path, arrays, about), bad_pixels=bad_pixels, source=path,
+        metadata={'position_indexes': indexes},
+    )  # fmt: skip
+    # patterns of CXI can be mapped, and its probe may be there without an object
+    if name == 'CXI':
         with open_hdf5(path) as file:
             data = Hdf5Arrays(file, allow_links=options.allow_links)
-            found = next(
-                (key for key in ('entry_1/data_1/data', 'entry_1/instrument_1/detector_1/data') if key in file), ''
-            )  # fmt: skip
-            patterns = store_patterns(data.dataset(found))
-    raw = _with_positions(path, name, options, indexes, patterns)
-    return _with_geometry(replace(raw, bad_pixels=bad_pixels, source=path), about, options)
+            patterns = data.patterns(data.require(*CXI_PATTERNS))
+            raw = replace(raw, patterns=patterns, probe=data.optional(CXI_PROBE))
+    product = options.product or _find_product(path, name, options)
+    if product is not None:
+        raw = put_product(raw, load_product(product, options))
+    elif options.positions_file is None:
+        places = _read_sequence(path, ALSO_POSITIONS.get(name, name), options)
+        raw = put_positions(raw, **places)
+    return with_geometry(raw, options, about)
 
 
 def _store(path: Path, arrays: list[Any], about: Any) -> StoredPatterns:
@@ -121,42 +137,52 @@ def _store(path: Path, arrays: list[Any], about: Any) -> StoredPatterns:
     return StoredPatterns(shape, numpy.dtype(about.pattern_dtype), blocks)
 
 
-def _with_positions(
-    path: Path, name: str, options: ReadOptions, indexes: NDArray[Any], patterns: StoredPatterns
-) -> RawScan:
-    """Returns the patterns that have a position, with these; and with the product where there is one."""
-    if options.product is not None or name == 'CXI' and _has_object(path):
-        product = load_product(options.product or path, options)
-        rows, paired = pair_by_index(path, indexes, product)
-        return replace(raw_of_product(paired, {}), patterns=select_rows(path, patterns, rows))
+def _find_product(path: Path, name: str, options: ReadOptions) -> Path | None:
+    """Returns the product that the file of the patterns is itself, or that of CXI beside it."""
     beside = path.with_name('product.cxi')
-    if name == 'CXI' and options.positions_file is None and beside.exists():
-        rows, paired = pair_by_index(path, indexes, load_product(beside, options))
-        return replace(raw_of_product(paired, {}), patterns=select_rows(path, patterns, rows))
-    if options.positions_file is not None:
-        positions = read_positions(options.positions_file, options)
-    else:
-        positions = _read_sequence(path, ALSO_POSITIONS.get(name, name), options)
-    rows, places = _match(indexes, positions)
-    return RawScan(patterns=select_rows(path, patterns, rows), positions_m=places)
+    if find_product(path, allow_links=options.allow_links)[0] == name:
+        return path
+    is_beside = name == 'CXI' and options.positions_file is None and beside.exists()
+    return beside if is_beside else None
 
 
-def _has_object(path: Path) -> bool:
-    with open_hdf5(path) as file:
-        return 'entry_1/image_2' in file
+def put_positions(
+    raw: RawScan, numbers: NDArray[Any], positions_m: NDArray[numpy.float64]
+) -> RawScan:
+    """Returns the patterns of a scan that have a position, with these instead of its own.
+
+    Patterns without numbers are counted from zero; `numbers` are those of the positions.
+    """
+    path, patterns = raw.source, raw.patterns
+    assert path is not None
+    if not isinstance(patterns, StoredPatterns):
+        first, last = patterns.shape[0], patterns.shape[-1]
+        is_square = patterns.ndim == 3 and first == patterns.shape[1] != last
+        is_last = first != len(numbers) and (last == len(numbers) or is_square)
+        patterns = order_patterns(path, patterns, last if is_last else first)
+    number = patterns.shape[0]
+    indexes = raw.metadata.get('position_indexes', numpy.arange(number))
+    rows, places = _match(indexes, numbers, positions_m)
+    raw = replace(raw, patterns=patterns, positions_px=None, positions_m=places)
+    if len(rows) == number:
+        return raw
+    of_frames = {'bad_pixels': 3, 'probe': 4, 'probe_weights': 2}
+    selected: dict[str, Any] = {}
+    for name, num_axes in of_frames.items():
+        values = getattr(raw, name)
+        if values is not None and values.ndim == num_axes and len(values) == number:
+            selected[name] = values[rows]
+    metadata = {**raw.metadata, 'position_indexes': indexes[rows]}
+    return replace(raw, patterns=select_rows(path, patterns, rows), metadata=metadata, **selected)
 
 
 def _match(
-    indexes: NDArray[Any], positions: ProbePositionSequence
+    indexes: NDArray[Any], numbers: NDArray[Any], places: NDArray[numpy.float64]
 ) -> tuple[NDArray[numpy.int64], NDArray[numpy.float64]]:
     """Returns the rows of the patterns that have a position (J,), and these (J, 2)."""
-    places = numpy.stack(
-        [positions.get_coordinates_y_m(), positions.get_coordinates_x_m()], axis=-1
-    )
-    numbers = numpy.asarray(positions.get_indexes())
     is_row_by_row = len(numbers) == len(indexes) and (numpy.diff(numbers) == 1).all()
     if is_row_by_row and (numpy.diff(indexes) == 1).all():  # a header shifts the numbers of rows
-        return numpy.arange(len(indexes), dtype=numpy.int64), numpy.asarray(places, float)
+        return numpy.arange(len(indexes), dtype=numpy.int64), places
     if len(set(numbers.tolist())) < len(numbers) or len(numbers) != len(indexes):
         logger.info('%d patterns, %d positions: paired by number.', len(indexes), len(numbers))
     known, inverse = numpy.unique(numbers, return_inverse=True)
@@ -167,20 +193,10 @@ def _match(
     return rows, numpy.stack(wanted, axis=-1)
 
 
-def replace_positions(raw: RawScan, options: ReadOptions) -> RawScan:
-    """Returns a scan of another layout with the positions of the file that the user names."""
-    from ptychodus.api.diffraction import DiffractionMetadata
-
-    assert options.positions_file is not None
-    number = raw.patterns.shape[0]
-    rows, places = _match(numpy.arange(number), read_positions(options.positions_file, options))
-    patterns = raw.patterns if len(rows) == number else raw.patterns[rows]
-    found = replace(raw, patterns=patterns, positions_px=None, positions_m=places)
-    return _with_geometry(found, DiffractionMetadata.create_null(options.positions_file), options)
-
-
-def read_positions(path: Path, options: ReadOptions) -> ProbePositionSequence:
-    """Returns the positions of a file, in the format that the user says, or by its ending."""
+def read_places(options: ReadOptions) -> dict[str, NDArray[Any]]:
+    """Returns the positions of the file that the user names, for `put_positions`."""
+    path = options.positions_file
+    assert path is not None
     name = options.positions_format or POSITIONS_BY_ENDING.get(path.suffix.lower())
     if name is None:
         raise ValueError(
@@ -190,13 +206,15 @@ def read_positions(path: Path, options: ReadOptions) -> ProbePositionSequence:
     return _read_sequence(path, name, options)
 
 
-def _read_sequence(path: Path, name: str, options: ReadOptions) -> ProbePositionSequence:
+def _read_sequence(path: Path, name: str, options: ReadOptions) -> dict[str, NDArray[Any]]:
     chooser = load_registry().probe_position_file_readers
     if options.positions_file is None and name not in {each.simple_name for each in chooser}:
         raise ValueError(f'{path} holds no positions: name their file with --positions.')
     if is_hdf5(path) and not options.allow_links:
         with open_hdf5(path) as file:
             check_links(file)
+    if name == 'CXI':
+        return _read_translation(path, options)
     try:
         found = _choose(chooser, name, '--positions-format').read(path)
     except DAMAGE as error:
@@ -206,38 +224,63 @@ def _read_sequence(path: Path, name: str, options: ReadOptions) -> ProbePosition
         ) from error
     if not len(found):
         raise ValueError(f'{path} holds no positions: export them again.')
-    return found
+    places = [found.get_coordinates_y_m(), found.get_coordinates_x_m()]
+    is_text = name in ('CSV', 'TXT')  # whose lines Ptychodus counts with those of comments
+    return {
+        'numbers': numpy.arange(len(found)) if is_text else numpy.asarray(found.get_indexes()),
+        'positions_m': numpy.stack(places, axis=-1).astype(float),
+    }
 
 
-def _with_geometry(raw: RawScan, about: Any, options: ReadOptions) -> RawScan:
+def _read_translation(path: Path, options: ReadOptions) -> dict[str, NDArray[Any]]:
+    """Returns the positions of CXI, x, y, z in metres; Ptychodus wants a product round them."""
+    with open_hdf5(path) as file:
+        arrays = Hdf5Arrays(file, allow_links=options.allow_links)
+        if arrays.first(CXI_POSITIONS) is None:
+            raise ValueError(f'{path} holds no positions: name their file with --positions.')
+        found, numbers = arrays.array(*CXI_POSITIONS), arrays.optional(CXI_NUMBERS)
+    numbers = numpy.arange(len(found)) if numbers is None else numbers
+    if found.ndim != 2 or found.shape[1] < 2 or numbers.shape != found.shape[:1] or not len(found):
+        raise ValueError(
+            f'{path}: the translation has shape {found.shape}, its numbers {numbers.shape}, but '
+            '(positions, 3) and (positions,) are needed: export it again.'
+        )
+    return {'numbers': numbers, 'positions_m': found[:, 1::-1].astype(float)}
+
+
+def with_geometry(raw: RawScan, options: ReadOptions, about: Any = None) -> RawScan:
     """Returns the scan with the size of an object pixel, which energy, distance and detector make.
 
-    The user's word goes before that of the file.
+    The user's word goes before that of the file, which is in the scan or in `about`, of Ptychodus.
     """
     from ptychodus.api.constants import energy_eV_to_wavelength_m
+    from ptychodus.api.geometry import ImageExtent, PixelGeometry
+    from ptychodus.api.propagate import compute_far_field_pixel_geometry
 
-    energy_ev = options.energy_ev or about.photon_energy_eV
-    distance_m = options.distance_m or about.detector_distance_m
-    pixel = about.detector_pixel_geometry
-    pixel_m = None if pixel is None else (pixel.height_m, pixel.width_m)
+    names = ('photon_energy_eV', 'detector_distance_m', 'probe_photon_count', 'exposure_time_s',
+             'tomography_angle_deg')  # fmt: skip
+    pixel = getattr(about, 'detector_pixel_geometry', None)
+    pixel_m: tuple[Any, Any] = 2 * (raw.metadata.get('detector_pixel_m'),)
     if options.detector_pixel_um is not None:
         pixel_m = options.detector_pixel_um[0] * 1e-6, options.detector_pixel_um[-1] * 1e-6
-    known = {
-        'photon_energy_eV': energy_ev,
-        'detector_distance_m': distance_m,
-        'detector_pixel_m': None if pixel_m is None else float(pixel_m[0]),
-        'probe_photon_count': about.probe_photon_count,
-        'exposure_time_s': about.exposure_time_s,
-        'tomography_angle_deg': about.tomography_angle_deg,
+    elif pixel is not None:
+        pixel_m = float(pixel.height_m), float(pixel.width_m)
+    said: dict[str, Any] = {
+        'photon_energy_eV': options.energy_ev,
+        'detector_distance_m': options.distance_m,
+        'detector_pixel_m': pixel_m[0],
     }
-    told = {name: value for name, value in known.items() if value is not None}
-    metadata = {**told, **raw.metadata}
+    told = {name: getattr(about, name, None) for name in names}
+    metadata: dict[str, Any] = {}
+    for known in (told, raw.metadata, said):
+        metadata |= {name: value for name, value in known.items() if value is not None}
     if raw.pixel_size_m is not None:
         return replace(raw, metadata=metadata)
+    energy_ev, distance_m = (metadata.get(name) for name in names[:2])
     missing = [
         flag
         for flag, value in (
-            ('--energy-ev', energy_ev), ('--distance-m', distance_m), ('--detector-pixel-um', pixel_m)
+            ('--energy-ev', energy_ev), ('--distance-m', distance_m), ('--detector-pixel-um', pixel_m[0])
         )
         if not value
     ]  # fmt: skip
@@ -246,18 +289,20 @@ def _with_geometry(raw: RawScan, about: Any, options: ReadOptions) -> RawScan:
             f'{raw.source}: the size of an object pixel is not told by the file: say '
             f'{", ".join(missing)}.'
         )
-    assert pixel_m is not None
-    wavelength_m = energy_eV_to_wavelength_m(float(energy_ev))
-    size = [
-        wavelength_m * abs(float(distance_m)) / (number * length)
-        for number, length in zip(raw.patterns.shape[-2:], pixel_m)
-    ]
+    height, width = raw.patterns.shape[-2:]
+    found = compute_far_field_pixel_geometry(
+        PixelGeometry(width_m=float(pixel_m[1]), height_m=float(pixel_m[0])),
+        ImageExtent(width_px=width, height_px=height),
+        wavelength_m=energy_eV_to_wavelength_m(float(metadata['photon_energy_eV'])),
+        propagation_distance_m=abs(float(metadata['detector_distance_m'])),
+    )
+    size = found.height_m, found.width_m
     if not all(math.isfinite(value) and value > 0.0 for value in size):
         raise ValueError(
             f'{raw.source}: energy {energy_ev} eV, distance {distance_m} m and detector pixel '
             f'{pixel_m} m make no object pixel: say the right ones.'
         )
-    return replace(raw, pixel_size_m=(size[0], size[1]), metadata=metadata)
+    return replace(raw, pixel_size_m=size, metadata=metadata)
 
 
 def make_probe(raw: RawScan, name: str) -> NDArray[Any]:
@@ -335,6 +380,6 @@ def _only_mask(arrays: Any) -> tuple[NDArray[Any], bool]:
         return arrays.array('valid_pixel_mask'), True
     if len(arrays.keys) != 1:
         raise ValueError(
-            f'{arrays.path} holds {arrays.shown()}: one of bad_pixels, good_pixels and mask is needed.'
+            f'{arrays.path} holds {arrays.shown()}: one of bad_pixels, pixel_mask, good_pixels and mask is needed.'
         )
     return arrays.array(arrays.keys[0]), False

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import zipfile
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,14 +14,14 @@ from ..probe_variation import ProbeVariation
 from .apart import read_apart
 from .build import check_object
 from .hdf5 import is_hdf5, open_hdf5
+from .matlab import is_matlab
 from .named import PATTERNS
-from .npz import NpzArrays
-from .pair import read_product
+from .npz import NpzArrays, is_zip
+from .product_files import find_product, read_product
 from .raw import ReadOptions
 
 __all__ = ['Image', 'is_image', 'read_image', 'read_object']
 
-_ZIP_MAGIC = b'PK\x03\x04'
 _MIN_ILLUMINATION = 0.3
 
 
@@ -54,7 +53,7 @@ def is_image(path: Path) -> bool:
         ValueError: it is damaged.
     """
     keys: set[str] = set()
-    if path.is_file() and zipfile.is_zipfile(path):
+    if is_zip(path):
         keys = set(NpzArrays(path).keys)
     elif path.is_file() and is_hdf5(path):
 
@@ -80,11 +79,10 @@ def read_image(path: Path | str, *, is_reference: bool = False) -> Image:
             pass
     if not path.is_file():
         raise ValueError(f'{path} is no file: name a reconstruction or a product.')
-    if is_hdf5(path):
+    is_product = is_zip(path) and find_product(path)[0] == 'NPZ'
+    if is_hdf5(path) or is_matlab(path) or is_product:
         return _check(path, 'object', read_apart(path, lambda: _read_product(path)))
-    with path.open('rb') as file:
-        is_zip = file.read(4) == _ZIP_MAGIC
-    if not is_zip:
+    if not is_zip(path):
         raise ValueError(
             f'{path} is neither an NPZ nor an HDF5 file: name a reconstruction or a product.'
         )

@@ -2,20 +2,24 @@
 
 from __future__ import annotations
 
+import logging
 from typing import Any
 
 import numpy
 from numpy.typing import NDArray
 
-from .npz import NamedArrays
+from .npz import DamagedFileError, NamedArrays
+from .pattern_store import UnreadableError
 from .raw import RawScan
 
 __all__ = ['is_named_scan', 'named_mask', 'read_named']
 
+logger = logging.getLogger(__name__)
+
 PATTERNS = ('diff3d', 'diffraction', 'patterns')
 POSITIONS_M = ('positions_refined_m', 'positions_m')
 PROBE, OBJECT = ('probeGuess', 'probe', 'probe_guess'), ('objectGuess', 'object')
-GOOD, BAD = ('good_pixels', 'mask'), ('bad_pixels',)
+GOOD, BAD = ('good_pixels', 'mask'), ('bad_pixels', 'pixel_mask')
 METADATA = {
     'photon_energy_eV': 'photon_energy_eV',
     'energy_eV': 'photon_energy_eV',
@@ -43,7 +47,6 @@ def read_named(arrays: NamedArrays, *, needs_positions: bool = True) -> RawScan:
     positions: dict[str, Any] = {}
     if arrays.first(POSITIONS_M):
         positions['positions_m'] = arrays.array(*POSITIONS_M)
-        arrays.require('pixel_size_m')
     elif 'positions_px' in arrays and 'xcoords' not in arrays:
         positions['positions_px'] = arrays.array('positions_px')
     elif needs_positions or 'xcoords' in arrays:
@@ -86,8 +89,13 @@ def _metadata(arrays: NamedArrays) -> dict[str, Any]:
     found: dict[str, Any] = {}
     for key, name in METADATA.items():
         numbers = arrays.numbers(key)
-        if numbers:
+        if numbers and numbers[0] == numbers[-1]:  # a pixel that is not square is asked for
             found[name] = numbers[0]
-    if title := arrays.text('name'):
-        found['name'] = title
+    try:
+        if title := arrays.text('name'):
+            found['name'] = title
+    except DamagedFileError as error:
+        if not isinstance(error.__cause__, UnreadableError):
+            raise
+        logger.warning('%s It is left out.', error)
     return found

@@ -7,6 +7,7 @@ import struct
 import tokenize
 import zipfile
 import zlib
+from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
@@ -14,9 +15,9 @@ from typing import Any
 import numpy
 from numpy.typing import NDArray
 
-from .pattern_store import map_npz_member, read_npz_member, stage_npz_member
+from .pattern_store import UnreadableError, map_npz_member, read_npz_member, stage_npz_member
 
-__all__ = ['DAMAGE', 'NamedArrays', 'NpzArrays', 'damage_named']
+__all__ = ['DAMAGE', 'DamagedFileError', 'NamedArrays', 'NpzArrays', 'damage_named', 'is_zip']
 
 DAMAGE = (
     ValueError,
@@ -38,6 +39,14 @@ DAMAGE = (
 """What numpy, zipfile, h5py and scipy raise on files that are damaged, or made to harm."""
 
 
+def is_zip(path: Path) -> bool:
+    """Returns whether a path is a file that begins as a zip does, however damaged the rest is."""
+    if not path.is_file():
+        return False
+    with path.open('rb') as file:
+        return file.read(4) == b'PK\x03\x04'
+
+
 class DamagedFileError(ValueError):
     """A file that cannot be read; names it, and where."""
 
@@ -52,19 +61,20 @@ def damage_named(path: Path, what: str = '') -> Iterator[None]:
     except DAMAGE as error:
         if isinstance(error, OSError) and error.errno not in (None, 0, 22) and error.strerror:
             raise  # of the disk, not of the file
-        if isinstance(error, ValueError) and str(path) in str(error):
+        is_whole = isinstance(error, UnreadableError)
+        if isinstance(error, ValueError) and not is_whole and str(path) in str(error):
             raise  # a sentence already
         reason = ' '.join(str(error).split()).rstrip('.')[:200] or type(error).__name__
         if 'allow_pickle' in reason or 'Object arrays' in reason:
-            reason = 'it holds Python objects, which are never loaded'
+            reason, is_whole = 'it holds Python objects, which are never loaded', True
+        told = f', it is damaged or cut short ({reason}): copy or export it again'
         where = f' at {what}' if what else ''
         raise DamagedFileError(
-            f'{path} cannot be read{where}, it is damaged or cut short ({reason}): copy or export it '
-            'again.'
+            f'{path} cannot be read{where}{f": {reason}" if is_whole else told}.'
         ) from error
 
 
-class NamedArrays:
+class NamedArrays(ABC):
     """Arrays of one file by name, with errors that say what is there.
 
     Attributes:
@@ -75,9 +85,9 @@ class NamedArrays:
     path: Path
     keys: tuple[str, ...]
 
+    @abstractmethod
     def read(self, name: str) -> NDArray[Any]:
         """Returns the array of a name that is there."""
-        raise NotImplementedError
 
     def patterns(self, name: str) -> Any:
         """Returns the array of a name as it is needed for patterns: on disk."""
@@ -88,7 +98,7 @@ class NamedArrays:
 
     def first(self, names: Iterable[str]) -> str | None:
         """Returns the first of the names that the file holds."""
-        return next((name for name in names if name in self.keys), None)
+        return next((name for name in names if name in self), None)
 
     def require(self, *names: str) -> str:
         """Returns the first of the names that the file holds.

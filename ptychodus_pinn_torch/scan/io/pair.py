@@ -5,38 +5,27 @@ from __future__ import annotations
 import logging
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import h5py
 import numpy
 from numpy.typing import NDArray
 
-from .hdf5 import Hdf5Arrays, check_links, open_hdf5
+from .hdf5 import Hdf5Arrays, open_hdf5
 from .named import is_named_scan, read_named
-from .npz import DAMAGE, damage_named
-from .products import ProductArrays, arrays_of_product, with_weights_of
+from .pattern_store import stage_blocks
+from .product_files import find_product, load_product
+from .products import arrays_of_product, with_weights_of
 from .raw import RawScan, ReadOptions, StoredPatterns
 
-__all__ = [
-    'DIFFRACTION',
-    'PRODUCT',
-    'is_cxi',
-    'pair_by_index',
-    'raw_of_product',
-    'read_hdf5',
-    'read_product',
-    'select_rows',
-]
+if TYPE_CHECKING:
+    from ptychodus.api.product import Product
+
+__all__ = ['DIFFRACTION', 'PRODUCT', 'put_product', 'read_hdf5', 'select_rows']
 
 logger = logging.getLogger(__name__)
 
 DIFFRACTION, PRODUCT = 'diffraction.h5', 'product.h5'
-_CXI_ENTRY = 'entry_1'
-
-
-def is_cxi(file: h5py.File) -> bool:
-    """Returns whether an open file is one of the Coherent X-ray Imaging Data Bank."""
-    return _CXI_ENTRY in file
 
 
 def read_hdf5(path: Path, options: ReadOptions) -> RawScan:
@@ -50,8 +39,8 @@ def read_hdf5(path: Path, options: ReadOptions) -> RawScan:
     """
     if path.is_file():
         with open_hdf5(path) as file:
-            arrays = Hdf5Arrays(file, allow_links=options.allow_links)
-            if 'patterns' not in file and is_named_scan(arrays):
+            arrays = None if 'patterns' in file else _find_named(file, options)
+            if arrays is not None:
                 return read_named(arrays, needs_positions=options.positions_file is None)
     diffraction, product = _find_pair(path, options)
     with open_hdf5(diffraction) as file:
@@ -72,24 +61,48 @@ def read_hdf5(path: Path, options: ReadOptions) -> RawScan:
             f'{diffraction} holds {number} patterns but indexes {indexes.dtype} of shape '
             f'{indexes.shape}: export it again.'
         )
-    rows, paired = pair_by_index(diffraction, indexes, load_product(product, options))
     metadata = {} if size is None else {'detector_pixel_m': float(size)}
-    return replace(
-        raw_of_product(paired, metadata),
-        patterns=select_rows(diffraction, patterns, rows),
+    raw = RawScan(
+        patterns,
         bad_pixels=bad_pixels,
+        metadata={'position_indexes': indexes, **metadata},
         source=diffraction,
     )
+    return raw if product is None else put_product(raw, load_product(product, options))
 
 
-def select_rows(path: Path, patterns: StoredPatterns, rows: NDArray[numpy.int64]) -> StoredPatterns:
-    """Returns some of the patterns of a file, in order; says how many are left out."""
+def _find_named(file: h5py.File, options: ReadOptions) -> Hdf5Arrays | None:
+    """Returns the arrays at the top of a file, or else of its only group, that are a scan by names."""
+    found: dict[str, Hdf5Arrays] = {}
+
+    def look(_: str, item: Any) -> None:
+        if isinstance(item, h5py.Group):
+            arrays = Hdf5Arrays(item, allow_links=options.allow_links)
+            if is_named_scan(arrays):
+                found[item.name] = arrays
+
+    look('', file)
+    if not found:
+        file.visititems(look)
+    if len(found) > 1:
+        raise ValueError(
+            f'{file.filename} holds a scan in each of {", ".join(list(found)[:8])}: copy one into a '
+            'file of its own.'
+        )
+    return next(iter(found.values()), None)
+
+
+def select_rows(path: Path, patterns: Any, rows: NDArray[numpy.int64]) -> Any:
+    """Returns some of the patterns of a file, in order, stored or not; says how many are left out."""
     number = patterns.shape[0]
     if len(rows) == number:
         return patterns
     logger.info(
         '%s: %d of %d patterns have a position; the others are left out.', path, len(rows), number
     )
+    if not isinstance(patterns, StoredPatterns):
+        shape = (len(rows), *patterns.shape[1:])
+        return stage_blocks(shape, patterns.dtype, lambda part: patterns[rows[part]])
     is_kept = numpy.zeros(number, bool)
     is_kept[rows] = True
 
@@ -104,30 +117,36 @@ def select_rows(path: Path, patterns: StoredPatterns, rows: NDArray[numpy.int64]
     return replace(patterns, shape=(len(rows), *patterns.shape[1:]), blocks=blocks, place=None)
 
 
-def raw_of_product(product: Any, metadata: dict[str, Any]) -> RawScan:
-    """Returns the scan of a host's product, still without patterns."""
-    arrays = arrays_of_product(product)
+def put_product(raw: RawScan, product: Product) -> RawScan:
+    """Returns the patterns of a scan that have a position in a product, with all that it says."""
+    assert raw.source is not None
+    rows, paired = _pair_by_index(raw.source, raw.metadata['position_indexes'], product)
+    arrays = arrays_of_product(paired)
     if not arrays.metadata.get('far_field', True):
         raise ValueError(
             f'the product {arrays.metadata.get("name")!r} says that the detector is in the near '
             'field: this program images patterns of the far field only.'
         )
     variation = arrays.variation
-    return RawScan(
-        patterns=None,
+    return replace(
+        raw,
+        patterns=select_rows(raw.source, raw.patterns, rows),
         positions_px=arrays.positions_px,
         probe=arrays.probe,
         object_=arrays.object_,
         pixel_size_m=arrays.pixel_size_m,
         object_center_m=arrays.object_center_m,
-        metadata={**arrays.metadata, 'position_indexes': arrays.indexes, **metadata},
+        metadata={**raw.metadata, **arrays.metadata, 'position_indexes': arrays.indexes},
         probe_variations=None if variation is None else variation.modes,
         probe_weights=None if variation is None else variation.weights,
     )
 
 
-def _find_pair(path: Path, options: ReadOptions) -> tuple[Path, Path]:
-    """Returns the diffraction and the product file meant by a folder or by one of the two."""
+def _find_pair(path: Path, options: ReadOptions) -> tuple[Path, Path | None]:
+    """Returns the diffraction and the product file meant by a folder or by one of the two.
+
+    The product is None where there is none and the positions have a file of their own.
+    """
     product = options.product
     if path.is_dir():
         diffraction = path / DIFFRACTION
@@ -137,64 +156,33 @@ def _find_pair(path: Path, options: ReadOptions) -> tuple[Path, Path]:
                 f'{DIFFRACTION} and {PRODUCT}, or name a file.'
             )
     else:
-        with open_hdf5(path) as file:
-            keys = sorted(file)
+        name, keys = find_product(path, allow_links=True)
         if 'patterns' in keys:
-            diffraction = path
-        elif 'probe_position_x_m' in keys:
+            diffraction, product = path, product or (path if name else None)
+        elif name:
             product, diffraction = product or path, path.parent / DIFFRACTION
         else:
             raise ValueError(
-                f'{path} is neither a diffraction file (no patterns) nor a product (no '
-                f'probe_position_x_m); it holds {", ".join(keys[:24]) or "nothing"}: name its format '
+                f'{path} is neither a diffraction file (no patterns) nor a product '
+                f'(no probe_position_x_m); it holds {", ".join(keys[:24]) or "nothing"}: name its format '
                 'with --patterns-format (see ptychodus-pinn formats).'
             )
-    product = diffraction.parent / PRODUCT if product is None else product
+    if product is None:
+        product = diffraction.parent / PRODUCT
+        if options.positions_file is not None and not product.exists():
+            return diffraction, None
     for needed, what in ((diffraction, 'patterns'), (product, 'positions and probe')):
         if not needed.exists():
             raise ValueError(
                 f'{needed} with the {what} is missing: put {DIFFRACTION} and {PRODUCT} into '
-                'one folder, or name the product with --product.'
+                'one folder, or name the product with --product, or positions with --positions.'
             )
     return diffraction, product
 
 
-def load_product(path: Path, options: ReadOptions) -> Any:
-    """Returns Ptychodus' `Product` of a file, HDF5 or CXI.
-
-    Raises:
-        ValueError: the file is no product; names what is missing.
-    """
-    from ptychodus.api.io import load_product as load
-
-    with open_hdf5(path) as file:
-        keys, is_data_bank = sorted(file), is_cxi(file)
-        if not options.allow_links:
-            check_links(file)
-    try:
-        if is_data_bank:
-            from ptychodus.plugins.cxi_file import CXIProductFileIO
-
-            return CXIProductFileIO().read(path)
-        return load(path)
-    except KeyError as error:
-        raise ValueError(
-            f'{path} is no complete product ({str(error.args[0]).rstrip(".")}); it holds '
-            f'{", ".join(keys[:24]) or "nothing"}: save it again from Ptychodus.'
-        ) from error
-    except DAMAGE as error:
-        raise ValueError(f'{path} cannot be read as a product: {error}') from error
-
-
-def read_product(path: Path, options: ReadOptions) -> ProductArrays:
-    """Returns the arrays of a product in a file."""
-    with damage_named(path):
-        return arrays_of_product(load_product(path, options))
-
-
-def pair_by_index(
-    path: Path, indexes: NDArray[Any], product: Any
-) -> tuple[NDArray[numpy.int64], Any]:
+def _pair_by_index(
+    path: Path, indexes: NDArray[Any], product: Product
+) -> tuple[NDArray[numpy.int64], Product]:
     """Returns the rows of the patterns that have a position, and the product with those alone."""
     from ptychodus.api.assemble import AssembledDiffractionData
     from ptychodus.api.geometry import PixelGeometry

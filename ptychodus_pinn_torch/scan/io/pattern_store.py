@@ -16,8 +16,10 @@ from numpy.lib import format as npy_format
 from numpy.typing import NDArray
 
 __all__ = [
+    'UnreadableError',
     'block_slices',
     'check_growth',
+    'check_room',
     'map_npz_member',
     'read_npz_member',
     'stage_blocks',
@@ -32,6 +34,10 @@ _BLOCK_BYTES = 1 << 24
 MOST_GROWTH, SMALL = 1000, 2**24
 """Arrays that grow by more than that when they are unpacked hold next to nothing (deflate ends at
 1 032), unless they are small: bytes."""
+
+
+class UnreadableError(ValueError):
+    """What is whole and still not read: Python objects, links that lead nowhere, unknown filters."""
 
 
 def block_slices(num_patterns: int, bytes_per_pattern: int) -> Iterator[slice]:
@@ -53,6 +59,18 @@ def check_growth(num_bytes: int, stored_bytes: int) -> None:
         )
 
 
+def check_room(num_bytes: int) -> None:
+    """Refuses to write more to a temporary file than the disk has room for.
+
+    Raises:
+        OSError: names the folder.
+    """
+    folder = tempfile.gettempdir()
+    if num_bytes > shutil.disk_usage(folder).free:
+        told = f'No room for {num_bytes / 1e9:.3g} GB of patterns: set TMPDIR to a larger disk'
+        raise OSError(28, told, folder)
+
+
 def _read_npy_header(stream: Any) -> tuple[tuple[int, ...], bool, numpy.dtype[Any]]:
     version = npy_format.read_magic(stream)
     if version == (1, 0):
@@ -62,7 +80,7 @@ def _read_npy_header(stream: Any) -> tuple[tuple[int, ...], bool, numpy.dtype[An
     else:
         raise ValueError(f'has .npy format version {version}, which is not known')
     if header[2].hasobject:
-        raise ValueError('holds Python objects, which are never loaded')
+        raise UnreadableError('it holds Python objects, which are never loaded')
     if min(header[0], default=0) < 0:
         raise ValueError(f'has the shape {header[0]}')
     return header
@@ -163,13 +181,7 @@ def stage_parts(
     # where a map would kill the process. The file has no name: it goes with the last reference.
     if 0 in shape:
         return numpy.zeros(shape, dtype)
-    folder, needed = tempfile.gettempdir(), math.prod(shape) * dtype.itemsize
-    if needed > shutil.disk_usage(folder).free:
-        raise OSError(
-            28,
-            f'No room for {needed / 1e9:.3g} GB of patterns: set TMPDIR to a larger disk',
-            folder,
-        )
+    check_room(math.prod(shape) * dtype.itemsize)
     with tempfile.TemporaryFile(prefix='ptychodus-pinn-') as file:
         for part in parts:
             file.write(numpy.ascontiguousarray(part, dtype=dtype).data)

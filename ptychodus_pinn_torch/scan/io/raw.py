@@ -26,13 +26,13 @@ class StoredPatterns:
         shape: As they lie there; `is_transposed` where all axes are to be turned round.
         dtype: Of the values.
         blocks: Yields them in order along the first axis, some at a time.
-        place: File and first byte, where they lie there one after the other as they are.
+        place: File, by its path or open, and first byte, where they lie there one after the other.
     """
 
     shape: tuple[int, ...]
     dtype: numpy.dtype[Any]
     blocks: Callable[[], Iterable[NDArray[Any]]]
-    place: tuple[Path, int] | None = None
+    place: tuple[Any, int] | None = None
     is_transposed: bool = False
 
     def load(self) -> NDArray[Any]:
@@ -40,8 +40,8 @@ class StoredPatterns:
         if self.place is None or 0 in self.shape:
             found = stage_parts(self.shape, self.dtype, self.blocks())
         else:
-            path, offset = self.place
-            found = numpy.memmap(path, self.dtype, 'r', offset, self.shape)
+            file, offset = self.place
+            found = numpy.memmap(file, self.dtype, 'r', offset, self.shape)
         return found.T if self.is_transposed else found
 
 

@@ -8,18 +8,25 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import numpy
-
 from ..positions import PositionTransform
 from ..resampling import bin_scan, crop_scan
 from ..scan import Scan
 from .apart import read_apart
+from .axes import order_patterns
 from .build import build_scan
 from .hdf5 import is_hdf5
-from .hosted import find_format, make_probe, read_hosted, read_mask, replace_positions
+from .hosted import (
+    find_format,
+    make_probe,
+    put_positions,
+    read_hosted,
+    read_mask,
+    read_places,
+    with_geometry,
+)
 from .matlab import MatlabArrays, is_matlab
 from .named import read_named
-from .npz import NpzArrays, damage_named
+from .npz import NpzArrays, damage_named, is_zip
 from .pair import read_hdf5
 from .raw import RawScan, ReadOptions
 
@@ -27,7 +34,6 @@ __all__ = ['LAYOUTS', 'Layout', 'read_scan']
 
 logger = logging.getLogger(__name__)
 
-_ZIP_MAGIC = b'PK\x03\x04'
 _MIN_SIZE, _MAX_SIZE = 32, 512
 
 
@@ -140,17 +146,26 @@ def _read_raw(path: Path, options: ReadOptions) -> RawScan:
     if options.product is not None and layout.read in (_read_npz, _read_matlab_apart):
         raise ValueError(f'{path} holds a whole scan: --product has no effect on it, leave it out.')
     raw = layout.read(path, options)
+    raw = replace(raw, source=raw.source or path)
+    is_in_metres = raw.positions_m is not None and raw.pixel_size_m is None
+    needs_geometry = is_in_metres or options.positions_file is not None
     if layout.read is not _read_by_host:
         names = ('distance_m', 'detector_pixel_um', 'energy_ev', 'patterns_format')
-        used = () if options.positions_file is None else names[:3]
+        used = names[:3] if needs_geometry else ()
         for name in names:
             if name in options.given() and name not in used:
                 raise ValueError(
                     f'{path}: --{name.replace("_", "-")} has no effect on this file, which '
                     'says it itself: leave it out.'
                 )
-        if options.positions_file is not None:
-            raw = _with_positions(raw, options)
+    if options.positions_file is not None:
+        found = read_apart(options.positions_file, lambda: read_places(options))
+        raw = put_positions(raw, **found)
+    elif is_in_metres and raw.positions_m is not None:
+        number = raw.positions_m.size // 2
+        raw = replace(raw, patterns=order_patterns(path, raw.patterns, number))
+    if needs_geometry:
+        raw = with_geometry(raw, options)
     if options.probe_preset is not None:
         if raw.probe is not None:
             raise ValueError(f'{path} has a probe: leave out --probe-preset.')
@@ -160,28 +175,6 @@ def _read_raw(path: Path, options: ReadOptions) -> RawScan:
             mask, is_good = read_mask(options.bad_pixels)
         raw = replace(raw, bad_pixels=mask, is_good_mask=is_good)
     return raw
-
-
-def _with_positions(raw: RawScan, options: ReadOptions) -> RawScan:
-    """Returns the scan with the positions of another file; its patterns stay where they are."""
-    assert options.positions_file is not None
-    numbers = numpy.arange(raw.patterns.shape[0]).reshape(-1, 1, 1)
-    stand_in = replace(raw, patterns=numpy.broadcast_to(numbers, raw.patterns.shape))
-
-    def read() -> dict[str, Any]:
-        found = replace_positions(stand_in, options)
-        rows = numpy.array(found.patterns[:, 0, 0])
-        return {
-            'rows': rows,
-            'positions_m': found.positions_m,
-            'pixel_size_m': found.pixel_size_m,
-            'metadata': found.metadata,
-        }
-
-    found = read_apart(options.positions_file, read)
-    rows = found.pop('rows')
-    patterns = raw.patterns if len(rows) == len(raw.patterns) else raw.patterns[rows]
-    return replace(raw, patterns=patterns, positions_px=None, **found)
 
 
 def _apart(read: Callable[[Path, ReadOptions], RawScan]) -> Callable[[Path, ReadOptions], RawScan]:
@@ -207,15 +200,10 @@ LAYOUTS = (
     Layout(lambda path, options: path.is_file() and find_format(path, options) is not None,
            _read_by_host),
     Layout(lambda path, _: path.is_dir() or is_hdf5(path), _apart(read_hdf5)),
-    Layout(lambda path, _: _read_magic(path).startswith(_ZIP_MAGIC), _read_npz),
+    Layout(lambda path, _: is_zip(path), _read_npz),
     Layout(lambda path, _: is_matlab(path), _read_matlab_apart),
 )  # fmt: skip
 """The first that recognises a path reads it; a new one goes to the front."""
-
-
-def _read_magic(path: Path) -> bytes:
-    with path.open('rb') as file:
-        return file.read(8)
 
 
 def _largest_crop(shape: tuple[int, int], center: tuple[float, float]) -> int:

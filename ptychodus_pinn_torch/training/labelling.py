@@ -9,9 +9,9 @@ import numpy
 from jaxtyping import Complex
 from numpy.typing import NDArray
 
-from .io.images import Image
-from .io.pattern_store import stage_blocks
-from .scan import Scan
+from ..scan.io.images import Image
+from ..scan.io.pattern_store import stage_blocks
+from ..scan.scan import Scan
 
 __all__ = ['cut_patches', 'label_scan']
 

@@ -17,8 +17,8 @@ from ptychodus_pinn_torch.scan.io.output import (
     write_scan_npz,
 )
 from ptychodus_pinn_torch.scan.io.reading import read_scan
-from ptychodus_pinn_torch.scan.labelling import cut_patches, label_scan
 from ptychodus_pinn_torch.scan.scan import Scan
+from ptychodus_pinn_torch.training.labelling import cut_patches, label_scan
 
 
 def test_a_patch_is_what_the_pattern_saw(tiny_scan: Scan) -> None:
