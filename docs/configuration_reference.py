@@ -18,7 +18,7 @@ def configuration_reference() -> str:
         '`--section.name`, with dashes for underscores; in a file for `--config` (JSON or YAML) a tree',
         'of sections; in Python `options={"section.name": value}`; in Ptychodus a setting.',
         'Presets: `quick` (300 training steps, one epoch of refinement), `default`, and `best` (3000',
-        'steps, averaged weights).',
+        'steps, averaged weights; 64 final steps).',
         '',
     ]
     section = None

@@ -496,8 +496,6 @@ DECISION = ('auto', 'on', 'off')
 Decision = Annotated[Literal['auto', 'on', 'off'], BeforeValidator(_settle_decision)]
 """Whether something is done: always, never, or where it proves to help."""
 
-_RPIE = Scope(needs=('reconstruction.refine_method', ('rpie',)))
-
 
 class ReconstructionConfig(Section):
     """How a scan becomes an image."""
@@ -520,12 +518,10 @@ class ReconstructionConfig(Section):
         ge=0.0,
         le=1e7,
     )
-    refine_method: Literal['rpie', 'adam'] = option('rpie', 'Update rule of the refinement.')
     alpha: float = option(
         0.0,
         'rPIE regularisation: 1 divides by the peak of the coverage, less by the coverage itself. '
         '0 stands for 1.',
-        scope=_RPIE,
         ge=0.0,
         le=1.0,
     )
@@ -541,12 +537,18 @@ class ReconstructionConfig(Section):
     update_factors: Decision = option(
         'auto',
         'Whether the brightness of each frame is adjusted.',
-        scope=_RPIE,
     )
     update_background: Decision = option(
         'auto',
         'Whether a constant background is adjusted.',
-        scope=_RPIE,
+    )
+    final_steps: int = option(
+        8,
+        'Steps of all patterns at once at the end, at most: at low dose unseen counts end them, and two more '
+        'follow in which patterns that were held out join.',
+        scope=Scope(needs=('reconstruction.refine_epochs', (-1,))),
+        ge=0,
+        le=10_000,
     )
     memory_MB: int = option(  # noqa: N815
         1024, 'Memory that one chunk of patterns may take.', unit='MB', ge=16
@@ -867,7 +869,7 @@ _PRESETS: dict[str, dict[str, Any]] = {
     'best': {
         'training.max_steps': 3000,
         'training.ema_decay': 0.998,
-        'reconstruction.refine_epochs': 128,
+        'reconstruction.final_steps': 64,
     },
 }
 

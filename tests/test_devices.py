@@ -19,7 +19,6 @@ from ptychodus_pinn_torch.physics.group_batch import GroupBatch
 from ptychodus_pinn_torch.physics.measured_scan import measure_scan
 from ptychodus_pinn_torch.physics.measurement import Measurement
 from ptychodus_pinn_torch.physics.noise import root_noise
-from ptychodus_pinn_torch.reconstruction.adam import AdamRefiner
 from ptychodus_pinn_torch.reconstruction.misfit import misfit, misfit_map
 from ptychodus_pinn_torch.scan.scan import Scan
 from ptychodus_pinn_torch.solver.momentum import Momentum
@@ -190,23 +189,6 @@ def test_an_epoch_on_tiles_waits_for_the_device_only_at_its_end(
     assert len(waited) > len(batches)  # every tile has a smaller last batch
     assert set(waited) == {0}
     assert watch.waits == 2 * ['aten::_to_copy']  # the windows follow; the error
-    assert watch.wide == watch.atomic == []
-
-
-def test_an_adam_epoch_waits_for_the_device_only_at_its_end(
-    scan: Scan, has_room: Callable[[bool], None]
-) -> None:
-    with watched_device() as watch:
-        measurement = on_device(scan)
-        state = SolverState.start(measurement.flat(), measurement)
-        refiner = AdamRefiner(state, update_probe=True, update_positions=True)
-        watch.waits.clear()
-        waited: list[int] = []
-        batches = parts(measurement)
-        refiner.epoch(measurement, batches, lambda done: waited.append(len(watch.waits)))
-        refiner.present()
-    assert waited == [0] * len(batches)
-    assert watch.waits == ['aten::_local_scalar_dense']
     assert watch.wide == watch.atomic == []
 
 

@@ -55,7 +55,7 @@ def test_help_is_short_and_help_all_has_every_option(command, capsys, monkeypatc
         ('train', '--loss.probe-reference 1', 'loss.probe_reference'),
         ('train', '--network cnn --network.num-stages 3', 'network.num_stages'),
         ('train', '--network cnn --loss.deep-supervision 0.1', 'loss.deep_supervision'),
-        ('reconstruct', '--reconstruction.refine-method adam --reconstruction.alpha 0.1', 'alpha'),
+        ('reconstruct', '--refine 4 --reconstruction.final-steps 9', 'final_steps'),
         ('train', '--backend jax', 'jax'),
         ('reconstruct', '--backend jax', 'jax'),
         ('train', '--labels y.npz', '--labels'),

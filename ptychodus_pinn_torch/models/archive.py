@@ -290,6 +290,10 @@ _RENAMED = {
 """Names of the options of each network in format 1, and what they are called since."""
 
 
+_GONE = {'reconstruction': ('refine_method',)}
+"""Options of format 2 that are gone since, and had no effect on a network."""
+
+
 def _upgrade(tree: Mapping[str, Any]) -> dict[str, Any]:
     """Returns the configuration of an archive of format 1 as it is written since."""
     known = {item.path for item in iter_options()}
@@ -318,6 +322,9 @@ def config_from_text(data: bytes, source: str, version: int = FORMAT_VERSION) ->
     tree = _parse_json(data, source)
     if not isinstance(tree, dict):
         raise ArchiveError(f'{source}: holds a {type(tree).__name__} and no sections of options.')
+    for section, names in _GONE.items():
+        if isinstance(options := tree.get(section), dict):
+            tree[section] = {key: value for key, value in options.items() if key not in names}
     try:
         return make_config(_upgrade(tree) if version == 1 else tree, source=source)
     except ValueError as error:

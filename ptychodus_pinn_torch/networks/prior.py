@@ -17,7 +17,7 @@ from ..physics.measurement import Measurement
 from ..physics.team import Team
 from ..solver.sketching import SKETCH_EPOCHS, one_group, search_epochs_of, sketch
 from .blocks import CanvasUNet
-from .evidence import NUM_RINGS, gather_evidence
+from .residues import NUM_RINGS, gather_residues
 
 __all__ = ['PriorNetwork']
 
@@ -82,20 +82,20 @@ class PriorNetwork(nn.Module):
             level = measurement.level()[:, None, None]
             seen = replace(measurement.in_units_of(level[:, 0, 0]), after_chunk=None)
             present = canvas / level
-            evidence = gather_evidence(present, seen)
-            coverage = evidence.coverage
+            residues = gather_residues(present, seen)
+            coverage = residues.coverage
             peak = coverage.amax(dim=(-2, -1), keepdim=True)
-            size = _rms(evidence.wanted, coverage)
+            size = _rms(residues.wanted, coverage)
             features = [
                 present.real - 1.0,
                 present.imag,
-                evidence.wanted.real / size,
-                evidence.wanted.imag / size,
+                residues.wanted.real / size,
+                residues.wanted.imag / size,
                 torch.log10(size).expand_as(coverage) + 2.0,
                 torch.sqrt(coverage / peak),
                 torch.log10(coverage + 1.0) / 3.0 - 1.0,
-                *(20.0 * evidence.tilts),
-                *torch.log1p(evidence.rings),
+                *(20.0 * residues.tilts),
+                *torch.log1p(residues.rings),
             ]
             x = torch.stack(features, dim=1)
         with torch.autocast(x.device.type, dtype=torch.bfloat16, enabled=is_mixed):

@@ -32,13 +32,11 @@ SUSPICIOUS = 1.1
 ENOUGH_PHOTONS = 5e3
 """Per pattern, below which an image has a scale of its own by chance."""
 
-PROBE_STRETCH = 0.001
-"""Part of the distances, from which a probe that has changed its size shows what is wrong."""
-
 ALIKE, SAME_SIZE = 0.995, 0.02
 """Overlap of two probes that are the same but for their size; what sizes may differ by."""
 
 MAGNIFICATIONS = numpy.arange(0.8, 1.26, 0.01)
+"""Sizes of the probe that are tried, in steps of half of `SAME_SIZE`."""
 
 
 def find_doubt(refined: Refined, measurement: Measurement, seen: Misfit) -> str:
@@ -76,7 +74,7 @@ def _describe_stretch(refined: Refined, measurement: Measurement, seen: Misfit) 
         'positions, pixel size or distance have the wrong scale: compare images under several '
         'values of --scale-positions'
     )
-    if refined.freed.probe and abs(stretch) > PROBE_STRETCH:
+    if refined.freed.probe and stretch:  # a probe that has changed its size shows what is wrong
         given, found = (
             strongest_mode(probe).reshape(measurement.window).numpy()
             for probe in (measurement.probe, refined.state.probe)

@@ -108,13 +108,8 @@ class Examination:
         self.name, self.alpha = measured.scan.name, config.reconstruction.alpha or 1.0
         options = {name: getattr(config.reconstruction, f'update_{name}') for name in WORDS}
         self.forced = Freed(**{name: value == 'on' for name, value in options.items()})
-        movable = ('probe', 'positions') if config.reconstruction.refine_method == 'adam' else WORDS
-        self.possible = [name for name in movable if options[name] == 'auto']
-        self.may_add_modes = (
-            config.reconstruction.refine_method == 'rpie'
-            and options['probe'] != 'off'
-            and not config.physics.num_probe_modes
-        )
+        self.possible = [name for name in WORDS if options[name] == 'auto']
+        self.may_add_modes = options['probe'] != 'off' and not config.physics.num_probe_modes
         self.is_low = is_low_dose(measured.measurement)
         positions = measured.positions_px
         chosen = take_middle(positions, TRIAL_PATTERNS)
@@ -238,7 +233,7 @@ class Examination:
         settings = RpieSettings(
             alpha=self.alpha, step=phase.step, probe_step=PROBE_STEP * phase.step, freed=freed
         )
-        momentum, number = Momentum(state), len(self.split.training)
+        momentum, number = Momentum(state, freed), len(self.split.training)
         count = self.log.counter('examine', num_epochs * number)
         for epoch in range(num_epochs):
             rng = numpy.random.default_rng([self.seed, 7, self._done])

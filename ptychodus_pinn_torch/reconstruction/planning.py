@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from functools import partial
+from typing import Any
 
 from ..config import Config
 from ..physics.measured_scan import MeasuredScan
@@ -27,10 +28,6 @@ __all__ = ['Plan']
 
 UNJUDGED_EPOCHS = 5
 """At low dose, where nothing is held out that would see that noise is fitted."""
-
-LAST_UPDATES, LAST_LOW_UPDATES = 1500, 800
-"""Patterns that each of the last phases meets at least, where the counts are explained well; and at
-low dose, where these phases are longer in any case."""
 
 SHORT_SEARCH = 4
 """Epochs of a search that there must be time for, so that patterns are held out of it."""
@@ -66,6 +63,7 @@ class Plan:
         self.is_low = is_low_dose(self.measurement)
         # an unknown background is estimated from what the fit to roots leaves
         self.is_likely = follows_likelihood(self.measurement) and not freed.background
+        self._how: dict[str, Any] = {'is_low': self.is_low, 'steps': self.options.final_steps}
         self.phases = self._first_plan(len(split.everything))
 
     def _first_plan(self, num_patterns: int) -> list[Phase]:
@@ -82,7 +80,7 @@ class Plan:
                 has_moves=self.freed.positions,
             )
             shortest = MIN_SEARCH if self.is_gentle else SHORT_SEARCH
-            if self._fits(shortest) or self.options.refine_method == 'adam':
+            if self._fits(shortest):
                 return longest
             epochs = sum(phase.num_epochs for phase in longest)
         self.split = self.split.whole()
@@ -108,37 +106,24 @@ class Plan:
 
     def _fits(self, search_epochs: int) -> bool:
         """Returns whether there is time for so many epochs of a search and for what follows."""
-        after = epochs_after(search_epochs, is_low=self.is_low, is_likely=self.is_likely)
-        return self.pace.epochs_left >= search_epochs + after
+        return self.pace.epochs_left >= search_epochs + epochs_after(search_epochs, **self._how)
 
     def may_go_on(self, search_epochs: int) -> bool:
         """Returns whether a search of so many epochs has time for another one; says if not."""
-        after = epochs_after(search_epochs + 1, is_low=self.is_low, is_likely=self.is_likely)
-        if self.pace.epochs_left >= 1 + after:
+        if self.pace.epochs_left >= 1 + epochs_after(search_epochs + 1, **self._how):
             return True
         self.say_time(f'a search of {search_epochs} epochs')
         return False
 
     def go_on_after(self, search_epochs: int) -> Phase:
         """Plans what follows a search, and returns the first of it, in which patterns judge."""
-        phases = fit_phases(
-            partial(phases_after, is_low=self.is_low, is_likely=self.is_likely),
-            search_epochs,
-            self.pace.epochs_left,
-        )
+        make = partial(phases_after, **self._how)
+        phases = fit_phases(make, search_epochs, self.pace.epochs_left)
         self.phases = [replace(self.phases[0], num_epochs=search_epochs), *phases]
         return phases[0]
 
-    def believe_counts(self) -> None:
+    def believe_counts(self, search_epochs: int) -> None:
         """Lets the last phases of a bright scan follow the likelihood of its counts."""
-        if not self.is_low:
-            self.is_likely = not self.freed.background
-
-    def lengthen(self, search_epochs: int) -> None:
-        """Makes the phases over all patterns longer where that is worth its time."""
-        updates = LAST_LOW_UPDATES if self.is_low else LAST_UPDATES
-        longer = 4 * round(updates / self.measurement.num_patterns)
-        if longer <= search_epochs or (self.is_low and not self.is_likely):
-            return
-        make = partial(finish, is_low=self.is_low, is_likely=self.is_likely)
-        self.phases[2:] = fit_phases(make, longer, self.pace.epochs_left)
+        self.is_likely = not self.freed.background
+        make = partial(finish, **self._how, is_likely=self.is_likely)
+        self.phases[2:] = fit_phases(make, search_epochs, self.pace.epochs_left)

@@ -32,6 +32,7 @@ from ..solver.tiles import is_wide
 from .centring import centre_beam
 from .defocus import with_found_defocus
 from .examining import Examination, Found
+from .near_field import describe_near_field
 from .placing import place_on_grid
 from .refined import Refined
 from .refining import Refinement
@@ -63,8 +64,8 @@ SKETCHED_EPOCHS = 16
 EXAMINED_EPOCHS = 16
 """Epochs that there must be time for, so that what is wrong is looked for before a refinement."""
 
-CPU_CHUNK_BYTES = 3 * 2**20
-DEVICE_CHUNK_BYTES = 2**30
+CPU_CHUNK_BYTES, DEVICE_CHUNK_BYTES = 3 * 2**20, 2**30
+"""Of a chunk of patterns: what a thread's cache holds, and what keeps an accelerator busy."""
 
 KEPT_BYTES = 2**28
 """Memory that the counts of all patterns may take, and their shifted probes, to be made once."""
@@ -127,6 +128,9 @@ def reconstruct(
         if triage.sentence():
             log.say(f'{scan.name}: {triage.sentence()}')
         scan = with_found_defocus(scan, log.say, triage)
+        # a probe that was given is that of somebody who knows
+        if ESTIMATED in scan.metadata and (sentence := describe_near_field(scan, triage)):
+            log.say(f'{scan.name}: {sentence}')
         measured = measure_scan(
             scan,
             triage=triage,
@@ -147,7 +151,7 @@ def reconstruct(
     if config.reconstruction.start != 'object':  # which has a ramp of its own
         measured = centre_beam(measured, log)
     measured = _with_what_is_kept(measured)
-    with torch.inference_mode(config.reconstruction.refine_method != 'adam'):
+    with torch.inference_mode():
         refined = _make_image(measured, network, config, log)
     result = _finish(refined, measured, config, log, backend)
     log.close()
@@ -227,8 +231,8 @@ def _take_in_time(network: Network | None, pace: Pace, name: str, log: RunLog) -
 def _wants_sketch(config: Config, pace: Pace) -> bool:
     """Returns whether a flat start is sketched before it is refined."""
     options = config.reconstruction
-    is_open = options.refine_epochs < 0 and options.refine_method == 'rpie'
-    return options.start != 'object' and is_open and pace.epochs_left > SKETCHED_EPOCHS
+    is_open = options.refine_epochs < 0 and options.start != 'object'
+    return is_open and pace.epochs_left > SKETCHED_EPOCHS
 
 
 def _is_to_be_examined(refined: Refined, measured: MeasuredScan, log: RunLog) -> bool:
@@ -306,6 +310,9 @@ def _finish(
         state, scan, measurement = refined.state, measured.scan, measured.measurement
         coverage = state.seen(measurement).coverage()[0]
         tilt = torch.tensor(measured.tilt, device=measurement.device)
+        if refined.freed.probe:
+            state = state.clone()
+            state.settle(measurement.probe)
         canvas = state.canvas[0].detach() * tilted_phase(tilt, measurement.canvas_shape[1:])
         object_, covered = place_on_grid(
             canvas.cpu().numpy(),

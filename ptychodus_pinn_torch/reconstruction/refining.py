@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 
 import numpy
 import torch
@@ -20,7 +21,8 @@ from ..solver.annealing import (
 from ..solver.momentum import Momentum
 from ..solver.rpie import RpieSettings, rpie_epoch
 from ..solver.state import NOTHING, Freed, SolverState
-from .adam import AdamRefiner
+from ..solver.together import Together
+from .evidence import Evidence, weigh
 from .misfit import Misfit, misfit
 from .planning import Plan
 from .refined import Refined
@@ -34,30 +36,31 @@ from .time_budget import Pace
 __all__ = ['Refinement']
 
 DEVICE_BATCH = 64
-TOLERATED_RISE = 1.25
-"""A refinement may raise the held-out error by so much: a few patterns do not say it exactly."""
+"""Patterns of an update at least, where an accelerator makes them all in the time of one."""
 
-WELL_EXPLAINED = 1.13
-"""Error over that of photon noise up to which the counts of bright scans are
-believed one by one. Where more is amiss, their roots stand it better."""
+WELL_EXPLAINED, SAMPLED_PATTERNS = 1.13, 256
+"""Error over that of photon noise, of so many patterns, up to which the likelihood of bright counts is
+followed where none are held out to tell whether it helps: measured scans are above, simulated ones below."""
 
 FIRST_EPOCHS = 6
 """Of a search from a start that is not good, since momentum has to arise before a change says much;
 and before a few held-out patterns may end a search among much noise."""
 
-USEFUL_FALL, BETTER_WITHOUT = 0.97, 0.99
-"""A long search from a good start has been of use when it has lowered the error by the first factor,
-or that on held-out patterns. Otherwise its noise may hide what it has found: it counts for nothing
-where, after the first annealing, these are explained better without it, by the second factor. Where
-the model of the measurement is wrong, it only adds noise."""
-
-SAMPLED_PATTERNS = 256
-"""By which it is seen whether the counts are explained well."""
+USEFUL_FALL = 0.97
+"""A long search from a good start has been of use when it has lowered the error by this factor, or that
+on held-out patterns. Otherwise its noise may hide what it has found: it counts for nothing where, after
+the first annealing, these are surely explained better without it. Where the model of the measurement
+is wrong, it only adds noise."""
 
 STILL_FALLING = 0.99
 """A search goes on beyond its longest time while an epoch lowers the error by this factor."""
 
 PROBE_STEP = 0.5
+"""Part of what a batch asks of the probe, while that of the object is full."""
+
+TRIED_STEPS, STEPS_WITHOUT_GAIN, JOINING_STEPS = 3, 2, 2
+"""Of all patterns at once: so many say whether bright scans want them; after so many that unseen counts do
+not want, no more are tried; and so many bring in patterns that were held out."""
 
 MEASURED_EVERY, MEASURED_BATCHES = 4, 16
 """Of so many batches, one says what error is met while an image is annealed; and of an epoch, so
@@ -98,10 +101,7 @@ class Refinement:
         """Returns the refined start of that name, which is left as it is."""
         refined = Refined(start.clone(), name, self.freed)
         with self.log.phase('refine'):
-            if self.config.reconstruction.refine_method == 'adam':
-                self._run_adam(refined)
-            else:
-                self._run_rpie(refined, start)
+            self._run(refined, start)
         return refined
 
     def _settings(self, phase: Phase, num_batches: int) -> RpieSettings:
@@ -133,7 +133,7 @@ class Refinement:
 
     def _run_phase(self, refined: Refined, phase: Phase, which: Tensor) -> None:
         """Runs a phase; one that ends in numbers that are not finite is taken back."""
-        momentum, before = Momentum(refined.state), refined.state.clone()
+        momentum, before = Momentum(refined.state, self.freed), refined.state.clone()
         for _ in range(phase.num_epochs):
             if self.plan.pace.epochs_left < 1:
                 break
@@ -178,7 +178,7 @@ class Refinement:
         error = self._misfit(refined).relative
         return error if math.isfinite(error) else math.inf
 
-    def _run_rpie(self, refined: Refined, start: SolverState) -> None:
+    def _run(self, refined: Refined, start: SolverState) -> None:
         if not self.plan.split.judges:
             self._run_given(refined)
             return
@@ -195,7 +195,7 @@ class Refinement:
         if not is_of_use and self.plan.pace.epochs_left >= self.plan.num_epochs - number:
             judged = self._without_search(refined, judged, start, first)
         refined.held_out = judged.relative if math.isfinite(judged.relative) else math.inf
-        if refined.held_out > TOLERATED_RISE * at_start:
+        if self._is_better(start, than=refined.state):
             self.log.say(
                 f'{self.name}: the refinement explains patterns that were held out worse than its '
                 f'start ({refined.held_out:.3g} against {at_start:.3g}): going on from the start.'
@@ -205,11 +205,60 @@ class Refinement:
         refined.state = fit_frames(
             refined.state, self.measurement, self.plan.split.held_out, self.freed
         )
-        if self._is_well_explained(refined.state):
-            self.plan.lengthen(number)
+        self._finish(refined, number)
+
+    def _finish(self, refined: Refined, search_epochs: int) -> None:
+        """Runs what follows when patterns that were held out have judged, and lets them join."""
+        split = self.plan.split
         self._settle_scale(refined)
+        if self.plan.is_low:
+            self._step_as_wanted(refined, self.plan.phases[-1].num_epochs)
+            self._step_together(refined, split.everything, JOINING_STEPS)
+            return
+        tried = replace(refined, state=refined.state.clone(), losses=[*refined.losses])
+        self._step_together(tried, split.training, TRIED_STEPS)
+        if weigh(refined.state, tried.state, self.measurement, split.held_out).is_sure:
+            self.plan.believe_counts(search_epochs)
         for phase in self.plan.phases[2:]:
-            self._run_phase(refined, phase, self.plan.split.everything)
+            if phase.is_together:
+                self._step_together(refined, split.everything, phase.num_epochs)
+            else:
+                self._run_phase(refined, phase, split.everything)
+
+    def _step_as_wanted(self, refined: Refined, most: int) -> None:
+        """Makes steps of all patterns but those that are held out, as long as these want them.
+
+        None are made where these do not gain a standard error by them.
+        """
+        state, split = refined.state, self.plan.split
+        together, before = Together(state, self.measurement), state.canvas
+        gain, best = torch.zeros(()), Evidence(torch.zeros(len(split.held_out)))
+        wanted, number = before, 0
+        for done in range(1, most + 1):
+            last = replace(state)
+            if self.plan.pace.epochs_left < 1 + JOINING_STEPS:
+                break
+            self._step(refined, together, split.training)
+            gain = gain + weigh(last, state, self.measurement, split.held_out).gains.cpu()
+            if float(gain.mean()) > best.mean:
+                best, wanted, number = Evidence(gain), state.canvas, done
+            elif done - number >= STEPS_WITHOUT_GAIN:
+                break
+        state.canvas = wanted if best.mean > best.standard_error else before
+
+    def _step_together(self, refined: Refined, which: Tensor, number: int) -> None:
+        """Makes steps of the patterns `which` at once, as many as there is time for."""
+        before, together = refined.state.clone(), Together(refined.state, self.measurement)
+        for _ in range(number):
+            if self.plan.pace.epochs_left < 1:
+                break
+            self._step(refined, together, which)
+        self._keep_finite(refined, before)
+
+    def _step(self, refined: Refined, together: Together, which: Tensor) -> None:
+        epoch = len(refined.losses)
+        refined.losses.append((epoch + 1, together.step(which, self._counter(epoch))))
+        self.plan.pace.count_epoch()
 
     def _settle_scale(self, refined: Refined) -> None:
         """Puts the scale of positions and image right, where they are free and there is time."""
@@ -234,18 +283,12 @@ class Refinement:
 
     def _run_given(self, refined: Refined) -> None:
         """Runs the planned phases, of which no patterns are held out."""
+        which = self.plan.split.everything
         for before, phase in zip([None, *self.plan.phases], self.plan.phases):
-            if before is not None and before.is_last:
-                self._is_well_explained(refined.state)
-            self._run_phase(refined, phase, self.plan.split.everything)
-
-    def _is_well_explained(self, state: SolverState) -> bool:
-        """Returns whether the counts are; of bright scans they are then believed one by one."""
-        sample = self.plan.split.training[:SAMPLED_PATTERNS]
-        is_well = misfit(state, self.measurement, sample).to_noise < WELL_EXPLAINED
-        if is_well:
-            self.plan.believe_counts()
-        return is_well
+            if before is not None and before.is_last and not self.plan.is_low:
+                seen = misfit(refined.state, self.measurement, which[:SAMPLED_PATTERNS])
+                self.plan.is_likely = seen.to_noise < WELL_EXPLAINED and not self.freed.background
+            self._run_phase(refined, phase, which)
 
     def _search(self, refined: Refined, held_out: float) -> bool:
         """Runs the first phase; returns whether it was of use for certain.
@@ -254,7 +297,7 @@ class Refinement:
         good start, before noise is fitted; otherwise it ends when the image has settled.
         """
         kept = refined.state.clone()
-        momentum, phase = Momentum(kept), self.plan.phases[0]
+        momentum, phase = Momentum(kept, self.freed), self.plan.phases[0]
         settling = Settling(self.measurement, kept, self.freed)
         is_long = self.plan.is_gentle and phase.num_epochs > MIN_SEARCH
         errors: list[float] = []
@@ -284,41 +327,18 @@ class Refinement:
         self, refined: Refined, judged: Misfit, start: SolverState, phase: Phase
     ) -> Misfit:
         """Annealed from the start as well: keeps what explains held-out patterns better."""
-        without = Refined(start.clone(), refined.start, self.freed)
+        without = replace(refined, state=start.clone(), losses=[*refined.losses])
         self._run_phase(without, phase, self.plan.split.training)
-        found = self._misfit(without)
-        if found.relative > BETTER_WITHOUT * judged.relative:
+        if not self._is_better(without.state, than=refined.state):
             return judged
         refined.state = without.state
-        return found
+        return self._misfit(without)
 
-    def _run_adam(self, refined: Refined) -> None:
-        best, kept = math.inf, refined.state.clone()
-        refiner = AdamRefiner(
-            refined.state,
-            update_probe=self.freed.probe,
-            update_positions=self.freed.positions,
+    def _is_better(self, state: SolverState, *, than: SolverState) -> bool:
+        """Returns whether held-out patterns are surely explained better, with what is theirs fitted."""
+        which = self.plan.split.held_out
+        own, other = (
+            fit_frames(explanation, self.measurement, which, self.freed)
+            for explanation in (state, than)
         )
-        for _ in range(self.plan.num_epochs):
-            if self.plan.pace.epochs_left < 1:
-                self.plan.say_time(f'{len(refined.losses)} epochs')
-                break
-            epoch = len(refined.losses)
-            batches = self._batches(self.plan.split.training, self.plan.first_phase.batch, epoch)
-            error = refiner.epoch(self.measurement, batches, self._counter(epoch))
-            refined.losses.append((epoch + 1, error))
-            self.plan.pace.count_epoch()
-            refined.state = refiner.present()
-            if not self._keep_finite(refined, kept):
-                break
-            if not self.plan.split.judges:
-                kept = refined.state
-                continue
-            with torch.no_grad():
-                judged = self._judge(refined)
-            if judged >= best:
-                refined.state = kept
-                break
-            best, kept = judged, refined.state
-        if self.plan.split.judges:
-            refined.held_out = best
+        return weigh(other, own, self.measurement, which).is_sure

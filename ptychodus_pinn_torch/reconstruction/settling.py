@@ -18,6 +18,7 @@ SMALLEST_CHANGE, SMALLEST_MOVING_CHANGE = 0.0015, 0.001
 where something else moves along, which it does slowly."""
 
 SQUARE_PX = 16
+"""Side of the squares: larger than what single batches see, smaller than a window."""
 
 PATIENCE = 4
 """Epochs without a new lowest error that a search goes on."""

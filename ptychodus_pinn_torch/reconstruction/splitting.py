@@ -16,9 +16,11 @@ from ..scan.grouping import choose_held_out
 
 __all__ = ['Split', 'sample_patterns', 'split_patterns', 'take_middle']
 
-HOLDOUT_FRACTION = 0.04
-MIN_PATTERNS_TO_HOLD_OUT = 50
+HOLDOUT_FRACTION, MIN_PATTERNS_TO_HOLD_OUT = 0.04, 50
+"""Part of the patterns that is held out; and patterns of the smallest scan that can do without two."""
+
 SAMPLED_PATTERNS = 256
+"""That speak for all: their mean misfit is known to a few percent."""
 
 
 @dataclass(frozen=True)

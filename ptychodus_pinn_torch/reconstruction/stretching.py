@@ -19,6 +19,7 @@ scans stay below 0.002, of few photons below 0.008; of an error of 10 % the imag
 0.004 to 0.013 stay."""
 
 SPREAD_PX = 1.0
+"""Errors of positions that are expected: a frame that says little asks for little."""
 
 
 def is_stretched(state: SolverState, measurement: Measurement, indices: Tensor) -> bool:

@@ -29,6 +29,7 @@ PASS_EPOCHS = 0.6
 """What a pass of a network over the patterns takes, in epochs."""
 
 MEASURED_PATTERNS = 256
+"""By which the time of an epoch is measured: a tenth of a second of work."""
 
 
 class Pace:
@@ -88,15 +89,15 @@ def _some_of_a_tile(measurement: Measurement) -> Tensor:
     return max((part.indices for group in parts for part in group), key=len)
 
 
-def phases_after(search_epochs: int, *, is_low: bool, is_likely: bool) -> list[Phase]:
+def phases_after(search_epochs: int, *, is_low: bool, steps: int) -> list[Phase]:
     """Returns the phases after a search: one that is judged, and those over all patterns."""
     first = anneal(search_epochs, is_low=is_low)[0]
-    return [first, *finish(search_epochs, is_low=is_low, is_likely=is_likely)]
+    return [first, *finish(search_epochs, is_low=is_low, steps=steps)]
 
 
-def epochs_after(search_epochs: int, *, is_low: bool, is_likely: bool) -> int:
+def epochs_after(search_epochs: int, *, is_low: bool, steps: int) -> int:
     """Returns how many epochs follow a search of so many."""
-    phases = phases_after(search_epochs, is_low=is_low, is_likely=is_likely)
+    phases = phases_after(search_epochs, is_low=is_low, steps=steps)
     return sum(phase.num_epochs for phase in phases)
 
 

@@ -79,6 +79,7 @@ class Phase:
         step: Factor on the object update.
         is_last: Steps are small: they may follow the likelihood of single counts.
         is_straightened: Large scales are put right after it.
+        is_together: Its epochs are steps of all patterns at once; batch and step do not count.
     """
 
     num_epochs: int
@@ -86,6 +87,7 @@ class Phase:
     step: float
     is_last: bool = False
     is_straightened: bool = False
+    is_together: bool = False
 
 
 def search(num_epochs: int, *, is_low: bool, is_gentle: bool, moving: int = 0) -> Phase:
@@ -119,23 +121,25 @@ def anneal(search_epochs: int, *, is_low: bool) -> list[Phase]:
     ]
 
 
-def finish(search_epochs: int, *, is_low: bool, is_likely: bool) -> list[Phase]:
-    """Returns the phases after held-out patterns have joined, which want large steps once more.
+def finish(search_epochs: int, *, is_low: bool, steps: int, is_likely: bool = False) -> list[Phase]:
+    """Returns the phases after patterns that were held out have judged.
+
+    Bright scans want large steps once more. In the end come steps of all patterns at once: at low dose the
+    most that unseen counts may want, and in bright scans where the likelihood of counts is followed.
 
     Args:
         search_epochs: Of the search.
         is_low: Photons are few.
-        is_likely: The likelihood of counts is followed: small batches find more than noise.
+        steps: Of all patterns at once.
+        is_likely: The likelihood of counts is followed.
     """
+    if is_low:
+        return [Phase(steps, 0, 0.0, is_last=True, is_together=True)]
     number = max(1, search_epochs // 4)
-    last = max(1, number // 2)
-    if is_low and not is_likely:
-        steps = [(number, 32, 0.3), (last, 128, 0.2)]
-    elif is_low:
-        steps = [(3 * number, 16, 0.5), (3 * number, 32, 0.2), (last, 128, 0.2)]
-    else:
-        steps = [(number, 16, 0.5), (number, 16, 0.2), (last, 32, 0.2)]
-    return [Phase(*step, is_last=True) for step in steps]
+    last = Phase(max(1, number // 2), 32, 0.2, is_last=True)
+    if is_likely:
+        last = Phase(steps, 0, 0.0, is_last=True, is_together=True)
+    return [Phase(number, 16, 0.5, is_last=True), Phase(number, 16, 0.2, is_last=True), last]
 
 
 def longest_run(

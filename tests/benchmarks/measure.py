@@ -29,8 +29,6 @@ from ptychodus_pinn_torch.config import Config
 from ptychodus_pinn_torch.metrics.comparison import compare_objects, coverage_mask, data_error
 from ptychodus_pinn_torch.models.archive import read_archive, shipped_model
 from ptychodus_pinn_torch.physics.measured_scan import measure_scan
-from ptychodus_pinn_torch.scan.io.output import write_scan_npz
-from ptychodus_pinn_torch.scan.io.reading import read_scan
 from ptychodus_pinn_torch.scan.scan import Scan
 
 DATA = Path(
@@ -81,12 +79,10 @@ def simulated() -> None:
             alone, alone_s = image(scan, refine_epochs=0)
             one, _ = image(scan, refine_epochs=1)
             four, four_s = image(scan, refine_epochs=4)
-            adam, _ = image(scan, refine_epochs=4, refine_method='adam')
             row = {
                 'network': error(scan, alone),
                 '+1': error(scan, one),
                 '+4': error(scan, four),
-                '+4 adam': error(scan, adam),
             }
             area = coverage_mask(scan)
             row['no CNN'] = compare_objects(bare_physics(scan), scan.truth, weights=area).nrmse
@@ -100,35 +96,6 @@ def simulated() -> None:
                 row[f'rPIE {alpha} x{epochs // 2}, {seconds:.1f} s'] = error(scan, flat)
             shown = ', '.join(f'{key} {value:.3f}' for key, value in row.items())
             say(f'{name:<12} {kind:<12} {alone_s:.2f} s, +4 {four_s:.2f} s: {shown}')
-
-
-def solver() -> None:
-    """The procedure on two families of objects, medians of three seeds, network and flat start."""
-    sparse = {'60 %': (256, 8.0, 2.0), '40 %': (144, 12.0, 3.0)}
-    cases: dict[str, dict[str, Any]] = {'80 %': {'num_positions': 1024}}
-    for name, (number, step_px, jitter_px) in sparse.items():
-        cases[name] = {'num_positions': number, 'step_px': step_px, 'jitter_px': jitter_px}
-    for photons in (1e4, 1e3):
-        cases[f'{photons:.0e} photons'] = {'num_positions': 1024, 'photons': photons}
-    for radius in (4.0, 6.0, 8.0):
-        cases[f'beamstop {radius:.0f} px'] = {'num_positions': 1024, 'beamstop_px': radius}
-    wrong = ('positions 0.5', 'positions 1', 'positions 3', 'probe 0.95', 'probe 0.80', 'probe 0.5')
-    for name in (*wrong, 'background', 'background and bad frames'):
-        cases[name] = cases['80 %']
-    for name, spec in cases.items():
-        for kind in ('leaves', 'photo'):
-            found: dict[str, list[tuple[float, float]]] = {'network': [], 'flat': []}
-            for seed in range(3):
-                scan = pinn.simulate(object_kind=kind, seed=seed, **spec)
-                given = spoil(scan, name, seed)
-                for start, row in found.items():
-                    result, seconds = image(given, start=start)
-                    row.append((error(scan, result), seconds))
-            shown = [
-                f'{start} {numpy.median(row, axis=0)[0]:.4f} in {numpy.median(row, axis=0)[1]:.1f} s'
-                for start, row in found.items()
-            ]
-            say(f'{name:<16} {kind:<8} {", ".join(shown)}')
 
 
 def _add_background(scan: Scan, seed: int, *, has_bad_frames: bool) -> Scan:
@@ -164,7 +131,7 @@ def spoil(scan: Scan, name: str, seed: int) -> Scan:
     return scan
 
 
-def _swap_frames(scan: Scan, rng: numpy.random.Generator) -> Scan:
+def swap_frames(scan: Scan, rng: numpy.random.Generator) -> Scan:
     """Returns the scan with one frame of ten in the place of another."""
     patterns = numpy.array(scan.patterns)
     chosen = rng.permutation(len(patterns))[: len(patterns) // 10]
@@ -172,7 +139,7 @@ def _swap_frames(scan: Scan, rng: numpy.random.Generator) -> Scan:
     return replace(scan, patterns=patterns)
 
 
-def _flicker(scan: Scan, rng: numpy.random.Generator) -> Scan:
+def under_flicker(scan: Scan, rng: numpy.random.Generator) -> Scan:
     """Returns the scan under a beam that loses up to 40 % from frame to frame."""
     factors = rng.uniform(0.6, 1.0, len(scan.patterns))[:, None, None]
     patterns = rng.binomial(numpy.asarray(scan.patterns), factors)
@@ -194,8 +161,8 @@ SPOILT: tuple[Callable[[Scan, int, numpy.random.Generator], Scan], ...] = (
     lambda scan, seed, rng: _with_positions(scan, pinn.PositionTransform(exchange_axes=True)),
     lambda scan, seed, rng: _with_positions(scan, pinn.PositionTransform(scale=0.9)),
     lambda scan, seed, rng: spoil(scan, 'background', seed),
-    lambda scan, seed, rng: _swap_frames(scan, rng),
-    lambda scan, seed, rng: _flicker(scan, rng),
+    lambda scan, seed, rng: swap_frames(scan, rng),
+    lambda scan, seed, rng: under_flicker(scan, rng),
     lambda scan, seed, rng: replace(scan, patterns=numpy.roll(scan.patterns, 1, axis=(1, 2))),
 )
 
@@ -235,7 +202,7 @@ def verdicts(number: int = 100) -> None:
 
 def real() -> None:
     """Shipped model on the measured scan that it never saw; half of it held out."""
-    scan = read_scan(DATA / 'velociprobe_siemens_128.npz')
+    scan = pinn.read_scan(DATA / 'velociprobe_siemens_128.npz')
     with numpy.load(DATA / 'velociprobe_siemens_128.npz') as file:
         area = file['illumination'] > 0.3
     for options in (
@@ -336,6 +303,8 @@ print(json.dumps({'cpu': time.process_time() - cpu, 'wall': time.perf_counter() 
 
 def speed() -> None:
     """File to image for 1024 and 10 times as many patterns, warm process, one thread."""
+    from ptychodus_pinn_torch.scan.io.output import write_scan_npz
+
     with tempfile.TemporaryDirectory() as folder:
         for number in (1024, 10240):
             path = Path(folder) / f'{number}.npz'
@@ -384,7 +353,7 @@ def start() -> None:
 
 def training(kind: str = 'unrolled', seeds: int = 3) -> None:
     """From scratch on the measured scan alone, without labels."""
-    scan = read_scan(DATA / 'velociprobe_siemens_128.npz')
+    scan = pinn.read_scan(DATA / 'velociprobe_siemens_128.npz')
     with numpy.load(DATA / 'velociprobe_siemens_128.npz') as file:
         area = file['illumination'] > 0.3
     options: dict[str, Any] = {'training.start': 'none', 'network.kind': kind}
@@ -433,12 +402,13 @@ def networks(steps: int = 900) -> None:
 
 def memory() -> None:
     """Bytes per pattern that training holds beyond the file's own."""
+    from ptychodus_pinn_torch.scan.io.output import write_scan_npz
     from ptychodus_pinn_torch.training.plans import plan_epoch
 
     scan = pinn.simulate(num_positions=10000, seed=1)
     with tempfile.TemporaryDirectory() as folder:
         path = write_scan_npz(Path(folder) / 'scan.npz', scan)
-        scan = read_scan(path)
+        scan = pinn.read_scan(path)
         measured = measure_scan(scan)
         tasks = plan_epoch([measured], Config(), 0)
         held = sum(task.indices.nbytes for task in tasks)
@@ -458,7 +428,6 @@ def memory() -> None:
 WHAT: dict[str, Callable[[], None]] = {
     'simulated': simulated,
     'real': real,
-    'solver': solver,
     'wrong': wrong,
     'verdicts': verdicts,
     'speed': speed,

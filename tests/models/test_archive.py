@@ -149,13 +149,17 @@ def test_a_full_disk_leaves_the_old_model_as_it_was(
 
 def write_format_1(path: Path, network: dict[str, Any], **sections: Any) -> Path:
     """Returns the path of an archive as version 0.1.0 of the package wrote it."""
+    return write_old(path, 1, network=network, **sections)
+
+
+def write_old(path: Path, version: int, **sections: Any) -> Path:
+    """Returns the path of an archive with some sections as a format of old had them."""
     write_archive(path, ARCHIVE)
 
     def change(members: dict[str, bytes]) -> None:
-        tree = json.loads(members['config.json'])
-        config = json.dumps({**tree, 'network': network, **sections}).encode()
+        config = json.dumps({**json.loads(members['config.json']), **sections}).encode()
         manifest = json.loads(members['manifest.json'])
-        manifest['version'] = 1
+        manifest['version'] = version
         manifest['sha256']['config.json'] = hashlib.sha256(config).hexdigest()
         members |= {'config.json': config, 'manifest.json': json.dumps(manifest).encode()}
 
@@ -197,6 +201,12 @@ def test_a_cnn_of_format_1_opens_with_the_options_it_was_written_with(tmp_path: 
     }
     again = write_archive(tmp_path / 'new.h5.zip', replace(ARCHIVE, config=found))
     assert open_model(again).config == found
+
+
+def test_an_option_that_is_gone_since_is_no_reason_to_refuse_a_model(tmp_path: Path) -> None:
+    gone = {'alpha': 0.5, 'refine_method': 'rpie'}
+    path = write_old(tmp_path / 'old.h5.zip', FORMAT_VERSION, reconstruction=gone)
+    assert open_model(path).config.reconstruction.alpha == 0.5
 
 
 def test_a_network_of_both_engines_runs_on_either(tmp_path: Path) -> None:

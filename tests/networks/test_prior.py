@@ -7,8 +7,8 @@ from dataclasses import replace
 import torch
 
 from ptychodus_pinn_torch.config import PriorConfig
-from ptychodus_pinn_torch.networks.evidence import gather_evidence
 from ptychodus_pinn_torch.networks.prior import PriorNetwork
+from ptychodus_pinn_torch.networks.residues import gather_residues
 from ptychodus_pinn_torch.physics.group_batch import GroupBatch
 from ptychodus_pinn_torch.physics.losses import object_loss
 from ptychodus_pinn_torch.training.synthetic import random_batch
@@ -70,8 +70,8 @@ def test_at_the_truth_the_counts_ask_for_nothing_but_noise() -> None:
     seeds = [seed for seed in range(40) if is_exact(random_batch(seed, num_groups=1, **shape))]
     batch = random_batch(seeds[0], num_groups=1, **shape)
     assert batch.object_ is not None
-    right = gather_evidence(batch.object_, batch.measurement)
-    wrong = gather_evidence(batch.measurement.flat(), batch.measurement)
+    right = gather_residues(batch.object_, batch.measurement)
+    wrong = gather_residues(batch.measurement.flat(), batch.measurement)
     seen = right.coverage > 0.3 * right.coverage.max()
     assert right.wanted[seen].abs().mean() < 0.3 * wrong.wanted[seen].abs().mean()
     assert right.rings.mean(dim=0)[seen].mean() < 1.3 < wrong.rings.mean(dim=0)[seen].mean()
@@ -82,5 +82,5 @@ def is_exact(batch: GroupBatch) -> bool:
     assert batch.object_ is not None
     if batch.measurement.good_pixels is not None or float(batch.measurement.totals) < 36e5:
         return False
-    seen = gather_evidence(batch.object_, batch.measurement)
+    seen = gather_residues(batch.object_, batch.measurement)
     return 0.8 < float(seen.rings.amax(dim=(-2, -1)).max()) < 1.3

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import replace
 from typing import Any
 
@@ -12,8 +11,8 @@ import torch
 
 from ptychodus_pinn_torch.backend import EpochReport, Reconstruction, ReconstructRequest
 from ptychodus_pinn_torch.config import Config, override_config, preset
-from ptychodus_pinn_torch.metrics.comparison import compare_objects, coverage_mask, data_error
-from ptychodus_pinn_torch.reconstruction import planning, refining
+from ptychodus_pinn_torch.metrics.comparison import compare_objects, coverage_mask
+from ptychodus_pinn_torch.reconstruction import refining
 from ptychodus_pinn_torch.reconstruction.procedure import reconstruct
 from ptychodus_pinn_torch.scan.scan import Scan
 from ptychodus_pinn_torch.simulation.simulated_scan import SimulationSpec, simulate_scan
@@ -226,13 +225,16 @@ def test_at_low_dose_the_refinement_does_not_fit_noise() -> None:
     assert error_of(scan, refined) < 1.02 * error_of(scan, alone)
 
 
-def test_of_few_photons_the_network_is_of_use_once_its_large_scales_are_put_right() -> None:
-    """Before they were, it left a quarter more error than the solver alone."""
+def test_of_few_photons_the_network_does_no_harm_once_its_large_scales_are_put_right() -> None:
+    """Before they were, it left a quarter more error than the solver alone.
+
+    Steps of all patterns at once have taken from both what the network alone took from the noise.
+    """
     spec = SimulationSpec(num_positions=400, photons=1e3, object_kind='photo', seed=4)
     scan = simulate_scan(spec)
     network, flat = image_of(scan), image_of(scan, start='flat')
     assert network.start == 'network'
-    assert error_of(scan, network) < 0.97 * error_of(scan, flat)
+    assert error_of(scan, network) < 1.03 * error_of(scan, flat)
 
 
 def test_a_search_whose_noise_hides_what_it_has_found_is_not_lost(
@@ -250,27 +252,40 @@ def test_a_search_whose_noise_hides_what_it_has_found_is_not_lost(
         )
     )
     image = image_of(scan, start='flat')
-    monkeypatch.setattr(refining, 'BETTER_WITHOUT', math.inf)
+    answers = iter((True, False))  # it is better without the search; and than the start
+    monkeypatch.setattr(refining.Refinement, '_is_better', lambda *state, than: next(answers))
     assert error_of(scan, image) < 0.8 * error_of(scan, image_of(scan, start='flat'))
-
-
-def test_the_last_phases_of_a_small_scan_are_as_long_as_those_of_a_large_one(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    scan = simulate_scan(
-        SimulationSpec(num_positions=196, step_px=8.0, jitter_px=2.0, object_kind='leaves', seed=0)
-    )
-    image = image_of(scan)
-    monkeypatch.setattr(planning, 'LAST_UPDATES', 0)
-    assert error_of(scan, image) < 0.97 * error_of(scan, image_of(scan))
 
 
 def test_counts_of_a_clean_bright_scan_are_believed_one_by_one(
     scan: Scan, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     image = image_of(scan)
-    monkeypatch.setattr(refining, 'WELL_EXPLAINED', 0.0)
+    monkeypatch.setattr(refining, 'TRIED_STEPS', 0)  # of which nothing can be seen
     assert error_of(scan, image) < 0.97 * error_of(scan, image_of(scan))
+
+
+def test_they_are_believed_as_well_where_a_number_of_epochs_is_given(
+    scan: Scan, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    image = image_of(scan, refine_epochs=16)
+    monkeypatch.setattr(refining, 'WELL_EXPLAINED', 0.0)
+    assert error_of(scan, image) < 0.97 * error_of(scan, image_of(scan, refine_epochs=16))
+
+
+def test_steps_of_all_patterns_at_once_make_a_better_image_the_more_they_are(scan: Scan) -> None:
+    errors = [error_of(scan, image_of(scan, final_steps=number)) for number in (0, 8, 64)]
+    assert errors[1] < 0.99 * errors[0]
+    assert errors[2] < 0.97 * errors[1]
+
+
+def test_steps_that_unseen_counts_do_not_want_are_not_made(scan: Scan) -> None:
+    """Counts twenty times as bright as they scatter: the likelihood believes each of them too much."""
+    rng = numpy.random.default_rng(0)
+    blurred = 20.0 * scan.patterns * rng.gamma(20.0, 1.0 / 20.0, scan.patterns.shape)
+    spoilt = replace(scan, patterns=numpy.rint(blurred).astype(numpy.uint32))
+    images = [image_of(spoilt, final_steps=number, **ONLY_OBJECT) for number in (0, 8)]
+    assert error_of(scan, images[1]) < 1.03 * error_of(scan, images[0])
 
 
 def test_held_out_patterns_are_judged_with_positions_of_their_own(scan: Scan) -> None:
@@ -349,24 +364,8 @@ def _defocused(probe: Any, strength: float) -> Any:
     return torch.fft.ifft2(spectrum * torch.exp(-1j * strength * squared)).numpy()
 
 
-def test_adam_is_judged_and_kept_with_its_own_probe(scan: Scan) -> None:
-    wrong = replace(scan, probe=_defocused(scan.probe, 100.0))
-    image = image_of(wrong, refine_method='adam', update_probe=True)
-    own = data_error(scan, image.object_, image.probe)
-    assert own == pytest.approx(image.held_out, rel=0.15)
-    assert error_of(scan, image) < 0.06
-
-
-@pytest.mark.parametrize('update_probe', [False, True])
-def test_adam_improves_the_image_of_the_network(scan: Scan, update_probe: bool) -> None:
-    alone = image_of(scan, refine_epochs=0)
-    refined = image_of(scan, refine_epochs=4, refine_method='adam', update_probe=update_probe)
-    assert error_of(scan, refined) < error_of(scan, alone) * (1.2 if update_probe else 1.0)
-
-
-@pytest.mark.parametrize('method', ['rpie', 'adam'])
-def test_both_update_rules_lower_the_data_error(scan: Scan, method: str) -> None:
-    image = image_of(scan, refine_epochs=4, refine_method=method, start='flat', **ONLY_OBJECT)
+def test_the_refinement_lowers_the_data_error(scan: Scan) -> None:
+    image = image_of(scan, refine_epochs=4, start='flat', **ONLY_OBJECT)
     values = [value for _, value in image.losses]
     assert values[-1] < 0.5 * values[0]
 

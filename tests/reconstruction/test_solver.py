@@ -10,7 +10,6 @@ import torch
 
 from ptychodus_pinn_torch.physics.measured_scan import measure_scan
 from ptychodus_pinn_torch.physics.measurement import Measurement
-from ptychodus_pinn_torch.reconstruction.adam import AdamRefiner
 from ptychodus_pinn_torch.reconstruction.misfit import misfit
 from ptychodus_pinn_torch.scan.scan import Scan
 from ptychodus_pinn_torch.simulation.simulated_scan import SimulationSpec, simulate_scan
@@ -135,17 +134,6 @@ def test_position_update_moves_positions_towards_the_truth(scan: Scan) -> None:
     assert float(residual.std()) < 0.6 * float(offset.std())
 
 
-def test_adam_explains_the_counts_far_better_than_a_flat_object(scan: Scan) -> None:
-    measurement = measure_scan(scan).measurement
-    state = flat_state(measurement)
-    before = misfit(state, measurement).relative
-    refiner = AdamRefiner(state, learning_rate=0.02)
-    for epoch in range(10):
-        refiner.epoch(measurement, batches(measurement, epoch, 16))
-    with torch.no_grad():
-        assert misfit(refiner.present(), measurement).relative < 0.2 * before
-
-
 def test_bad_pixels_do_not_change_the_result(scan: Scan) -> None:
     from dataclasses import replace
 
@@ -176,3 +164,36 @@ def test_a_sketch_does_not_look_at_patterns_that_are_held_out(scan: Scan) -> Non
     torch.testing.assert_close(blind.canvas, other.canvas, rtol=1e-4, atol=1e-4)
     *_, peeking = sketch(changed)
     assert (peeking.canvas - blind.canvas).abs().max() > 0.05
+
+
+def lattice_part(object_: torch.Tensor, positions_px: numpy.ndarray) -> float:
+    """Returns the part of the amplitude's variance, in the middle, at frequencies of a raster."""
+    size = 160
+    y, x = ((length - size) // 2 for length in object_.shape)
+    amplitude = object_[y : y + size, x : x + size].abs().numpy()
+    amplitude = (amplitude - amplitude.mean()) * numpy.outer(*[numpy.hanning(size)] * 2)
+    power = numpy.abs(numpy.fft.fft2(amplitude)) ** 2
+    middle = positions_px[numpy.hypot(*(positions_px - positions_px.mean(axis=0)).T).argmin()]
+    ways = positions_px - middle
+    order = numpy.hypot(*ways.T).argsort()[1:]
+    first = ways[order[0]]
+    second = next(ways[k] for k in order if abs(ways[k] @ first) < 0.1 * (first @ first))
+    frequency = numpy.stack(numpy.meshgrid(*[numpy.fft.fftfreq(size)] * 2, indexing='ij'), axis=-1)
+    numbers = frequency @ numpy.stack([first, second], axis=1)
+    off = numpy.hypot(*numpy.moveaxis(numbers - numpy.rint(numbers), -1, 0))
+    is_near = (off < (0.05 / numpy.pi) ** 0.5) & numpy.rint(numbers).any(axis=-1)
+    return float(power[is_near].sum() / power.sum())  # of 5 % of the frequencies
+
+
+def test_momentum_makes_no_lattice_of_a_raster_where_the_probe_is_freed(
+    electron_scan: Scan,
+) -> None:
+    measured = measure_scan(electron_scan)
+    measurement, freed = measured.measurement, Freed(probe=True)
+    state = SolverState.start(measurement.flat(), measurement)
+    momentum = Momentum(state, freed)
+    with torch.inference_mode():
+        for epoch in range(6):
+            rpie_epoch(state, measurement, batches(measurement, epoch),
+                       RpieSettings(freed=freed), momentum=momentum)  # fmt: skip
+    assert lattice_part(state.canvas[0], measured.positions_px) < 0.1

@@ -88,9 +88,8 @@ def test_a_budget_that_is_longer_than_needed_changes_nothing(scan: Scan) -> None
 
 
 def test_the_time_of_all_that_follows_a_search_is_set_aside() -> None:
-    for likely in (False, True):
-        number = epochs_after(8, is_low=likely, is_likely=likely)
-        assert number > epochs_after(4, is_low=likely, is_likely=likely)
+    for is_low in (False, True):
+        assert epochs_after(8, is_low=is_low, steps=4) > epochs_after(4, is_low=is_low, steps=4)
 
     def make(epochs: int) -> list:  # type: ignore[type-arg]
         return anneal(epochs, is_low=False)

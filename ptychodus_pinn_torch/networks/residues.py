@@ -19,14 +19,14 @@ from ..physics.roots import square_root
 from ..physics.tilts import TiltMap, local_tilts
 from ..physics.update_rule import likelihood_difference, object_update
 
-__all__ = ['Evidence', 'gather_evidence']
+__all__ = ['Residues', 'gather_residues']
 
 NUM_RINGS = 3
 """Parts of the detector by the angle of scattering, each with as many expected photons."""
 
 
 @dataclass(frozen=True)
-class Evidence:
+class Residues:
     """What the patterns say about canvases.
 
     Attributes:
@@ -43,13 +43,13 @@ class Evidence:
 
 
 @torch.no_grad()
-def gather_evidence(canvas: Complex[Tensor, 'group y x'], measurement: Measurement) -> Evidence:
+def gather_residues(canvas: Complex[Tensor, 'group y x'], measurement: Measurement) -> Residues:
     """Returns what all patterns of a measurement say about its canvases."""
     sums = with_chunks_that_fit(measurement, lambda part: _add_up(canvas, part))
     coverage, wanted, tilts, rings = map(measurement.team.add_up, sums)
     floor = 1e-3 * coverage.amax(dim=(-2, -1), keepdim=True) + 1e-20
     mean = TiltMap(tilts, coverage).mean()
-    return Evidence(coverage, wanted / (coverage + floor), mean, rings / (coverage + floor))
+    return Residues(coverage, wanted / (coverage + floor), mean, rings / (coverage + floor))
 
 
 def _add_up(canvas: Tensor, measurement: Measurement) -> tuple[Tensor, Tensor, Tensor, Tensor]:
