@@ -13,6 +13,7 @@ from torch import Tensor
 from ..config import Config
 from ..physics.measured_scan import MeasuredScan
 from ..physics.measurement import Measurement
+from ..scan.io.build import ESTIMATED
 from ..scan.probe_modes import add_mode
 from ..solver.annealing import Phase, is_low_dose, search
 from ..solver.momentum import Momentum
@@ -243,7 +244,8 @@ class Examination:
             if freed.positions and epoch == num_epochs // 2:
                 relocate(state, self.part, self.split.training)
         if freed.probe:
-            state.anchor(self.part.probe)
+            is_placed = ESTIMATED not in self.measured.scan.metadata
+            state.anchor(self.part.probe, is_placed=is_placed)
         return _Trial(state, freed, self._error(state, self.split.held_out, freed))
 
     def _phase(self, num_epochs: int, freed: Freed) -> Phase:

@@ -310,9 +310,6 @@ def _finish(
         state, scan, measurement = refined.state, measured.scan, measured.measurement
         coverage = state.seen(measurement).coverage()[0]
         tilt = torch.tensor(measured.tilt, device=measurement.device)
-        if refined.freed.probe:
-            state = state.clone()
-            state.settle(measurement.probe)
         canvas = state.canvas[0].detach() * tilted_phase(tilt, measurement.canvas_shape[1:])
         object_, covered = place_on_grid(
             canvas.cpu().numpy(),

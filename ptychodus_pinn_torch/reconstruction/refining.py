@@ -12,6 +12,7 @@ from torch import Tensor
 
 from ..config import Config
 from ..physics.measured_scan import MeasuredScan
+from ..scan.io.build import ESTIMATED
 from ..solver.annealing import (
     MAX_SEARCH,
     MIN_SEARCH,
@@ -93,6 +94,7 @@ class Refinement:
     ) -> None:
         self.config, self.log, self.name = config, log, measured.scan.name
         self.measurement, self.freed = measured.measurement, freed
+        self.is_placed = ESTIMATED not in measured.scan.metadata
         self.plan = Plan(
             measured, config, log, split=split, pace=pace, freed=freed, is_gentle=is_gentle
         )
@@ -187,7 +189,7 @@ class Refinement:
         if self.freed.positions:
             relocate(refined.state, self.measurement, self.plan.split.training)
         if self.freed.probe:
-            refined.state.anchor(self.measurement.probe)
+            refined.state.anchor(self.measurement.probe, is_placed=self.is_placed)
         number = len(refined.losses)
         first = self.plan.go_on_after(number)
         self._run_phase(refined, first, self.plan.split.training)

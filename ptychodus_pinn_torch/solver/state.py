@@ -130,37 +130,33 @@ class SolverState:
         phase = integrate_tilts(tilts.around_mean() if freed.probe else tilts)
         self.canvas *= torch.polar(torch.ones((), device=phase.device).expand_as(phase), phase)
 
-    def anchor(self, given: Complex[Tensor, 'mode height width']) -> None:
-        """Gives the probe power and tilt of the `given` one, and the object what follows.
+    def anchor(
+        self, given: Complex[Tensor, 'mode height width'], *, is_placed: bool = True
+    ) -> None:
+        """Gives the probe place, power and tilt of the `given` one, and the object what follows.
 
-        A probe that is brighter over a darker object, or whose phase has a ramp where the object's has
-        the opposite one, makes the same patterns: where it is free, nothing else holds them.
+        A probe that is moved with its object, that is brighter over a darker one, or whose phase
+        has a ramp where the object's has the opposite one, makes the same patterns: where it is
+        free, nothing else holds them.
+
+        Args:
+            given: The probe as it came.
+            is_placed: Its place is known to a part of a pixel; else it is kept to one.
         """
+        number, variation = len(self.probe), self.variation
+        modes = self.probe if variation is None else torch.cat([self.probe, variation.modes])
         factor = torch.sqrt(intensity(given).sum() / intensity(self.probe).sum().clamp(min=1e-20))
         tilt = _tilt_of(given) - _tilt_of(self.probe)
-        self._set_modes(self._modes() * factor * tilted_phase(tilt, self.probe.shape[-2:]))
+        modes = modes * factor * tilted_phase(tilt, modes.shape[-2:])
         self.canvas = self.canvas / factor * tilted_phase(-tilt, self.canvas.shape[-2:])
-
-    def settle(self, given: Complex[Tensor, 'mode height width']) -> None:
-        """Moves probe and object together to where the `given` probe is: the patterns stay the same.
-
-        Only what is finished is moved: where both together reach frequencies beyond those of the pixels,
-        counts do tell a part of a pixel, and an image that goes on from there comes out worse.
-        """
         way = (_center(given) - _center(self.probe))[None]
+        way = way if is_placed else way.round()
         if float(way.abs().max()) > SAME_PLACE_PX:
-            self._set_modes(shift_probe(self._modes(), way)[0])
+            modes = shift_probe(modes, way)[0]
             self.canvas = shift_probe(self.canvas, way)[0]
-
-    def _modes(self) -> Complex[Tensor, 'mode height width']:
-        """Returns those of the probe, and how the first one varies."""
-        return self.probe if self.variation is None else torch.cat([self.probe, self.variation.modes])
-
-    def _set_modes(self, modes: Complex[Tensor, 'mode height width']) -> None:
-        number = len(self.probe)
         self.probe = modes[:number]
-        if self.variation is not None:
-            self.variation = replace(self.variation, modes=modes[number:])
+        if variation is not None:
+            self.variation = replace(variation, modes=modes[number:])
 
     def orthogonalise(self) -> None:
         """Makes the variations of a probe that has moved orthogonal; keeps what patterns have."""

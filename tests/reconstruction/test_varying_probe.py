@@ -243,7 +243,6 @@ def test_anchoring_moves_probe_and_variations_alike(scan: Scan) -> None:
     moved = factor * shift_probe(state.variation.modes, shift)[0]
     state.variation = Variation(moved, state.variation.weights)
     state.anchor(measurement.probe)
-    state.settle(measurement.probe)
     after = state.seen(measurement).chunk(indices).probe
     torch.testing.assert_close(after, before, atol=1e-2 * float(before.abs().max()), rtol=0.0)
 
