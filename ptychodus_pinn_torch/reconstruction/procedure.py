@@ -37,7 +37,8 @@ from .placing import place_on_grid
 from .refined import Refined
 from .refining import Refinement
 from .run_log import RunLog
-from .splitting import sample_patterns, split_patterns
+from .scaling import settle_scale, stretched
+from .splitting import split_patterns
 from .starts import (
     choose_start,
     drop_broken_starts,
@@ -48,7 +49,6 @@ from .starts import (
     with_separate_modes,
     with_variation_that_helps,
 )
-from .stretching import is_stretched
 from .time_budget import Pace, measure_pace
 from .trust import judge_image
 
@@ -205,7 +205,14 @@ def _make_image(
     if is_near and not is_forced:
         refined = refine(given, is_gentle=is_good)
         if not _is_to_be_examined(refined, measured, log):
-            return refined
+            if not (split.judges and 'positions' in examination.possible) or _is_late(log):
+                return refined
+            part = settle_scale(
+                refined.state, measured.measurement, config, log, measured.scan.name
+            )
+            # from where the first one began, which has not seen what is held out
+            found = replace(given, state=stretched(given.state, part))
+            return refine(found, is_gentle=is_good) if part else refined
     found = examination.run(
         chosen.name,
         (refined or given).state.canvas,
@@ -237,20 +244,20 @@ def _wants_sketch(config: Config, pace: Pace) -> bool:
 
 def _is_to_be_examined(refined: Refined, measured: MeasuredScan, log: RunLog) -> bool:
     """Returns whether it is to be found out what is wrong; says where there is no time for it."""
-    is_explained, is_late = (
-        unexplained(refined, measured) < EXPLAINED,
-        log.left_s < log.budget_s / 2,
-    )
-    sample = sample_patterns(measured.measurement)
-    if is_explained and (is_late or not is_stretched(refined.state, measured.measurement, sample)):
+    if unexplained(refined, measured) < EXPLAINED:
         return False
-    if not is_late:
+    if not _is_late(log):
         return True
     log.say(
         f'{measured.scan.name}: the time of {log.budget_s:g} s is too short to find out why the '
         'counts are not explained.'
     )
     return False
+
+
+def _is_late(log: RunLog) -> bool:
+    """Returns whether what is left of the time is wanted for the image."""
+    return log.left_s < log.budget_s / 2
 
 
 def _with_trained_probe(scan: Scan, archive: Archive, log: RunLog) -> Scan:

@@ -29,7 +29,7 @@ from .planning import Plan
 from .refined import Refined
 from .relocating import fit_frames, relocate
 from .run_log import RunLog
-from .scaling import SCALING_EPOCHS, settle_scale
+from .scaling import scaling_epochs, settle_scale, stretched
 from .settling import Settling
 from .splitting import Split
 from .time_budget import Pace
@@ -265,23 +265,12 @@ class Refinement:
     def _settle_scale(self, refined: Refined) -> None:
         """Puts the scale of positions and image right, where they are free and there is time."""
         pace, planned = self.plan.pace, self.plan.num_epochs - len(refined.losses)
-        if not self.freed.positions or pace.epochs_left < planned + SCALING_EPOCHS:
+        number = len(self.plan.split.everything)
+        if not self.freed.positions or pace.epochs_left < planned + scaling_epochs(number):
             return
-        which = self.plan.split.training
-        part = settle_scale(
-            refined.state,
-            self.measurement,
-            which,
-            seed=self.config.training.seed,
-            after_batch=self.log.counter('scale', SCALING_EPOCHS * len(which)),
-        )
-        for _ in range(SCALING_EPOCHS):
-            pace.count_epoch()
+        part = settle_scale(refined.state, self.measurement, self.config, self.log, self.name)
         if part:
-            self.log.say(
-                f'{self.name}: the positions that were found, and the image, are stretched by '
-                f'{100.0 * part:+.2f} %, as the patterns want.'
-            )
+            refined.state = stretched(refined.state, part)
 
     def _run_given(self, refined: Refined) -> None:
         """Runs the planned phases, of which no patterns are held out."""

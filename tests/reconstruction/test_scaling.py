@@ -14,7 +14,13 @@ from ptychodus_pinn_torch.metrics.comparison import compare_objects, coverage_ma
 from ptychodus_pinn_torch.physics.measured_scan import measure_scan
 from ptychodus_pinn_torch.physics.measurement import Measurement
 from ptychodus_pinn_torch.reconstruction.procedure import reconstruct
-from ptychodus_pinn_torch.reconstruction.scaling import SCALING_EPOCHS, settle_scale, stretched
+from ptychodus_pinn_torch.reconstruction.run_log import RunLog
+from ptychodus_pinn_torch.reconstruction.scaling import (
+    measure_scale,
+    scaling_epochs,
+    settle_scale,
+    stretched,
+)
 from ptychodus_pinn_torch.simulation.simulated_scan import SimulationSpec, simulate_scan
 from ptychodus_pinn_torch.solver.state import SolverState
 
@@ -34,18 +40,25 @@ def mean_distance(state: SolverState) -> float:
     return float((places - places.mean(dim=0)).norm(dim=1).mean())
 
 
-@pytest.mark.parametrize('part', [0.01, -0.008, 0.0])
-def test_what_was_stretched_goes_back(
+@pytest.mark.parametrize('part', [0.01, -0.004, 0.0])
+def test_counts_that_no_image_has_seen_tell_the_scale(
     true_state: tuple[SolverState, Measurement], part: float
 ) -> None:
     truth, measurement = true_state
-    state = stretched(truth, part)
+    state, log = stretched(truth, part), RunLog(ignore_report)
     assert mean_distance(state) == pytest.approx((1.0 + part) * mean_distance(truth), rel=2e-4)
-    found = settle_scale(state, measurement, torch.arange(196), seed=0)
-    left = mean_distance(state) / mean_distance(truth) - 1.0
-    assert left == pytest.approx((1.0 + part) * (1.0 + found) - 1.0, abs=2e-4)
-    # the true image, of which nothing is unsettled, is stretched too far: the gain is for others
-    assert found * part < 0.0 if part else abs(found) < 1e-3
+    found = settle_scale(state, measurement, Config(), log, 'scan')
+    assert (1.0 + part) * (1.0 + found) == pytest.approx(1.0, abs=1e-3)
+    assert bool(found) == bool(part) == bool(log.messages)
+
+
+def test_a_scale_of_which_counts_say_nothing_is_left(
+    true_state: tuple[SolverState, Measurement],
+) -> None:
+    truth, measurement = true_state
+    counts = torch.poisson(torch.full((196, *measurement.window), 0.01))
+    dark = replace(measurement, counts=counts)
+    assert not measure_scale(SolverState.start(dark.flat(), dark), dark, 0).is_sure
 
 
 def test_a_state_is_stretched_about_its_middle_and_back(
@@ -65,14 +78,14 @@ def test_it_can_be_stopped_and_says_how_far_it_is(
 ) -> None:
     truth, measurement = true_state
     seen: list[int] = []
-    settle_scale(truth.clone(), measurement, torch.arange(196), seed=0, after_batch=seen.append)
-    assert sum(seen) == SCALING_EPOCHS * 196
+    measure_scale(truth, measurement, 0, seen.append)
+    assert sum(seen) == pytest.approx(0.85 * scaling_epochs(196) * 196, rel=0.03)
 
     def stop(number: int) -> None:
         raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        settle_scale(truth.clone(), measurement, torch.arange(196), seed=0, after_batch=stop)
+        measure_scale(truth, measurement, 0, stop)
 
 
 def test_positions_far_off_come_right_in_scale_and_so_does_the_image() -> None:
@@ -91,6 +104,28 @@ def test_positions_far_off_come_right_in_scale_and_so_does_the_image() -> None:
 
     clean, spoilt_error = image_of(scan), image_of(spoilt)
     assert spoilt_error[0] < 1.3 * clean[0]
-    said = 'the positions that were found, and the image, are stretched by -'
+    said = 'the positions, and the image, are stretched by -'
     assert any(said in message for message in spoilt_error[1])
     assert not any('stretched' in message for message in clean[1])
+
+
+@pytest.mark.parametrize('kind', ['leaves', 'photo'])
+def test_positions_of_the_wrong_scale_are_put_right_without_being_told(kind: str) -> None:
+    """They were called right, with twice the error."""
+    scan = simulate_scan(SimulationSpec(num_positions=256, object_kind=kind, seed=5))
+    middle = scan.positions_px.mean(axis=0)
+    wrong = replace(scan, positions_px=middle + 1.004 * (scan.positions_px - middle))
+    images = [
+        reconstruct(ReconstructRequest(given, Config()), ignore_report) for given in (scan, wrong)
+    ]
+    errors = [
+        compare_objects(x.object_, scan.truth, weights=coverage_mask(scan)).nrmse for x in images
+    ]
+    assert errors[1] < 1.2 * errors[0]
+    assert 'are stretched by -0.' in images[1].messages[0]
+    assert not images[0].messages and not images[1].freed
+    moved = images[1].positions_px - images[1].positions_px.mean(axis=0)
+    numpy.testing.assert_allclose(moved, scan.positions_px - middle, atol=0.05)
+    options = {'reconstruction': {'update_positions': 'off'}}
+    held = reconstruct(ReconstructRequest(wrong, Config.model_validate(options)), ignore_report)
+    assert not held.messages and numpy.array_equal(held.positions_px, wrong.positions_px)
