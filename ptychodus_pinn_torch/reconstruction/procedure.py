@@ -205,14 +205,14 @@ def _make_image(
     if is_near and not is_forced:
         refined = refine(given, is_gentle=is_good)
         if not _is_to_be_examined(refined, measured, log):
-            if not (split.judges and 'positions' in examination.possible) or _is_late(log):
-                return refined
-            part = settle_scale(
-                refined.state, measured.measurement, config, log, measured.scan.name
+            can_move = split.judges and 'positions' in examination.possible
+            part = (
+                0.0 if not can_move or _is_late(log) else _scale_of(refined, measured, config, log)
             )
+            if not part:
+                return refined
             # from where the first one began, which has not seen what is held out
-            found = replace(given, state=stretched(given.state, part))
-            return refine(found, is_gentle=is_good) if part else refined
+            return refine(replace(given, state=stretched(given.state, part)), is_gentle=is_good)
     found = examination.run(
         chosen.name,
         (refined or given).state.canvas,
@@ -253,6 +253,12 @@ def _is_to_be_examined(refined: Refined, measured: MeasuredScan, log: RunLog) ->
         'counts are not explained.'
     )
     return False
+
+
+def _scale_of(refined: Refined, measured: MeasuredScan, config: Config, log: RunLog) -> float:
+    """Returns by which part of their distances the positions have to be stretched; see `settle_scale`."""
+    with log.phase('scale'):
+        return settle_scale(refined.state, measured.measurement, config, log, measured.scan.name)
 
 
 def _is_late(log: RunLog) -> bool:

@@ -265,10 +265,12 @@ class Refinement:
     def _settle_scale(self, refined: Refined) -> None:
         """Puts the scale of positions and image right, where they are free and there is time."""
         pace, planned = self.plan.pace, self.plan.num_epochs - len(refined.losses)
-        number = len(self.plan.split.everything)
-        if not self.freed.positions or pace.epochs_left < planned + scaling_epochs(number):
+        epochs = scaling_epochs(len(self.plan.split.everything))
+        if not self.freed.positions or pace.epochs_left < planned + epochs:
             return
         part = settle_scale(refined.state, self.measurement, self.config, self.log, self.name)
+        for _ in range(round(epochs)):
+            pace.count_epoch()
         if part:
             refined.state = stretched(refined.state, part)
 

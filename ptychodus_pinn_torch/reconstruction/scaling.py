@@ -28,7 +28,7 @@ from .evidence import SURE, weigh
 from .run_log import RunLog
 from .splitting import Split, take_middle
 
-__all__ = ['Scale', 'measure_scale', 'scaling_epochs', 'stretched', 'settle_scale']
+__all__ = ['Scale', 'measure_scale', 'scaling_epochs', 'settle_scale', 'stretched']
 
 TRIED = 0.004
 """Part of the distances by which both are stretched, and compressed, in trials; what is found is believed up
@@ -70,7 +70,7 @@ class Scale:
 def scaling_epochs(num_patterns: int) -> float:
     """Returns how many epochs of a scan of so many patterns a round takes."""
     epochs = EPOCHS + sum(phase.num_epochs for phase in anneal(EPOCHS, is_low=False))
-    return 3.0 * epochs * min(1.0, PATTERNS / num_patterns)
+    return 3.0 * epochs * (1.0 - UNSEEN / 2.0) * min(1.0, PATTERNS / num_patterns)
 
 
 def settle_scale(
@@ -88,15 +88,13 @@ def settle_scale(
     if is_low_dose(measurement):
         return 0.0
     found, total, seed = state, 1.0, config.training.seed
-    with log.phase('scale'):
-        number = int(scaling_epochs(measurement.num_patterns) * measurement.num_patterns)
-        counter = log.counter('scale', number)
-        for _ in range(MOST_ROUNDS):
-            scale = measure_scale(found, measurement, seed, counter)
-            if not scale.is_sure:
-                break
-            total *= 1.0 + scale.part
-            found = stretched(state, total - 1.0)
+    number = round(scaling_epochs(measurement.num_patterns) * measurement.num_patterns)
+    for _ in range(MOST_ROUNDS):
+        scale = measure_scale(found, measurement, seed, log.counter('scale', number))
+        if not scale.is_sure:
+            break
+        total *= 1.0 + scale.part
+        found = stretched(state, total - 1.0)
     part = total - 1.0
     if part:
         log.say(
@@ -174,11 +172,8 @@ def _image_at(
     after_batch: Callable[[int], None] | None,
 ) -> SolverState:
     """Returns the image that some patterns make, where they are farther apart by a part."""
-    state, is_low, done = stretched(start, change), is_low_dose(measurement), 0
-    for phase in (
-        search(EPOCHS, is_low=is_low, is_gentle=False),
-        *anneal(EPOCHS, is_low=is_low),
-    ):
+    state, done = stretched(start, change), 0
+    for phase in (search(EPOCHS, is_low=False, is_gentle=False), *anneal(EPOCHS, is_low=False)):
         momentum, settings = Momentum(state), RpieSettings(alpha=1.0, step=phase.step)
         for _ in range(phase.num_epochs):
             rng = numpy.random.default_rng([seed, 9, done])

@@ -79,7 +79,7 @@ def test_it_can_be_stopped_and_says_how_far_it_is(
     truth, measurement = true_state
     seen: list[int] = []
     measure_scale(truth, measurement, 0, seen.append)
-    assert sum(seen) == pytest.approx(0.85 * scaling_epochs(196) * 196, rel=0.03)
+    assert sum(seen) == pytest.approx(scaling_epochs(196) * 196, rel=0.03)
 
     def stop(number: int) -> None:
         raise KeyboardInterrupt
