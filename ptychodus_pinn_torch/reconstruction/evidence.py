@@ -6,6 +6,7 @@ from dataclasses import dataclass, replace
 
 import torch
 from jaxtyping import Float
+from scipy import special
 from torch import Tensor
 
 from ..physics.forward_model import predict
@@ -46,13 +47,29 @@ class Evidence:
 
     @property
     def is_sure(self) -> bool:
-        """Whether the second explanation is the better one, and not by chance."""
-        return self.mean > SURE * self.standard_error
+        """Whether the second explanation is the better one, and not by chance.
+
+        What is compared with its scatter is the signed root of each gain, a number of standard deviations
+        (Barndorff-Nielsen, Biometrika 73, 307, 1986): a few frames that gain much more than others
+        make their mean uncertain, but not its sign. Student's distribution stands for how few they are.
+        """
+        number = len(self.gains)
+        if number < 2 or not self.mean > 0.0:
+            return False
+        roots = torch.sign(self.gains) * torch.sqrt(2.0 * self.gains.abs())
+        error = float(roots.std(correction=1)) / number**0.5
+        sure = float(special.stdtrit(number - 1, special.ndtr(SURE)))
+        return float(roots.mean()) > sure * error
 
 
 @torch.no_grad()
 def weigh(
-    first: SolverState, second: SolverState, measurement: Measurement, unseen: Tensor
+    first: SolverState,
+    second: SolverState,
+    measurement: Measurement,
+    unseen: Tensor,
+    *,
+    num_fitted: int = 0,
 ) -> Evidence:
     """Returns how much better the second explanation is than the first.
 
@@ -65,6 +82,8 @@ def weigh(
         second: The other one.
         measurement: The patterns.
         unseen: (J,) of those that neither has seen, on the host.
+        num_fitted: Unknowns that the second has fitted to each of these frames, and the first has not: each
+            takes half a unit from noise alone (Wilks, Ann. Math. Stat. 9, 60, 1938).
     """
     gains = torch.zeros(len(unseen), dtype=torch.float64, device=measurement.device)
     places = measurement.team.share(torch.arange(len(unseen)))
@@ -83,4 +102,4 @@ def weigh(
 
     if len(places):
         gains[places] = with_chunks_that_fit(replace(measurement, after_chunk=None), gains_of)
-    return Evidence(measurement.team.add_up(gains))
+    return Evidence(measurement.team.add_up(gains) - num_fitted / 2)

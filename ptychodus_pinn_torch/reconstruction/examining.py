@@ -64,8 +64,8 @@ MAX_ROUNDS = 6
 PROBE_STEP = 1.0
 
 WORDS = {
-    'probe': 'the probe',
     'positions': 'the positions',
+    'probe': 'the probe',
     'factors': 'the brightness of each frame',
     'background': 'a constant background',
 }
@@ -146,7 +146,8 @@ class Examination:
 
     def _decide(self, canvas: Tensor, *, is_refined: bool) -> _Trial | None:
         """Returns the best trial, or None where the start is good enough as it is."""
-        best = self._try(SolverState.start(canvas, self.part), self.forced, 1)
+        start = SolverState.start(canvas, self.part)
+        best = self._try(start, self.forced, 0 if is_refined else 1)
         if not is_refined and self._is_explained(best):
             return best if self.forced.names() else None
         flat = SolverState.start(self.part.flat(), self.part)
@@ -160,11 +161,11 @@ class Examination:
             best = self._try(before.state, before.freed, self.num_epochs // 2)
             if turn and best.error < HALF_WAY * before.error:
                 continue
-            if not is_refined and not best.freed.names() and self._is_explained(best):
+            if (turn or not is_refined) and self._is_explained(best):
                 break  # all that it wanted was time
             trials = self._try_candidates(before, None if turn else flat)
             tried = min(trials, key=self._price, default=best)
-            if not turn and tried.error > EXPLAINED and not tried.freed.probe:
+            if not turn and tried.error > HALF_WAY * best.error and not tried.freed.probe:
                 # nothing else is it, and a probe that is far off is long in coming
                 trials += [
                     self._try(trial.state, trial.freed, LONGER * self.num_epochs)
@@ -198,6 +199,8 @@ class Examination:
             else:
                 trial = self._try(before.state, freed, self.num_epochs // 2)
             trials.append(trial)
+            if trial.error < HALF_WAY * before.error and self._is_explained(trial):
+                break  # needs no rivals
         return trials
 
     def _is_late(self) -> bool:

@@ -10,7 +10,6 @@ from typing import Any
 import numpy
 import torch
 from numpy.typing import NDArray
-from torch import Tensor
 
 from ..backend import Backend, Reconstruction, ReconstructRequest, Report, get_backend
 from ..config import Config
@@ -19,7 +18,6 @@ from ..models.opening import open_model
 from ..networks.contract import Network
 from ..physics.devices import choose_device, set_threads
 from ..physics.measured_scan import MeasuredScan, ScanCounts, measure_scan
-from ..physics.measurement import Measurement
 from ..physics.memory import ChunkLimit
 from ..physics.shifted_probes import ShiftedProbes
 from ..physics.team import ALONE, Team
@@ -27,42 +25,19 @@ from ..scan.io.build import ESTIMATED
 from ..scan.probe_mask import mask_probe
 from ..scan.scan import Scan, fingerprint
 from ..scan.triage import examine_frames
-from ..solver.state import Freed, SolverState, tilted_phase
+from ..solver.state import tilted_phase
 from ..solver.tiles import is_wide
 from .centring import centre_beam
 from .defocus import with_found_defocus
-from .examining import Examination, Found
+from .making import ImageMaking
 from .near_field import describe_near_field
 from .placing import place_on_grid
 from .refined import Refined
-from .refining import Refinement
 from .run_log import RunLog
-from .scaling import settle_scale, stretched
-from .splitting import split_patterns
-from .starts import (
-    choose_start,
-    drop_broken_starts,
-    network_start,
-    object_start,
-    sketch_start,
-    unexplained,
-    with_separate_modes,
-    with_variation_that_helps,
-)
-from .time_budget import Pace, measure_pace
+from .starts import with_separate_modes, with_variation_that_helps
 from .trust import judge_image
 
 __all__ = ['LoadedModel', 'load_model', 'reconstruct']
-
-EXPLAINED, FAR_FROM_EXPLAINED = 1.3, 8.0
-"""Error of a refined image, over that of photon noise, up to which nothing needs to be examined;
-and of a start, from which on it makes no sense to refine it before it is known what is wrong."""
-
-SKETCHED_EPOCHS = 16
-"""Epochs that there must be time for, so that a sketch comes before the refinement."""
-
-EXAMINED_EPOCHS = 16
-"""Epochs that there must be time for, so that what is wrong is looked for before a refinement."""
 
 CPU_CHUNK_BYTES, DEVICE_CHUNK_BYTES = 3 * 2**20, 2**30
 """Of a chunk of patterns: what a thread's cache holds, and what keeps an accelerator busy."""
@@ -152,118 +127,10 @@ def reconstruct(
         measured = centre_beam(measured, log)
     measured = _with_what_is_kept(measured)
     with torch.inference_mode():
-        refined = _make_image(measured, network, config, log)
+        refined = ImageMaking(measured, network, config, log).run()
     result = _finish(refined, measured, config, log, backend)
     log.close()
     return result
-
-
-def _make_image(
-    measured: MeasuredScan, network: Network | None, config: Config, log: RunLog
-) -> Refined:
-    """Returns the refined best start."""
-    pace = measure_pace(measured, log)
-    network = _take_in_time(network, pace, measured.scan.name, log)
-    options, split = (
-        config.reconstruction,
-        split_patterns(measured.positions_px, config.training.seed),
-    )
-
-    def run_network(measurement: Measurement) -> Tensor:
-        assert network is not None
-        return network_start(network, measurement, config, log)
-
-    def refine(found: Found, *, is_gentle: bool) -> Refined:
-        run = Refinement(
-            measured, config, log, split=split, pace=pace, freed=found.freed, is_gentle=is_gentle
-        )
-        return run.run(found.name, found.state)
-
-    starts = {'flat': measured.measurement.flat()}
-    is_sketched = network is None and _wants_sketch(config, pace)
-    if network is not None:
-        starts['network'] = run_network(measured.measurement)
-    elif options.start == 'object':
-        starts['object'] = object_start(measured)
-    elif is_sketched:
-        starts['flat'] = sketch_start(measured.measurement, split.training, log)
-    drop_broken_starts(starts, measured, log)
-    chosen = choose_start(starts, measured, config, log)
-    is_precise = network is not None and network.is_precise
-    is_good = is_precise if chosen.name == 'network' else is_sketched and chosen.name == 'flat'
-    given = Found(
-        chosen.name, SolverState.start(starts[chosen.name], measured.measurement), Freed()
-    )
-    has_network = 'network' in starts
-    starts.clear()  # those of large scans take much memory
-    examination, refined = Examination(measured, config, log), None
-    is_forced = bool(examination.forced.names())
-    is_near = chosen.to_noise < FAR_FROM_EXPLAINED or pace.epochs_left < EXAMINED_EPOCHS
-    is_closed = not is_forced and not examination.possible
-    if not options.refine_epochs or is_closed:
-        return refine(given, is_gentle=is_good)
-    if is_near and not is_forced:
-        refined = refine(given, is_gentle=is_good)
-        if not _is_to_be_examined(refined, measured, log):
-            can_move = split.judges and 'positions' in examination.possible
-            part = (
-                0.0 if not can_move or _is_late(log) else _scale_of(refined, measured, config, log)
-            )
-            if not part:
-                return refined
-            # from where the first one began, which has not seen what is held out
-            return refine(replace(given, state=stretched(given.state, part)), is_gentle=is_good)
-    found = examination.run(
-        chosen.name,
-        (refined or given).state.canvas,
-        run_network if has_network else None,
-        is_refined=refined is not None,
-    )
-    if refined is not None and not found.freed.names():
-        return refined
-    # what was freed has only begun to come right
-    return refine(
-        found, is_gentle=found.name == 'network' and is_precise and not found.freed.names()
-    )
-
-
-def _take_in_time(network: Network | None, pace: Pace, name: str, log: RunLog) -> Network | None:
-    """Returns the network where there is time for it; says so where there is not."""
-    if network is None or pace.allows_network(network.num_passes):
-        return network
-    log.say(f'{name}: the time of {log.budget_s:g} s is too short for the network: it is left out.')
-    return None
-
-
-def _wants_sketch(config: Config, pace: Pace) -> bool:
-    """Returns whether a flat start is sketched before it is refined."""
-    options = config.reconstruction
-    is_open = options.refine_epochs < 0 and options.start != 'object'
-    return is_open and pace.epochs_left > SKETCHED_EPOCHS
-
-
-def _is_to_be_examined(refined: Refined, measured: MeasuredScan, log: RunLog) -> bool:
-    """Returns whether it is to be found out what is wrong; says where there is no time for it."""
-    if unexplained(refined, measured) < EXPLAINED:
-        return False
-    if not _is_late(log):
-        return True
-    log.say(
-        f'{measured.scan.name}: the time of {log.budget_s:g} s is too short to find out why the '
-        'counts are not explained.'
-    )
-    return False
-
-
-def _scale_of(refined: Refined, measured: MeasuredScan, config: Config, log: RunLog) -> float:
-    """Returns by which part of their distances the positions have to be stretched; see `settle_scale`."""
-    with log.phase('scale'):
-        return settle_scale(refined.state, measured.measurement, config, log, measured.scan.name)
-
-
-def _is_late(log: RunLog) -> bool:
-    """Returns whether what is left of the time is wanted for the image."""
-    return log.left_s < log.budget_s / 2
 
 
 def _with_trained_probe(scan: Scan, archive: Archive, log: RunLog) -> Scan:

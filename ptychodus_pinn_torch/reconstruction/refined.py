@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field
 
 from ..solver.state import NOTHING, Freed, SolverState
@@ -19,6 +20,7 @@ class Refined:
         losses: (epoch, relative amplitude error met).
         held_out: The error on patterns that were held out, before they joined the others.
         freed: What was moved beside the object.
+        to_noise: How badly the refinement explained patterns that it had seen, over photon noise.
     """
 
     state: SolverState
@@ -26,3 +28,4 @@ class Refined:
     freed: Freed = NOTHING
     losses: list[tuple[int, float]] = field(default_factory=list)
     held_out: float | None = None
+    to_noise: float = math.inf

@@ -24,14 +24,14 @@ from ..solver.rpie import RpieSettings, rpie_epoch
 from ..solver.state import NOTHING, Freed, SolverState
 from ..solver.together import Together
 from .evidence import Evidence, weigh
-from .misfit import Misfit, misfit
+from .misfit import misfit
 from .planning import Plan
 from .refined import Refined
 from .relocating import fit_frames, relocate
 from .run_log import RunLog
-from .scaling import scaling_epochs, settle_scale, stretched
+from .scaling import put_back, scaling_epochs, settle_scale, stretched
 from .settling import Settling
-from .splitting import Split
+from .splitting import Split, sample_patterns
 from .time_budget import Pace
 
 __all__ = ['Refinement']
@@ -39,19 +39,13 @@ __all__ = ['Refinement']
 DEVICE_BATCH = 64
 """Patterns of an update at least, where an accelerator makes them all in the time of one."""
 
-WELL_EXPLAINED, SAMPLED_PATTERNS = 1.13, 256
-"""Error over that of photon noise, of so many patterns, up to which the likelihood of bright counts is
-followed where none are held out to tell whether it helps: measured scans are above, simulated ones below."""
+WELL_EXPLAINED = 1.13
+"""Error over that of photon noise up to which the likelihood of bright counts is followed where no patterns
+are held out to tell whether it helps: measured scans are above, simulated ones below."""
 
 FIRST_EPOCHS = 6
 """Of a search from a start that is not good, since momentum has to arise before a change says much;
 and before a few held-out patterns may end a search among much noise."""
-
-USEFUL_FALL = 0.97
-"""A long search from a good start has been of use when it has lowered the error by this factor, or that
-on held-out patterns. Otherwise its noise may hide what it has found: it counts for nothing where, after
-the first annealing, these are surely explained better without it. Where the model of the measurement
-is wrong, it only adds noise."""
 
 STILL_FALLING = 0.99
 """A search goes on beyond its longest time while an epoch lowers the error by this factor."""
@@ -101,10 +95,52 @@ class Refinement:
 
     def run(self, name: str, start: SolverState) -> Refined:
         """Returns the refined start of that name, which is left as it is."""
+        refined = self.begin(name, start)
+        self.finish(refined)
+        return refined
+
+    def begin(self, name: str, start: SolverState) -> Refined:
+        """Returns what patterns that are held out have judged, or all where none are."""
         refined = Refined(start.clone(), name, self.freed)
         with self.log.phase('refine'):
-            self._run(refined, start)
+            if self.plan.split.judges:
+                self._run_judged(refined, start)
+            else:
+                self._run_given(refined)
         return refined
+
+    def finish(self, refined: Refined) -> None:
+        """Runs what follows when patterns that were held out have judged, and lets them join."""
+        held_out = self.plan.split.held_out
+        if not len(held_out):
+            return
+        refined.state = fit_frames(refined.state, self.measurement, held_out, self.freed)
+        if self.freed.positions and (part := self.find_scale(refined)):
+            refined.state = stretched(refined.state, part)
+        with self.log.phase('refine'):
+            self._finish(refined, self.plan.phases[0].num_epochs)
+
+    def find_scale(self, refined: Refined) -> float:
+        """Returns by which part of their distances positions, and image, are to be stretched.
+
+        0.0 where it may not be, where it is not sure, and where there is no time.
+        """
+        pace, planned = self.plan.pace, self.plan.num_epochs - len(refined.losses)
+        epochs = scaling_epochs(len(self.plan.split.everything))
+        if not self.plan.split.judges or pace.epochs_left < planned + epochs:
+            return 0.0
+        with self.log.phase('scale'):
+            part = settle_scale(
+                refined.state,
+                self.measurement,
+                self.config,
+                self.log,
+                self.name,
+                are_given=not self.freed.positions,
+            )
+        for _ in range(round(epochs)):
+            pace.count_epoch()
+        return part
 
     def _settings(self, phase: Phase, num_batches: int) -> RpieSettings:
         options = self.config.reconstruction
@@ -169,23 +205,16 @@ class Refinement:
         refined.losses.append((epoch + 1, error))
         self.plan.pace.count_epoch()
 
-    def _misfit(self, refined: Refined) -> Misfit:
-        """Returns the misfit of held-out patterns, or of all where none are held out."""
-        which = self.plan.split.held_out if self.plan.split.judges else self.plan.split.training
-        state = fit_frames(refined.state, self.measurement, which, self.freed)
-        return misfit(state, self.measurement, which)
-
     def _judge(self, refined: Refined) -> float:
-        """Returns the error on held-out patterns, or on all where none are held out."""
-        error = self._misfit(refined).relative
+        """Returns the error on held-out patterns, with what is theirs fitted."""
+        which = self.plan.split.held_out
+        state = fit_frames(refined.state, self.measurement, which, self.freed)
+        error = misfit(state, self.measurement, which).relative
         return error if math.isfinite(error) else math.inf
 
-    def _run(self, refined: Refined, start: SolverState) -> None:
-        if not self.plan.split.judges:
-            self._run_given(refined)
-            return
+    def _run_judged(self, refined: Refined, start: SolverState) -> None:
         at_start = self._judge(refined)
-        is_of_use = self._search(refined, at_start)
+        self._search(refined, at_start)
         if self.freed.positions:
             relocate(refined.state, self.measurement, self.plan.split.training)
         if self.freed.probe:
@@ -193,26 +222,44 @@ class Refinement:
         number = len(refined.losses)
         first = self.plan.go_on_after(number)
         self._run_phase(refined, first, self.plan.split.training)
-        judged = self._misfit(refined)
-        if not is_of_use and self.plan.pace.epochs_left >= self.plan.num_epochs - number:
-            judged = self._without_search(refined, judged, start, first)
-        refined.held_out = judged.relative if math.isfinite(judged.relative) else math.inf
+        refined.held_out = self._judge(refined)
+        sample = sample_patterns(self.measurement)
+        refined.to_noise = misfit(refined.state, self.measurement, sample).to_noise
         if self._is_better(start, than=refined.state):
             self.log.say(
                 f'{self.name}: the refinement explains patterns that were held out worse than its '
                 f'start ({refined.held_out:.3g} against {at_start:.3g}): going on from the start.'
             )
             refined.state, refined.held_out = start.clone(), at_start
-        # what was held out has judged, and is part of the image from now on
+        elif self.freed.positions and self.plan.pace.epochs_left > self.plan.num_epochs - number:
+            self._put_back(refined, first)
+
+    def _put_back(self, refined: Refined, phase: Phase) -> None:
+        """Puts the positions where they were given, unless unseen counts are surely against it; says so."""
+        moved, free, which = refined.state, self.freed, self.plan.split.held_out
+        self.freed = replace(free, positions=False)
+        refined.state = put_back(moved, self.measurement)
+        lost = relocate(refined.state, self.measurement, self.plan.split.everything)
         refined.state = fit_frames(
-            refined.state, self.measurement, self.plan.split.held_out, self.freed
+            refined.state, self.measurement, lost, replace(self.freed, positions=True)
         )
-        self._finish(refined, number)
+        self._run_phase(refined, phase, self.plan.split.training)
+        given, moved_ = (
+            fit_frames(state, self.measurement, which, freed)
+            for state, freed in ((refined.state, self.freed), (moved, free))
+        )
+        if weigh(given, moved_, self.measurement, which, num_fitted=2).is_sure:
+            refined.state, self.freed = moved, free
+            return
+        refined.freed = self.plan.freed = self.freed
+        but = f', but for {len(lost)} that fit nowhere near,' if len(lost) else ''
+        self.log.say(
+            f'{self.name}: the positions stay as they were given{but} since patterns that were held out '
+            'are not surely explained better where all are adjusted.'
+        )
 
     def _finish(self, refined: Refined, search_epochs: int) -> None:
-        """Runs what follows when patterns that were held out have judged, and lets them join."""
         split = self.plan.split
-        self._settle_scale(refined)
         if self.plan.is_low:
             self._step_as_wanted(refined, self.plan.phases[-1].num_epochs)
             self._step_together(refined, split.everything, JOINING_STEPS)
@@ -262,29 +309,19 @@ class Refinement:
         refined.losses.append((epoch + 1, together.step(which, self._counter(epoch))))
         self.plan.pace.count_epoch()
 
-    def _settle_scale(self, refined: Refined) -> None:
-        """Puts the scale of positions and image right, where they are free and there is time."""
-        pace, planned = self.plan.pace, self.plan.num_epochs - len(refined.losses)
-        epochs = scaling_epochs(len(self.plan.split.everything))
-        if not self.freed.positions or pace.epochs_left < planned + epochs:
-            return
-        part = settle_scale(refined.state, self.measurement, self.config, self.log, self.name)
-        for _ in range(round(epochs)):
-            pace.count_epoch()
-        if part:
-            refined.state = stretched(refined.state, part)
-
     def _run_given(self, refined: Refined) -> None:
         """Runs the planned phases, of which no patterns are held out."""
         which = self.plan.split.everything
+        sample = sample_patterns(self.measurement)
         for before, phase in zip([None, *self.plan.phases], self.plan.phases):
             if before is not None and before.is_last and not self.plan.is_low:
-                seen = misfit(refined.state, self.measurement, which[:SAMPLED_PATTERNS])
+                seen = misfit(refined.state, self.measurement, sample)
                 self.plan.is_likely = seen.to_noise < WELL_EXPLAINED and not self.freed.background
             self._run_phase(refined, phase, which)
+        refined.to_noise = misfit(refined.state, self.measurement, sample).to_noise
 
-    def _search(self, refined: Refined, held_out: float) -> bool:
-        """Runs the first phase; returns whether it was of use for certain.
+    def _search(self, refined: Refined, held_out: float) -> None:
+        """Runs the first phase.
 
         At low dose the held-out error (`held_out` is that of the start) ends a longer search from a
         good start, before noise is fitted; otherwise it ends when the image has settled.
@@ -306,26 +343,13 @@ class Refinement:
                 before, held_out = held_out, self._judge(refined)
                 if held_out > before and len(errors) >= FIRST_EPOCHS:
                     refined.state = kept
-                    return True
+                    return
             if not self._keep_finite(refined, kept):
-                return True
+                return
             kept, is_settled = refined.state.clone(), settling.has_settled(refined.state, errors)
             may_end = not is_long and self.plan.is_gentle or len(errors) >= FIRST_EPOCHS
             if (may_end and is_settled) or not self.plan.may_go_on(len(errors)):
                 break
-        is_useless = is_long and not self.plan.is_low and errors[-1] > USEFUL_FALL * errors[0]
-        return not (is_useless and self._judge(refined) > held_out)
-
-    def _without_search(
-        self, refined: Refined, judged: Misfit, start: SolverState, phase: Phase
-    ) -> Misfit:
-        """Annealed from the start as well: keeps what explains held-out patterns better."""
-        without = replace(refined, state=start.clone(), losses=[*refined.losses])
-        self._run_phase(without, phase, self.plan.split.training)
-        if not self._is_better(without.state, than=refined.state):
-            return judged
-        refined.state = without.state
-        return self._misfit(without)
 
     def _is_better(self, state: SolverState, *, than: SolverState) -> bool:
         """Returns whether held-out patterns are surely explained better, with what is theirs fitted."""

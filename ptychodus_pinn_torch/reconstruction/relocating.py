@@ -39,7 +39,7 @@ def fit_frames(
     """
     varies = freed.probe and state.variation is not None
     own = Freed(positions=freed.positions, factors=freed.factors, weights=varies)
-    if not own.names():
+    if not (own.names() and len(indices)):
         return state
     fitted, settings = state.clone(), RpieSettings(step=0.0, freed=own)
     for epoch in range(FIT_EPOCHS):

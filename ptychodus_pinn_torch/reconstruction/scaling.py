@@ -28,7 +28,7 @@ from .evidence import SURE, weigh
 from .run_log import RunLog
 from .splitting import Split, take_middle
 
-__all__ = ['Scale', 'measure_scale', 'scaling_epochs', 'settle_scale', 'stretched']
+__all__ = ['Scale', 'measure_scale', 'put_back', 'scaling_epochs', 'settle_scale', 'stretched']
 
 TRIED = 0.004
 """Part of the distances by which both are stretched, and compressed, in trials; what is found is believed up
@@ -41,9 +41,10 @@ leaves, photographs and independent objects of 1e5 and 1e6 photons, at right pos
 far apart, 48 scales were 0.04 % off, 1.1 standard errors (rms). Of 1e4 photons the image has a scale of its own:
 24 scales were 0.2 % too large, 1.6 standard errors (docs/benchmarks.md)."""
 
-LEAST, MOST_ROUNDS = 5e-4, 4
-"""Part of the distances that is not worth a resampling: the patterns that overlap are 0.02 px off by it; and
-rounds in which a scale is looked for."""
+LEAST, LEAST_OF_GIVEN, MOST_ROUNDS = 5e-4, 1e-3, 4
+"""Part of the distances that is not worth a resampling: the patterns that overlap are 0.02 px off by it; that up
+to which positions are believed that nothing else asks to move; and rounds in which a scale is looked for, while
+it is not within half of what was tried."""
 
 SPLINE_ORDER = 5
 """The highest that scipy has: an image that is stretched and compressed again loses the least."""
@@ -61,10 +62,9 @@ class Scale:
     part: float
     standard_error: float
 
-    @property
-    def is_sure(self) -> bool:
-        """Whether it is not by chance, and worth it."""
-        return abs(self.part) > max(LEAST, SURE * self.standard_error)
+    def is_sure(self, least: float = LEAST) -> bool:
+        """Returns whether it is not by chance, and more than the least that is worth it."""
+        return abs(self.part) > max(least, SURE * self.standard_error)
 
 
 def scaling_epochs(num_patterns: int) -> float:
@@ -74,7 +74,13 @@ def scaling_epochs(num_patterns: int) -> float:
 
 
 def settle_scale(
-    state: SolverState, measurement: Measurement, config: Config, log: RunLog, name: str
+    state: SolverState,
+    measurement: Measurement,
+    config: Config,
+    log: RunLog,
+    name: str,
+    *,
+    are_given: bool = False,
 ) -> float:
     """Returns by which part of the distances unseen counts want the state stretched, and says so.
 
@@ -84,6 +90,7 @@ def settle_scale(
         config: With the seed of the order of patterns, and of the choice of those that no image sees.
         log: Takes reports, times and the sentence.
         name: Of the scan.
+        are_given: The positions are the given ones.
     """
     if is_low_dose(measurement):
         return 0.0
@@ -91,10 +98,12 @@ def settle_scale(
     number = round(scaling_epochs(measurement.num_patterns) * measurement.num_patterns)
     for _ in range(MOST_ROUNDS):
         scale = measure_scale(found, measurement, seed, log.counter('scale', number))
-        if not scale.is_sure:
+        if not scale.is_sure(LEAST_OF_GIVEN if are_given and found is state else LEAST):
             break
         total *= 1.0 + scale.part
         found = stretched(state, total - 1.0)
+        if abs(scale.part) < TRIED / 2.0:
+            break
     part = total - 1.0
     if part:
         log.say(
@@ -124,6 +133,22 @@ def stretched(state: SolverState, part: float) -> SolverState:
     wanted = middle + (places - middle) * (1.0 + part) - state.corners
     found.shifts = wanted.to(state.shifts.device, state.shifts.dtype)
     found.move_windows()
+    return found
+
+
+def put_back(state: SolverState, measurement: Measurement) -> SolverState:
+    """Returns a state whose positions are those of the measurement, and its image, which has their scale."""
+    places, wanted = (
+        (corners + shifts.cpu()).to(torch.float64)
+        for corners, shifts in (
+            (state.corners, state.shifts),
+            (measurement.corners, measurement.shifts),
+        )
+    )
+    ways, given = places - places.mean(dim=0), wanted - wanted.mean(dim=0)
+    size = float(ways.square().sum())
+    found = stretched(state, float((ways * given).sum()) / size - 1.0 if size else 0.0)
+    found.corners, found.shifts = measurement.corners.clone(), measurement.shifts.clone()
     return found
 
 

@@ -18,7 +18,6 @@ from ..scan.probe_modes import describe_similar_modes, find_similar_modes, separ
 from ..solver.sketching import sketch, sketch_epochs_of
 from ..solver.state import SolverState
 from .misfit import misfit
-from .refined import Refined
 from .run_log import RunLog
 from .splitting import sample_patterns, take_middle
 
@@ -29,7 +28,6 @@ __all__ = [
     'network_start',
     'object_start',
     'sketch_start',
-    'unexplained',
     'with_separate_modes',
     'with_variation_that_helps',
 ]
@@ -127,12 +125,6 @@ def sketch_start(
         for state in sketch(replace(measurement, after_chunk=counter), which=which):
             canvas = state.canvas
         return canvas
-
-
-def unexplained(refined: Refined, measured: MeasuredScan) -> float:
-    """Returns the error of the patterns of a scan over that of photon noise."""
-    sample = sample_patterns(measured.measurement)
-    return misfit(refined.state, measured.measurement, sample).to_noise
 
 
 def object_start(measured: MeasuredScan) -> Complex[Tensor, '1 y x']:

@@ -11,7 +11,7 @@ from ..physics.memory import with_chunks_that_fit
 from ..solver.position_step import position_change
 from ..solver.state import SolverState
 
-__all__ = ['LEAST_STRETCH', 'measure_stretch']
+__all__ = ['is_stretched', 'measure_stretch']
 
 LEAST_STRETCH, LEAST_SIGMA = 0.003, 5.0
 """Part of the distances, and multiple of its standard error, from which on it is not by chance. Right
@@ -20,6 +20,11 @@ scans stay below 0.002, of few photons below 0.008; of an error of 10 % the imag
 
 SPREAD_PX = 1.0
 """Errors of positions that are expected: a frame that says little asks for little."""
+
+
+def is_stretched(state: SolverState, measurement: Measurement, indices: Tensor) -> bool:
+    """Returns whether the patterns (J,), on the host, want positions of another scale."""
+    return abs(measure_stretch(state, measurement, indices)) > LEAST_STRETCH
 
 
 @torch.no_grad()

@@ -10,7 +10,7 @@ import torch
 from ptychodus_pinn_torch.physics.forward_model import predict
 from ptychodus_pinn_torch.physics.measured_scan import measure_scan
 from ptychodus_pinn_torch.physics.measurement import Measurement
-from ptychodus_pinn_torch.reconstruction.evidence import weigh
+from ptychodus_pinn_torch.reconstruction.evidence import Evidence, weigh
 from ptychodus_pinn_torch.simulation.simulated_scan import SimulationSpec, simulate_scan
 from ptychodus_pinn_torch.solver.sketching import sketch
 from ptychodus_pinn_torch.solver.state import SolverState
@@ -63,6 +63,23 @@ def test_what_is_weighed_the_other_way_round_has_the_other_sign() -> None:
     none = weigh(truth, truth, measurement, ALL)
     assert none.mean == 0.0
     assert not none.is_sure
+
+
+def test_one_frame_that_gains_much_more_hides_no_gain_of_all() -> None:
+    gains = torch.tensor([649.0, 1768.0, 563.0, 280.0, 7719.0, 381.0, 163.0, 2588.0, 1127.0, 326.0])
+    assert Evidence(gains).is_sure
+    assert not Evidence(-gains).is_sure
+    one = torch.tensor([5000.0, -3.0, 2.0, -1.0, 4.0, -6.0, 1.0, -2.0, 3.0, -4.0])
+    assert not Evidence(one).is_sure
+    assert not Evidence(gains[:2]).is_sure
+    assert not Evidence(gains[:1]).is_sure
+
+
+def test_what_is_fitted_to_each_frame_has_its_price() -> None:
+    measurement, truth, state = truth_and_sketch('leaves')
+    free = weigh(state, truth, measurement, UNSEEN)
+    paid = weigh(state, truth, measurement, UNSEEN, num_fitted=2)
+    torch.testing.assert_close(paid.gains, free.gains - 1.0)
 
 
 def test_one_photon_where_none_is_expected_does_not_decide() -> None:

@@ -104,6 +104,31 @@ def test_positions_come_back_where_they_were(scan: Scan) -> None:
     assert numpy.hypot(*(off - numpy.median(off, axis=0)).T).mean() < 0.35
 
 
+@pytest.mark.parametrize('kind', ['leaves', 'photo'])
+def test_exact_positions_that_are_told_to_be_adjusted_stay_and_others_move(kind: str) -> None:
+    """They moved by 0.3 px, were stretched by 0.4 %, and called right."""
+    scan = simulate_scan(SimulationSpec(num_positions=256, step_px=6.0, object_kind=kind, seed=1))
+    image = image_of(scan, update_positions='on')
+    numpy.testing.assert_allclose(image.positions_px, scan.positions_px, atol=1e-6)
+    assert any('stay as they were given' in message for message in image.messages)
+    assert error_of(scan, image) < 1.02 * error_of(scan, image_of(scan))
+    moved = image_of(move(scan, 0.4), update_positions='on')
+    assert moved.freed == ('positions',)
+    off = moved.positions_px - scan.positions_px
+    assert (off - off.mean(axis=0)).std() < 0.1
+
+
+def test_one_position_far_off_is_found_where_the_others_are_right(scan: Scan) -> None:
+    positions = scan.positions_px.copy()
+    chosen = scan.num_patterns // 2
+    positions[chosen] += 8.0
+    image = image_of(replace(scan, positions_px=positions), update_positions='on')
+    off = image.positions_px - scan.positions_px
+    assert numpy.abs(off[chosen]).max() < 0.5
+    others = numpy.delete(off, chosen, axis=0)
+    assert numpy.abs(others - others.mean(axis=0)).max() < 0.3
+
+
 def test_positions_far_off_are_not_taken_for_a_background(scan: Scan) -> None:
     """What still fell by itself was explained by a background as well, for half as much again."""
     assert image_of(move(scan, 3.0)).freed == ('positions',)

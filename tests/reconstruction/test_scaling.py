@@ -58,7 +58,7 @@ def test_a_scale_of_which_counts_say_nothing_is_left(
     truth, measurement = true_state
     counts = torch.poisson(torch.full((196, *measurement.window), 0.01))
     dark = replace(measurement, counts=counts)
-    assert not measure_scale(SolverState.start(dark.flat(), dark), dark, 0).is_sure
+    assert not measure_scale(SolverState.start(dark.flat(), dark), dark, 0).is_sure()
 
 
 def test_a_state_is_stretched_about_its_middle_and_back(
