@@ -6,7 +6,6 @@ from dataclasses import dataclass, replace
 
 import torch
 from jaxtyping import Float
-from scipy import special
 from torch import Tensor
 
 from ..physics.forward_model import predict
@@ -51,15 +50,12 @@ class Evidence:
 
         What is compared with its scatter is the signed root of each gain, a number of standard deviations
         (Barndorff-Nielsen, Biometrika 73, 307, 1986): a few frames that gain much more than others
-        make their mean uncertain, but not its sign. Student's distribution stands for how few they are.
+        make their mean uncertain, but not its sign.
         """
-        number = len(self.gains)
-        if number < 2 or not self.mean > 0.0:
+        if len(self.gains) < 2 or not self.mean > 0.0:
             return False
         roots = torch.sign(self.gains) * torch.sqrt(2.0 * self.gains.abs())
-        error = float(roots.std(correction=1)) / number**0.5
-        sure = float(special.stdtrit(number - 1, special.ndtr(SURE)))
-        return float(roots.mean()) > sure * error
+        return float(roots.mean()) > SURE * float(roots.std(correction=1)) / len(roots) ** 0.5
 
 
 @torch.no_grad()
