@@ -40,15 +40,15 @@ USEFUL_FALL = 0.93
 """What is freed must lower the error on held-out patterns by this factor."""
 
 STILL_FALLING, HALF_WAY = 0.8, 0.5
-"""While more epochs with what is free lower it by this factor, nothing is decided; and nothing else
-is tried while they lower it by the other one."""
+"""While more epochs with what is free lower it by this factor, nothing is decided. The other one: nothing else
+is tried while they lower it by that, nor beside what lowers it by that and explains the counts."""
 
 NEARLY_AS_GOOD = 1.1
 """The network's second try is preferred up to this: errors hardly see the large scales, on which
 an image that began under wrong assumptions is slow to come right."""
 
 LONGER = 2
-"""Times as long is a second trial of the probe, where the first has not found it, nor what else."""
+"""Times as long is a second trial of the probe, where nothing has lowered the error half way."""
 
 CATCH_ALL = 0.75
 """A background takes up a part of whatever is wrong: it must be better by this factor than what
@@ -60,8 +60,9 @@ MOST_MODES = 5
 MODE_POWER = 0.1
 """Part of the power that a new mode begins with."""
 
-MAX_ROUNDS = 6
-PROBE_STEP = 1.0
+MAX_ROUNDS, PROBE_STEP = 6, 1.0
+"""Turns of trials at most, of four unknowns and two times more modes; and part of what a batch asks of a probe that
+may be far off."""
 
 WORDS = {
     'positions': 'the positions',

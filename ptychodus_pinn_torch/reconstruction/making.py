@@ -8,7 +8,7 @@ from ..config import Config
 from ..networks.contract import Network
 from ..physics.measured_scan import MeasuredScan
 from ..physics.measurement import Measurement
-from ..solver.state import NOTHING, SolverState
+from ..solver.state import NOTHING, Freed, SolverState
 from .examining import Examination, Found
 from .refined import Refined
 from .refining import Refinement
@@ -17,7 +17,7 @@ from .scaling import stretched
 from .splitting import sample_patterns, split_patterns
 from .starts import choose_start, drop_broken_starts, network_start, object_start, sketch_start
 from .stretching import is_stretched
-from .time_budget import Pace, measure_pace
+from .time_budget import measure_pace
 
 __all__ = ['ImageMaking']
 
@@ -25,7 +25,7 @@ EXPLAINED, FAR_FROM_EXPLAINED = 1.3, 8.0
 """Error of an image, over that of photon noise, up to which nothing needs to be examined; and of a start,
 from which on it makes no sense to refine it before it is known what is wrong."""
 
-SKETCHED_EPOCHS = EXAMINED_EPOCHS = 16
+ENOUGH_EPOCHS = 16
 """Epochs that there must be time for, so that a sketch comes before the refinement, and that what is wrong is
 looked for before it."""
 
@@ -44,7 +44,7 @@ class ImageMaking:
         self, measured: MeasuredScan, network: Network | None, config: Config, log: RunLog
     ) -> None:
         self.measured, self.config, self.log = measured, config, log
-        self.pace: Pace = measure_pace(measured, log)
+        self.pace = measure_pace(measured, log)
         self.split = split_patterns(measured.positions_px, config.training.seed)
         self.network = network
         if network is not None and not self.pace.allows_network(network.num_passes):
@@ -59,25 +59,23 @@ class ImageMaking:
         """Returns the refined best start."""
         given, to_noise, is_good = self._choose_start()
         examination = Examination(self.measured, self.config, self.log)
-        forced, is_refined = examination.forced.names(), False
+        forced, begun = examination.forced.names(), None
         if not self.config.reconstruction.refine_epochs or not (forced or examination.possible):
             return self._refine(given, is_gentle=is_good)
-        if not forced and (
-            to_noise < FAR_FROM_EXPLAINED or self.pace.epochs_left < EXAMINED_EPOCHS
-        ):
-            run = self._refinement(given, is_gentle=is_good)
-            refined, is_refined = run.begin(given.name, given.state), True
-            if not self._is_to_be_examined(refined):
-                return self._finish(run, refined, given, is_gentle=is_good)
+        if not forced and (to_noise < FAR_FROM_EXPLAINED or self.pace.epochs_left < ENOUGH_EPOCHS):
+            run = self._refinement(given.freed, is_gentle=is_good)
+            begun = run.begin(given.name, given.state)
+            if not self._is_to_be_examined(begun):
+                return self._finish(run, begun, is_gentle=is_good)
         found = examination.run(
             given.name,
-            refined.state.canvas if is_refined else given.state.canvas,
+            (begun or given).state.canvas,
             self._run_network if self.network is not None else None,
-            is_refined=is_refined,
+            is_refined=begun is not None,
         )
-        if is_refined and not found.freed.names():
-            run.finish(refined)
-            return refined
+        if begun is not None and not found.freed.names():
+            run.finish(begun)
+            return begun
         # what was freed has only begun to come right
         is_good = found.name == 'network' and self.is_precise and not found.freed.names()
         return self._refine(found, is_gentle=is_good)
@@ -94,7 +92,7 @@ class ImageMaking:
             starts['network'] = self._run_network(measured.measurement)
         elif options.start == 'object':
             starts['object'] = object_start(measured)
-        elif options.refine_epochs < 0 and self.pace.epochs_left > SKETCHED_EPOCHS:
+        elif options.refine_epochs < 0 and self.pace.epochs_left > ENOUGH_EPOCHS:
             starts['flat'] = sketch_start(measured.measurement, self.split.training, self.log)
             is_sketched = True
         drop_broken_starts(starts, measured, self.log)
@@ -104,31 +102,29 @@ class ImageMaking:
         state = SolverState.start(starts[chosen.name], measured.measurement)
         return Found(chosen.name, state, NOTHING), chosen.to_noise, is_good
 
-    def _refinement(self, found: Found, *, is_gentle: bool) -> Refinement:
+    def _refinement(self, freed: Freed, *, is_gentle: bool) -> Refinement:
         return Refinement(
             self.measured,
             self.config,
             self.log,
             split=self.split,
             pace=self.pace,
-            freed=found.freed,
+            freed=freed,
             is_gentle=is_gentle,
         )
 
     def _refine(self, found: Found, *, is_gentle: bool) -> Refined:
-        run = self._refinement(found, is_gentle=is_gentle)
-        return self._finish(run, run.begin(found.name, found.state), found, is_gentle=is_gentle)
+        run = self._refinement(found.freed, is_gentle=is_gentle)
+        return self._finish(run, run.begin(found.name, found.state), is_gentle=is_gentle)
 
-    def _finish(
-        self, run: Refinement, refined: Refined, start: Found, *, is_gentle: bool
-    ) -> Refined:
+    def _finish(self, run: Refinement, begun: Refined, *, is_gentle: bool) -> Refined:
         """Returns what is begun as it ends; begun again where all positions are to be farther apart."""
         may_stretch = self.config.reconstruction.update_positions != 'off'
-        if may_stretch and not refined.freed.names() and (part := run.find_scale(refined)):
-            run = self._refinement(start, is_gentle=is_gentle)
-            refined = run.begin(start.name, stretched(start.state, part))
-        run.finish(refined)
-        return refined
+        if may_stretch and not begun.freed.names() and (part := run.find_scale(begun)):
+            run = self._refinement(begun.freed, is_gentle=is_gentle)
+            begun = run.begin(begun.start, stretched(begun.state, part))
+        run.finish(begun)
+        return begun
 
     def _is_to_be_examined(self, refined: Refined) -> bool:
         """Returns whether it is to be found out what is wrong; says where there is no time for it."""

@@ -93,14 +93,8 @@ class Refinement:
             measured, config, log, split=split, pace=pace, freed=freed, is_gentle=is_gentle
         )
 
-    def run(self, name: str, start: SolverState) -> Refined:
-        """Returns the refined start of that name, which is left as it is."""
-        refined = self.begin(name, start)
-        self.finish(refined)
-        return refined
-
     def begin(self, name: str, start: SolverState) -> Refined:
-        """Returns what patterns that are held out have judged, or all where none are."""
+        """Returns what patterns that are held out have judged, or all where none are, of a start of that name."""
         refined = Refined(start.clone(), name, self.freed)
         with self.log.phase('refine'):
             if self.plan.split.judges:
@@ -130,13 +124,9 @@ class Refinement:
         if not self.plan.split.judges or pace.epochs_left < planned + epochs:
             return 0.0
         with self.log.phase('scale'):
+            seed, are_given = self.config.training.seed, not self.freed.positions
             part = settle_scale(
-                refined.state,
-                self.measurement,
-                self.config,
-                self.log,
-                self.name,
-                are_given=not self.freed.positions,
+                refined.state, self.measurement, seed, self.log, self.name, are_given=are_given
             )
         for _ in range(round(epochs)):
             pace.count_epoch()
@@ -236,22 +226,21 @@ class Refinement:
 
     def _put_back(self, refined: Refined, phase: Phase) -> None:
         """Puts the positions where they were given, unless unseen counts are surely against it; says so."""
-        moved, free, which = refined.state, self.freed, self.plan.split.held_out
+        measurement, which, free = self.measurement, self.plan.split.held_out, self.freed
         self.freed = replace(free, positions=False)
-        refined.state = put_back(moved, self.measurement)
-        lost = relocate(refined.state, self.measurement, self.plan.split.everything)
-        refined.state = fit_frames(
-            refined.state, self.measurement, lost, replace(self.freed, positions=True)
+        given = replace(
+            refined, state=put_back(refined.state, measurement), losses=[*refined.losses]
         )
-        self._run_phase(refined, phase, self.plan.split.training)
-        given, moved_ = (
-            fit_frames(state, self.measurement, which, freed)
-            for state, freed in ((refined.state, self.freed), (moved, free))
-        )
-        if weigh(given, moved_, self.measurement, which, num_fitted=2).is_sure:
-            refined.state, self.freed = moved, free
+        lost = relocate(given.state, measurement, self.plan.split.everything)
+        given.state = fit_frames(given.state, measurement, lost, free)
+        self._run_phase(given, phase, self.plan.split.training)
+        own = fit_frames(given.state, measurement, which, self.freed)
+        moved = fit_frames(refined.state, measurement, which, free)
+        if weigh(own, moved, measurement, which, num_fitted=2).is_sure:
+            self.freed = free
             return
-        refined.freed = self.plan.freed = self.freed
+        refined.state, refined.losses, refined.freed = given.state, given.losses, self.freed
+        refined.held_out = self._judge(refined)
         but = f', but for {len(lost)} that fit nowhere near,' if len(lost) else ''
         self.log.say(
             f'{self.name}: the positions stay as they were given{but} since patterns that were held out '

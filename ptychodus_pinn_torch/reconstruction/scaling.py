@@ -17,14 +17,13 @@ from jaxtyping import Float
 from scipy.ndimage import affine_transform
 from torch import Tensor
 
-from ..config import Config
 from ..physics.measurement import Measurement
 from ..scan.grouping import choose_held_out
 from ..solver.annealing import anneal, is_low_dose, is_time_to_straighten, search
 from ..solver.momentum import Momentum
 from ..solver.rpie import RpieSettings, rpie_epoch
 from ..solver.state import NOTHING, SolverState
-from .evidence import SURE, weigh
+from .evidence import SURE, Evidence, weigh
 from .run_log import RunLog
 from .splitting import Split, take_middle
 
@@ -41,10 +40,13 @@ leaves, photographs and independent objects of 1e5 and 1e6 photons, at right pos
 far apart, 48 scales were 0.04 % off, 1.1 standard errors (rms). Of 1e4 photons the image has a scale of its own:
 24 scales were 0.2 % too large, 1.6 standard errors (docs/benchmarks.md)."""
 
-LEAST, LEAST_OF_GIVEN, MOST_ROUNDS = 5e-4, 1e-3, 4
-"""Part of the distances that is not worth a resampling: the patterns that overlap are 0.02 px off by it; that up
-to which positions are believed that nothing else asks to move; and rounds in which a scale is looked for, while
-it is not within half of what was tried."""
+LEAST, LEAST_OF_GIVEN = 5e-4, 1e-3
+"""Part of the distances that is not worth a resampling: the patterns that overlap are 0.02 px off by it; and that
+up to which positions are believed that nothing else asks to move."""
+
+NEAR, MOST_ROUNDS = 0.5, 4
+"""Part of what is tried within which a vertex lies between the three images, and is final; and rounds in which
+a scale is looked for."""
 
 SPLINE_ORDER = 5
 """The highest that scipy has: an image that is stretched and compressed again loses the least."""
@@ -76,7 +78,7 @@ def scaling_epochs(num_patterns: int) -> float:
 def settle_scale(
     state: SolverState,
     measurement: Measurement,
-    config: Config,
+    seed: int,
     log: RunLog,
     name: str,
     *,
@@ -87,14 +89,14 @@ def settle_scale(
     Args:
         state: An image.
         measurement: With the counts.
-        config: With the seed of the order of patterns, and of the choice of those that no image sees.
+        seed: Of the order of patterns, and of the choice of those that no image sees.
         log: Takes reports, times and the sentence.
         name: Of the scan.
         are_given: The positions are the given ones.
     """
     if is_low_dose(measurement):
         return 0.0
-    found, total, seed = state, 1.0, config.training.seed
+    found, total = state, 1.0
     number = round(scaling_epochs(measurement.num_patterns) * measurement.num_patterns)
     for _ in range(MOST_ROUNDS):
         scale = measure_scale(found, measurement, seed, log.counter('scale', number))
@@ -102,7 +104,7 @@ def settle_scale(
             break
         total *= 1.0 + scale.part
         found = stretched(state, total - 1.0)
-        if abs(scale.part) < TRIED / 2.0:
+        if abs(scale.part) < NEAR * TRIED:
             break
     part = total - 1.0
     if part:
@@ -179,12 +181,11 @@ def measure_scale(
 
 def _vertex(below: Float[Tensor, ' pattern'], above: Float[Tensor, ' pattern']) -> Scale:
     """Returns where the parabola is the highest, from the gains of patterns on both sides of its middle."""
-    slope, bend = above - below, -2.0 * (above + below)
-    if not float(bend.mean()) > SURE * float(bend.std(correction=1)) / len(bend) ** 0.5:
+    slope, bend = above - below, Evidence(-2.0 * (above + below))
+    if not bend.mean > SURE * bend.standard_error:
         return Scale(0.0, 0.0)  # nothing is known of it
-    ratio = float(slope.mean() / bend.mean())
-    left = slope - ratio * bend
-    error = float(left.std(correction=1)) / len(left) ** 0.5 / float(bend.mean())
+    ratio = float(slope.mean()) / bend.mean
+    error = Evidence(slope - ratio * bend.gains).standard_error / bend.mean
     return Scale(TRIED * min(2.0, max(-2.0, ratio)), TRIED * error)
 
 

@@ -55,7 +55,8 @@ def refine(scan: Scan, log: RunLog, **options: float) -> tuple[SolverState, int]
     )
     start = SolverState.start(measured.measurement.flat(), measured.measurement)
     with torch.inference_mode():
-        refined = run.run('flat', start)
+        refined = run.begin('flat', start)
+        run.finish(refined)
     return refined.state, len(refined.losses)
 
 
